@@ -1,0 +1,16 @@
+//! The pure part of kube-pet: what a pod's containers should do next, what its status says, how its environment, files and
+//! limits are computed. No I/O, no clock, no runtime: time and observations come in as values.
+
+pub mod admission;
+pub mod container_env;
+pub mod dns;
+pub mod hosts_file;
+pub mod ids;
+pub mod ipam;
+pub mod node;
+pub mod pod;
+pub mod quantity;
+pub mod resources;
+pub mod security;
+pub mod supported;
+pub mod volumes;

@@ -1,0 +1,1 @@
+//! The pod lifecycle: observe → decide → act. (being written)

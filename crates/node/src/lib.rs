@@ -1,0 +1,15 @@
+//! The agent: API server watches, one worker per pod, volumes, images, node status, the 10250 server.
+
+pub mod api;
+pub mod config;
+pub mod containers;
+pub mod events;
+pub mod identity;
+pub mod images;
+pub mod node_status;
+pub mod objects;
+pub mod paths;
+pub mod pods;
+pub mod sandboxes;
+pub mod server;
+pub mod volumes;

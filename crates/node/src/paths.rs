@@ -1,0 +1,88 @@
+//! Where everything lives on disk: one root, so that several agents can run on one machine.
+
+use std::path::{Path, PathBuf};
+
+use kube_pet_core::ids::PodUid;
+
+/// All folders and files of one agent, below one root (`/` on a real machine).
+#[derive(Clone, Debug)]
+pub struct Paths {
+    root: PathBuf,
+}
+
+impl Paths {
+    /// Paths below `root`.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+    /// The root itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+    /// `/etc/kube-pet`: configuration, static pods.
+    pub fn config_dir(&self) -> PathBuf {
+        self.root.join("etc/kube-pet")
+    }
+    /// `/var/lib/kube-pet`: what must survive a reboot.
+    pub fn state_dir(&self) -> PathBuf {
+        self.root.join("var/lib/kube-pet")
+    }
+    /// `/run/kube-pet`: what ends with a reboot.
+    pub fn run_dir(&self) -> PathBuf {
+        self.root.join("run/kube-pet")
+    }
+    /// Keys and certificates, mode 0700.
+    pub fn pki_dir(&self) -> PathBuf {
+        self.state_dir().join("pki")
+    }
+    /// One pod's folder on disk: checkpoint, emptyDirs, hosts files, termination logs.
+    pub fn pod_dir(&self, uid: &PodUid) -> PathBuf {
+        self.pods_dir().join(uid.as_str())
+    }
+    /// The folder of all pods' folders.
+    pub fn pods_dir(&self) -> PathBuf {
+        self.state_dir().join("pods")
+    }
+    /// One pod's folder in memory (tmpfs): secrets and tokens.
+    pub fn pod_run_dir(&self, uid: &PodUid) -> PathBuf {
+        self.run_dir().join("pods").join(uid.as_str())
+    }
+    /// One pod's pinned namespaces.
+    pub fn sandbox_dir(&self, uid: &PodUid) -> PathBuf {
+        self.sandboxes_dir().join(uid.as_str())
+    }
+    /// The folder of all pinned namespaces.
+    pub fn sandboxes_dir(&self) -> PathBuf {
+        self.run_dir().join("sandboxes")
+    }
+    /// `/var/log/pods`.
+    pub fn pod_logs_dir(&self) -> PathBuf {
+        self.root.join("var/log/pods")
+    }
+    /// `/var/log/containers`: the links that log shippers read.
+    pub fn container_logs_dir(&self) -> PathBuf {
+        self.root.join("var/log/containers")
+    }
+    /// `/var/log/pods/<namespace>_<name>_<uid>`.
+    pub fn pod_log_dir(&self, namespace: &str, name: &str, uid: &PodUid) -> PathBuf {
+        self.pod_logs_dir()
+            .join(format!("{namespace}_{name}_{uid}"))
+    }
+    /// `<pod log dir>/<container>/<attempt>.log`: CRI lines, written by conmon.
+    pub fn container_log(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &PodUid,
+        container: &str,
+        attempt: u32,
+    ) -> PathBuf {
+        self.pod_log_dir(namespace, name, uid)
+            .join(container)
+            .join(format!("{attempt}.log"))
+    }
+    /// The socket of the agent's own Podman service.
+    pub fn podman_socket(&self) -> PathBuf {
+        self.run_dir().join("podman.sock")
+    }
+}

@@ -1,0 +1,101 @@
+//! The pods of this node with their newest computed status: written by the pod workers, read by the 10250 server,
+//! the node status and admission.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube_pet_core::ids::PodUid;
+use tokio::sync::watch;
+
+/// The write side; owned by the pod manager.
+pub struct PodStoreWriter {
+    shared: Arc<RwLock<BTreeMap<PodUid, Arc<Pod>>>>,
+    version: watch::Sender<u64>,
+}
+
+/// A read-only, cheap-to-clone view. Each `Pod` carries the spec last seen and the status last computed by this agent
+/// (which may be newer than what the API server has).
+#[derive(Clone)]
+pub struct PodStore {
+    shared: Arc<RwLock<BTreeMap<PodUid, Arc<Pod>>>>,
+    version: watch::Receiver<u64>,
+}
+
+impl PodStoreWriter {
+    /// An empty store and its reader.
+    pub fn new() -> (Self, PodStore) {
+        let shared = Arc::new(RwLock::new(BTreeMap::new()));
+        let (tx, rx) = watch::channel(0);
+        (
+            Self {
+                shared: shared.clone(),
+                version: tx,
+            },
+            PodStore {
+                shared,
+                version: rx,
+            },
+        )
+    }
+
+    /// Inserts or replaces one pod.
+    pub fn put(&self, uid: PodUid, pod: Arc<Pod>) {
+        self.shared
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(uid, pod);
+        self.version.send_modify(|v| *v += 1);
+    }
+
+    /// Forgets one pod.
+    pub fn remove(&self, uid: &PodUid) {
+        self.shared
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(uid);
+        self.version.send_modify(|v| *v += 1);
+    }
+}
+
+impl PodStore {
+    /// All pods, ordered by UID.
+    pub fn list(&self) -> Vec<Arc<Pod>> {
+        self.shared
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
+    }
+
+    /// The pod with this UID.
+    pub fn by_uid(&self, uid: &PodUid) -> Option<Arc<Pod>> {
+        self.shared
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(uid)
+            .cloned()
+    }
+
+    /// The pod with this namespace and name; the youngest one where a static pod of the same name is being replaced.
+    pub fn by_name(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+        self.list()
+            .into_iter()
+            .filter(|p| {
+                p.metadata.namespace.as_deref() == Some(namespace)
+                    && p.metadata.name.as_deref() == Some(name)
+            })
+            .max_by_key(|p| {
+                (
+                    p.metadata.deletion_timestamp.is_none(),
+                    p.metadata.creation_timestamp.as_ref().map(|t| t.0),
+                )
+            })
+    }
+
+    /// A receiver that changes whenever any pod changes.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.version.clone()
+    }
+}
