@@ -1,0 +1,202 @@
+#!/bin/bash
+# Builds the lab's foreign parts into a cache outside the work tree. See lab/README.md.
+# usage: lab/build.sh [controlplane] [suite] [images] [coredns] [peer] [all]      default: controlplane images
+#        lab/build.sh --cache-dir
+set -euo pipefail
+
+lab=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cache=${KUBE_PET_LAB_CACHE:-${XDG_CACHE_HOME:-${HOME:?}/.cache}/kube-pet/lab}
+kubernetes=v1.37.1
+
+export CGO_ENABLED=0 GOWORK=off GOFLAGS="-trimpath -buildvcs=false -mod=readonly"
+
+say() { echo "lab: $*" >&2; }
+die() {
+  say "$*"
+  exit 1
+}
+
+# ---- What there is to build. For each target: what it leaves in the cache, what its key covers, how long it takes, and how it is made. ----
+
+declare -A outputs=(
+  [controlplane]="bin/k8s bin/etcd bin/kube-apiserver bin/kube-controller-manager bin/kube-scheduler bin/kubectl"
+  [suite]="bin/e2e.test bin/ginkgo"
+  [coredns]="bin/coredns"
+  [peer]="bin/kubelet bin/kube-proxy"
+  [registry]="bin/labregistry"
+  [programs]="work/programs"
+  [trees]="work/trees"
+  [images]="images/index.json"
+)
+declare -A first_build=(
+  [controlplane]="8 to 10 minutes on 2 cores"
+  [suite]="3 minutes on 2 cores"
+  [coredns]="2 minutes on 2 cores"
+  [peer]="1 minute on 2 cores"
+  [registry]="10 seconds"
+  [programs]="1 minute on 2 cores"
+  [trees]="2 minutes on 2 cores"
+  [images]="10 seconds"
+)
+
+go_key() { echo "$go_version $CGO_ENABLED $GOFLAGS" && hash_of "$lab/go/go.mod" "$lab/go/go.sum" "${@/#/$lab/go/}"; }
+hash_of() { find "$@" -type f ! -name '*_test.go' -print0 | LC_ALL=C sort -z | xargs -0 cat | sha256sum; }
+key() {
+  declare -f "build_$1" version_flags
+  case $1 in
+    controlplane) go_key cmd/k8s ;;
+    suite | peer | programs) go_key ;;
+    registry) go_key cmd/labregistry internal ;;
+    coredns) echo "$go_version" && hash_of "$lab/coredns" ;;
+    trees) hash_of "$lab/images" ;;
+    images) go_key cmd/labimages internal && key programs && key trees && key coredns ;;
+  esac
+}
+
+# Without these the programs call themselves v0.0.0-master and refuse one another's versions.
+version_flags() {
+  local package flags="-s -w"
+  for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
+    flags+=" -X $package.gitVersion=$kubernetes -X $package.gitMajor=1 -X $package.gitMinor=37"
+    flags+=" -X $package.gitCommit= -X $package.gitTreeState=clean -X $package.buildDate=2026-09-23T17:06:22Z"
+  done
+  echo "$flags"
+}
+
+go_build() { (cd "$lab/go" && nice -n 5 go build -v -ldflags "$(version_flags)" -o "$1" "$2"); }
+
+build_controlplane() {
+  local name
+  go_build "$new/bin/k8s" ./cmd/k8s
+  for name in etcd kube-apiserver kube-controller-manager kube-scheduler kubectl; do ln -s k8s "$new/bin/$name"; done
+}
+
+build_suite() {
+  go_build "$new/bin/ginkgo" github.com/onsi/ginkgo/v2/ginkgo
+  (cd "$lab/go" && nice -n 5 go test -c -v -ldflags "$(version_flags)" -o "$new/bin/e2e.test" k8s.io/kubernetes/test/e2e)
+}
+
+build_peer() {
+  go_build "$new/bin/kubelet" k8s.io/kubernetes/cmd/kubelet
+  go_build "$new/bin/kube-proxy" k8s.io/kubernetes/cmd/kube-proxy
+}
+
+build_registry() { go_build "$new/bin/labregistry" ./cmd/labregistry; }
+
+build_coredns() { (cd "$lab/coredns" && nice -n 5 go build -v -ldflags "-s -w" -o "$new/bin/coredns" .); }
+
+# The programs that the test images hold, and etcd on its own: as a part of k8s it would make that image five times as large.
+build_programs() {
+  local dir=$new/work/programs tests=k8s.io/kubernetes/test/images
+  mkdir -p "$dir"
+  (cd "$lab/go" && nice -n 5 go build -v -ldflags "$(version_flags) -X main.Version=2.66.1" -o "$dir/agnhost" $tests/agnhost)
+  go_build "$dir/regression-issue-74839" $tests/regression-issue-74839
+  go_build "$dir/nnp" $tests/nonewprivs
+  go_build "$dir/consumer" $tests/resource-consumer
+  go_build "$dir/consume-cpu" $tests/resource-consumer/consume-cpu
+  go_build "$dir/sample-apiserver" k8s.io/sample-apiserver
+  go_build "$dir/etcd" go.etcd.io/etcd/server/v3
+}
+
+build_trees() {
+  need_command gcc gcc
+  need_command make make
+  need_command xz xz-utils
+  need_command bzip2 bzip2
+  need_file "$(gcc -print-file-name=libc.a 2>/dev/null || true)" libc6-dev
+  need_file /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
+  install_needed
+  nice -n 5 "$lab/images/trees.sh" "$new/work/trees" "$(kubernetes_source)/build/pause/linux/pause.c"
+}
+
+# The layout is changed in place: blobs are added, then its index is replaced.
+build_images() {
+  go_build "$new/labimages" ./cmd/labimages
+  "$new/labimages" --out "$cache/images" --trees "$cache/work/trees" --programs "$cache/work/programs" --coredns "$cache/bin/coredns" \
+    --kubernetes "$(kubernetes_source)"
+}
+
+kubernetes_source() { (cd "$lab/go" && go mod download k8s.io/kubernetes && go list -m -f '{{.Dir}}' k8s.io/kubernetes); }
+
+# ---- Debian packages that the builds themselves need ----
+
+needed=()
+need_command() { command -v "$1" >/dev/null || needed+=("$2"); }
+need_file() { [ -e "$1" ] || needed+=("$2"); }
+install_needed() {
+  [ ${#needed[@]} -gt 0 ] || return 0
+  [ "$(id -u)" = 0 ] || die "these Debian packages are missing: ${needed[*]}; install them, or run this as root"
+  echo "installing Debian packages: ${needed[*]}"
+  local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300)
+  "${apt[@]}" install -y --no-install-recommends "${needed[@]}" ||
+    { "${apt[@]}" update && "${apt[@]}" install -y --no-install-recommends "${needed[@]}"; }
+}
+
+# ---- Running the builds ----
+
+fresh() {
+  local output
+  [ "$(cat "$cache/stamps/$1" 2>/dev/null)" = "$2" ] || return 1
+  for output in ${outputs[$1]}; do [ -e "$cache/$output" ] || return 1; done
+}
+
+# ensure TARGET: builds it unless the cache has it already.
+ensure() {
+  local target=$1 want
+  want=$(key "$target" | sha256sum | cut -c1-64)
+  fresh "$target" "$want" && return
+  mkdir -p "$cache"/{bin,work,stamps,lock,log,tmp}
+  exec {lock}>"$cache/lock/build"
+  if ! flock -n "$lock"; then
+    say "$target: waiting for another build"
+    flock "$lock"
+  fi
+  fresh "$target" "$want" || make_target "$target" "$want"
+  exec {lock}>&-
+}
+
+make_target() {
+  local target=$1 want=$2 log=$cache/log/$1.log start=$SECONDS output pid next=20
+  new=$(mktemp -d "$cache/tmp/$target.XXXXXX")
+  mkdir -p "$new/bin" "$new/work"
+  say "$target: building (first build: about ${first_build[$target]}; log: $log)"
+  "build_$target" >"$log" 2>&1 {lock}>&- &
+  pid=$!
+  trap 'kill $pid 2>/dev/null || true; rm -rf "$new"; exit 130' INT TERM
+  while kill -0 $pid 2>/dev/null; do
+    sleep 0.2
+    if ((SECONDS - start >= next)); then
+      say "$target: $((SECONDS - start)) s, $(wc -l <"$log") lines of log, now: $(tail -n 1 "$log" | cut -c1-100)"
+      next=$((next + 20))
+    fi
+  done
+  if ! wait $pid; then
+    tail -n 30 "$log" >&2
+    rm -rf "$new"
+    die "$target: failed after $((SECONDS - start)) s; the whole log is $log"
+  fi
+  trap - INT TERM
+  for output in ${outputs[$target]}; do
+    [ -e "$new/$output" ] || [ -L "$new/$output" ] || continue
+    if [ -d "$new/$output" ] && [ -e "$cache/$output" ]; then mv "$cache/$output" "$new/replaced"; fi
+    mv -fT "$new/$output" "$cache/$output"
+  done
+  echo "$want" >"$new/stamp" && mv -f "$new/stamp" "$cache/stamps/$target"
+  rm -rf "$new"
+  say "$target: done in $((SECONDS - start)) s"
+}
+
+targets=()
+for argument in "${@:-default}"; do
+  case $argument in
+    --cache-dir) echo "$cache" && exit ;;
+    default) targets+=(controlplane registry programs trees coredns images) ;;
+    images) targets+=(registry programs trees coredns images) ;;
+    all) targets+=(controlplane registry programs trees coredns images suite peer) ;;
+    controlplane | suite | coredns | peer | registry) targets+=("$argument") ;;
+    *) die "unknown target $argument; see lab/README.md" ;;
+  esac
+done
+command -v go >/dev/null || die "Go is not installed (1.26 or later); see https://go.dev/dl/"
+go_version=$(go env GOVERSION)
+for target in "${targets[@]}"; do ensure "$target"; done
