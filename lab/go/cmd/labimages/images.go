@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -120,17 +119,8 @@ func (b *builder) busybox(program string) ocispec.Descriptor {
 // agnhost is what the real image's Dockerfile adds to its base.
 func (b *builder) agnhost(s sources, pause ocispec.Descriptor) ocispec.Descriptor {
 	return b.layer(func(l *layer) {
-		for file, more := range map[string]string{
-			"etc/passwd": "user-defined-in-image:x:1000:1000::/home/user-defined-in-image:/bin/sh\n",
-			"etc/group":  "user-defined-in-image:x:1000:\ngroup-defined-in-image:x:50000:user-defined-in-image\n",
-		} {
-			base, err := os.ReadFile(filepath.Join(s.tree("tools"), file))
-			if err != nil {
-				l.err = err
-				return
-			}
-			l.text(file, string(base)+more)
-		}
+		l.extended("etc/passwd", s.tree("tools"), "user-defined-in-image:x:1000:1000::/home/user-defined-in-image:/bin/sh\n")
+		l.extended("etc/group", s.tree("tools"), "user-defined-in-image:x:1000:\ngroup-defined-in-image:x:50000:user-defined-in-image\n")
 		// The ImageVolume specs assert that the words "Alpine Linux", the real image's base, are in here.
 		l.text("etc/os-release", "PRETTY_NAME=\"Debian GNU/Linux 12, standing in for Alpine Linux\"\nNAME=\"Debian GNU/Linux\"\nID=debian\nVERSION_ID=12\n")
 		l.dir("uploads", 0o755)

@@ -67,6 +67,16 @@ func (l *layer) text(name, data string) {
 	})
 }
 
+// extended adds the file that a tree has under this name, with more text at its end.
+func (l *layer) extended(name, tree, more string) {
+	data, err := os.ReadFile(filepath.Join(tree, name))
+	if err != nil {
+		l.err = errors.Join(l.err, err)
+		return
+	}
+	l.text(name, string(data)+more)
+}
+
 // file adds the contents of the file src.
 func (l *layer) file(name, src string, mode int64) {
 	if l.err != nil {

@@ -87,6 +87,9 @@ func (g *registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if host := hostname(r.Host); strings.HasSuffix(host, ".lab") {
 		repo = host + "/" + repo
 	}
+	if kind == "manifests" && r.Method == http.MethodGet {
+		g.countPull(repo, ref)
+	}
 	if g.needsAuth(repo) && !g.authorized(r) {
 		challenge(w)
 		return
@@ -140,9 +143,6 @@ func (g *registry) serveManifest(w http.ResponseWriter, r *http.Request, repo, r
 	w.Header().Set("Content-Length", strconv.Itoa(len(data)))
 	w.Header().Set("Docker-Content-Digest", want.String())
 	if r.Method == http.MethodGet {
-		g.mu.Lock()
-		g.pulls[name]++
-		g.mu.Unlock()
 		_, _ = w.Write(data)
 	}
 }
@@ -240,6 +240,17 @@ func (g *registry) takeFault(repo string) int {
 	g.mu.Unlock()
 	time.Sleep(delay)
 	return status
+}
+
+// countPull counts what was asked for, not what was granted: a test of back-off wants the failures too.
+func (g *registry) countPull(repo, ref string) {
+	separator := ":"
+	if digest.Digest(ref).Validate() == nil {
+		separator = "@"
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.pulls[repo+separator+ref]++
 }
 
 func challenge(w http.ResponseWriter) {

@@ -3,6 +3,7 @@
 package ocistore
 
 import (
+	_ "crypto/sha256" // the algorithm of the digests
 	"encoding/json"
 	"errors"
 	"fmt"
