@@ -1,1 +1,30 @@
-//! placeholder
+//! A whole Kubernetes cluster on one machine: a real control plane, a registry with DNS, and any number of pet hosts.
+//!
+//! Each *machine* of a lab is a set of namespaces (mount, network, PID, UTS, IPC) held by a small init process: killing that one
+//! process ends everything on it, its mounts and its links included. A *supervisor* process owns the lab; it ends, and takes the
+//! lab with it, when it is told to or when whoever started it is gone. What a killed supervisor leaves behind is found again by
+//! the records in `/run/kube-pet-lab` and removed by the next lab that starts (or by `lab gc`).
+
+pub mod builds;
+pub mod cleanup;
+pub mod client;
+pub mod cluster;
+pub mod command;
+pub mod control_plane;
+pub mod daemon;
+pub mod lab;
+pub mod machine;
+pub mod network;
+pub mod patience;
+pub mod pet;
+pub mod pet_files;
+pub mod pki;
+pub mod process;
+pub mod progress;
+pub mod record;
+pub mod registry;
+pub mod supervisor;
+
+pub use lab::{Lab, LabOptions};
+pub use patience::eventually;
+pub use pet::{Pet, PetOptions};

@@ -1,0 +1,137 @@
+//! `lab`: a whole cluster on one machine, from the command line.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use kube_pet_lab::{Lab, LabOptions, PetOptions, cleanup, progress::say, record, supervisor};
+
+/// A whole Kubernetes cluster on one machine: real control plane, registry, pet hosts.
+#[derive(Parser)]
+#[command(name = "lab", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a lab that stays until `lab down`.
+    Up {
+        /// Name of the lab.
+        #[arg(long, default_value = "dev")]
+        name: String,
+        /// How many pets to start: pet1, pet2, …
+        #[arg(long, default_value_t = 1)]
+        pets: u8,
+        /// The API server verifies the nodes' serving certificates.
+        #[arg(long)]
+        verify_kubelets: bool,
+    },
+    /// Remove a lab and all that it made.
+    Down {
+        /// Name of the lab.
+        #[arg(long, default_value = "dev")]
+        name: String,
+    },
+    /// Show the labs that run.
+    List,
+    /// Remove what crashed labs left behind.
+    Gc,
+    /// Run a command on a machine of a lab: a pet, or `control-plane`.
+    Exec {
+        /// Name of the lab.
+        #[arg(long, default_value = "dev")]
+        name: String,
+        /// The machine.
+        machine: String,
+        /// The command.
+        #[arg(trailing_var_arg = true, required = true)]
+        command: Vec<String>,
+    },
+    /// The process that owns a lab; started by the other commands.
+    #[command(hide = true)]
+    Supervise {
+        /// The lab's folder.
+        dir: PathBuf,
+        /// End with standard input.
+        #[arg(long)]
+        lifeline: bool,
+    },
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        // A client that polls until the API server is up is no error.
+        .with_env_filter(tracing_subscriber::EnvFilter::new("warn,kube_client=off"))
+        .init();
+    match run(Arguments::parse().command).await {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Up {
+            name,
+            pets,
+            verify_kubelets,
+        } => up(name, pets, verify_kubelets).await?,
+        Command::Down { name } => down(&name).await?,
+        Command::List => {
+            for lab in record::live()? {
+                say(format!("{}\t{}\t{}", lab.name, lab.wire().control_plane(), lab.dir.display()));
+            }
+        }
+        Command::Gc => cleanup::collect_dead().await?,
+        Command::Exec {
+            name,
+            machine,
+            command,
+        } => return exec(&name, &machine, &command).await,
+        Command::Supervise { dir, lifeline } => supervisor::supervise(&dir, lifeline).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn up(name: String, pets: u8, verify_kubelets: bool) -> Result<()> {
+    let mut options = LabOptions::new(name);
+    options.control_plane.verify_kubelets = verify_kubelets;
+    let lab = Lab::start_detached(options).await?;
+    say(format!("export KUBECONFIG={}", lab.record().kubeconfig().display()));
+    for number in 1..=pets {
+        let pet = lab.pet(PetOptions::new(format!("pet{number}"))).await?;
+        pet.ready(Duration::from_secs(30)).await?;
+        say(format!("{} is Ready at {}", pet.name(), pet.address()));
+    }
+    Ok(())
+}
+
+async fn down(name: &str) -> Result<()> {
+    match Lab::find(name) {
+        Ok(lab) => lab.stop().await,
+        // Nothing runs under this name; a crashed lab of this name goes with all other crashed ones.
+        Err(_) => cleanup::collect_dead().await,
+    }
+}
+
+async fn exec(name: &str, machine: &str, arguments: &[String]) -> Result<ExitCode> {
+    let lab = Lab::find(name)?;
+    let machine = kube_pet_lab::machine::Machine::load(&lab.record().machine_dir(machine))?;
+    let status = machine
+        .enter()
+        .args(arguments)
+        .stdin(std::process::Stdio::inherit())
+        .status()
+        .await
+        .context("start `nsenter`")?;
+    Ok(ExitCode::from(
+        u8::try_from(status.code().unwrap_or(1)).unwrap_or(1),
+    ))
+}

@@ -1,0 +1,165 @@
+//! The lab's wire: a bridge in the control plane's network namespace with one veth to each pet and one to the host.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result};
+
+use crate::{
+    command::{self, program},
+    machine::Machine,
+};
+
+/// Pods of every lab get addresses from this network; it exists only inside the lab's namespaces, so labs do not meet.
+pub const POD_NETWORK: &str = "10.244.0.0/16";
+/// ClusterIPs.
+pub const SERVICE_NETWORK: &str = "10.96.0.0/16";
+/// The API server's ClusterIP.
+pub const API_SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+/// Where pods are told that the cluster's DNS is.
+pub const DNS_SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+
+/// The addresses and link names of one lab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wire {
+    index: u8,
+}
+
+impl Wire {
+    /// The wire of the lab in slot `index`.
+    pub fn new(index: u8) -> Self {
+        Self { index }
+    }
+    /// The control plane: API server, registry and DNS.
+    pub fn control_plane(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 201, self.index, 1)
+    }
+    /// The host that the lab runs on.
+    pub fn host(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 201, self.index, 254)
+    }
+    /// The pet with this number, 0 to 239.
+    pub fn pet(&self, number: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 201, self.index, 11 + number)
+    }
+    /// The only link in the host's own network namespace.
+    pub fn host_link(&self) -> String {
+        format!("kpl{}", self.index)
+    }
+}
+
+/// Makes the bridge in the control plane's namespace and the link to the host.
+///
+/// # Errors
+/// When `ip` refuses; its message is in the error.
+pub async fn build(wire: Wire, control_plane: &Machine) -> Result<()> {
+    let (host_link, keeper) = (wire.host_link(), control_plane.keeper.pid);
+    // What an earlier lab left in this slot; the delete fails when there is nothing, which is the usual case.
+    let _ = command::run(&["ip", "link", "del", &host_link]).await;
+    batch(
+        None,
+        &format!(
+            "link add {host_link} type veth peer name host netns {keeper}\n\
+             addr add {}/24 dev {host_link}\nlink set {host_link} up\n",
+            wire.host()
+        ),
+    )
+    .await?;
+    batch(
+        Some(control_plane),
+        &format!(
+            "link set lo up\nlink add br0 type bridge\naddr add {}/24 dev br0\nlink set br0 up\n\
+             link set host master br0\nlink set host up\nroute add default via {} dev br0\n",
+            wire.control_plane(),
+            wire.host()
+        ),
+    )
+    .await
+}
+
+/// Plugs pet number `number` into the wire.
+///
+/// # Errors
+/// When `ip` refuses; its message is in the error.
+pub async fn attach(wire: Wire, control_plane: &Machine, pet: &Machine, number: u8) -> Result<()> {
+    let port = format!("pet{number}");
+    let _ = in_namespace(control_plane, &["link", "del", &port]).await;
+    batch(
+        Some(control_plane),
+        &format!(
+            "link add {port} type veth peer name eth0 netns {}\nlink set {port} master br0\nlink set {port} up\n",
+            pet.keeper.pid
+        ),
+    )
+    .await?;
+    batch(
+        Some(pet),
+        &format!(
+            "link set lo up\naddr add {}/24 dev eth0\nlink set eth0 up\nroute add default via {} dev eth0\n",
+            wire.pet(number),
+            wire.control_plane()
+        ),
+    )
+    .await
+}
+
+/// Takes pet number `number` off the wire, or puts it back: a broken network, without touching the pet.
+///
+/// # Errors
+/// When `ip` refuses.
+pub async fn set_link(control_plane: &Machine, number: u8, up: bool) -> Result<()> {
+    let state = if up { "up" } else { "down" };
+    in_namespace(control_plane, &["link", "set", &format!("pet{number}"), state]).await
+}
+
+/// Routes a pet's pod network to the pet, from the control plane's side.
+///
+/// # Errors
+/// When `ip` refuses.
+pub async fn route(control_plane: &Machine, pods: &str, node: Ipv4Addr) -> Result<()> {
+    in_namespace(
+        control_plane,
+        &["route", "replace", pods, "via", &node.to_string()],
+    )
+    .await
+}
+
+/// Removes the route to a pod network; one that does not exist is not an error.
+pub async fn unroute(control_plane: &Machine, pods: &str) {
+    let _ = in_namespace(control_plane, &["route", "del", pods]).await;
+}
+
+async fn in_namespace(machine: &Machine, arguments: &[&str]) -> Result<()> {
+    let mut command = machine.enter_network();
+    command.arg("ip").args(arguments);
+    command::output(command).await.map(drop)
+}
+
+async fn batch(machine: Option<&Machine>, lines: &str) -> Result<()> {
+    let mut command = match machine {
+        Some(machine) => {
+            let mut command = machine.enter_network();
+            command.arg("ip");
+            command
+        }
+        None => program("ip"),
+    };
+    command.args(["-batch", "-"]);
+    command::run_with_input(command, lines)
+        .await
+        .context("set up the lab's network")
+        .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labs_do_not_share_addresses_or_links() {
+        let (one, two) = (Wire::new(0), Wire::new(63));
+        assert_eq!(one.pet(0).to_string(), "10.201.0.11");
+        assert_eq!(two.control_plane().to_string(), "10.201.63.1");
+        assert_ne!(one.host_link(), two.host_link());
+        assert!(two.host_link().len() < 16, "longest name of a link");
+    }
+}

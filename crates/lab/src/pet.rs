@@ -1,0 +1,387 @@
+//! A pet host: a machine with a root folder and a Podman store of its own, and the agent on it.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Node;
+use kube::{Api, api::DeleteParams};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{
+    builds, cleanup, cluster,
+    daemon::{Daemon, DaemonSpec},
+    lab::Lab,
+    machine::Machine,
+    network,
+    patience::eventually,
+    pet_files::{self, PetFiles},
+    process::{self, ProcessId},
+    record,
+};
+
+/// What a pet should be.
+#[derive(Clone, Debug)]
+pub struct PetOptions {
+    /// Node name and host name.
+    pub name: String,
+    /// Settings of `node.yaml` on top of the lab's own.
+    pub settings: Map<String, Value>,
+}
+
+impl PetOptions {
+    /// A pet with the lab's settings.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            settings: Map::new(),
+        }
+    }
+
+    /// With this setting of `node.yaml`.
+    #[must_use]
+    pub fn with(mut self, field: &str, value: Value) -> Self {
+        self.settings.insert(field.to_owned(), value);
+        self
+    }
+}
+
+/// A pet host.
+#[derive(Clone, Debug)]
+pub struct Pet {
+    machine: Machine,
+    record: PetRecord,
+    cgroup: String,
+    agent_log: PathBuf,
+    kubeconfig: PathBuf,
+    control_plane: Machine,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct PetRecord {
+    number: u8,
+    address: Ipv4Addr,
+}
+
+const RECORD: &str = "pet.json";
+const AGENT: &str = "agent";
+/// Where the machine sees the folder of the agent's program.
+const PROGRAMS: &str = "/run/lab/bin";
+
+impl Pet {
+    /// A pet host without a running agent.
+    ///
+    /// # Errors
+    /// When the machine does not boot, or a bootstrap token is refused.
+    pub async fn create(lab: &Lab, options: PetOptions) -> Result<Self> {
+        let record = lab.record();
+        let dir = record.machine_dir(&options.name);
+        ensure!(
+            !dir.exists(),
+            "lab {} has a machine named {} already",
+            record.name,
+            options.name
+        );
+        fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+        let number = take_number(&record.dir)?;
+        let address = record.wire().pet(number);
+        record::save(&dir.join(RECORD), &PetRecord { number, address })?;
+        let client = lab.client().await?;
+        let files = PetFiles {
+            name: options.name.clone(),
+            address,
+            wire: record.wire(),
+            cgroup: record.cgroup(Some(&options.name)),
+            number,
+            server: server_of(&record.kubeconfig())?,
+            token: cluster::bootstrap_token(&client).await?,
+            settings: options.settings,
+        };
+        files.write(&dir)?;
+        boot(lab, &options.name).await
+    }
+
+    /// A pet that was created before.
+    ///
+    /// # Errors
+    /// When there is none of this name, or its machine is down.
+    pub fn find(lab: &Lab, name: &str) -> Result<Self> {
+        let dir = lab.record().machine_dir(name);
+        let machine = Machine::load(&dir).with_context(|| format!("no pet named {name}"))?;
+        Self::assemble(lab, machine)
+    }
+
+    fn assemble(lab: &Lab, machine: Machine) -> Result<Self> {
+        Ok(Self {
+            record: record::load(&machine.dir.join(RECORD))?,
+            cgroup: lab.record().cgroup(Some(&machine.name)),
+            agent_log: lab.record().log(&format!("{}-agent", machine.name)),
+            kubeconfig: lab.record().kubeconfig(),
+            control_plane: lab.control_plane().clone(),
+            machine,
+        })
+    }
+
+    /// Node name.
+    pub fn name(&self) -> &str {
+        &self.machine.name
+    }
+    /// Its address on the lab's wire.
+    pub fn address(&self) -> Ipv4Addr {
+        self.record.address
+    }
+    /// The machine: to run commands, to look at files and processes.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+    /// The cgroup below which its pods are, as a path below each hierarchy's root.
+    pub fn cgroup(&self) -> &str {
+        &self.cgroup
+    }
+    /// A file of the pet as it can be opened from outside.
+    pub fn path(&self, inside: impl AsRef<Path>) -> PathBuf {
+        self.machine.path(inside)
+    }
+
+    /// Runs shell commands on the pet and returns what they print.
+    ///
+    /// # Errors
+    /// When they fail.
+    pub async fn shell(&self, script: &str) -> Result<String> {
+        self.machine.shell(script).await
+    }
+
+    /// Runs the pet's Podman, beside the agent's service but on the same store.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn podman(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = self.machine.enter();
+        command
+            .arg("podman")
+            .args(arguments)
+            .env_clear()
+            .envs(environment());
+        crate::command::output(command)
+            .await
+            .with_context(|| format!("on pet {}", self.name()))
+    }
+
+    /// Starts the agent. Its program is looked up anew: a build since the last start is used.
+    ///
+    /// # Errors
+    /// When it runs already or does not start.
+    pub async fn start_agent(&self) -> Result<()> {
+        if let Ok(agent) = self.agent() {
+            ensure!(
+                !agent.is_running(),
+                "the agent of {} is running",
+                self.name()
+            );
+        }
+        let argv = [
+            &format!("{PROGRAMS}/kube-pet"),
+            "node",
+            "--config",
+            pet_files::NODE_CONFIG,
+        ];
+        let spec = DaemonSpec {
+            name: AGENT.into(),
+            argv: argv.map(str::to_owned).to_vec(),
+            environment: environment(),
+            log: self.agent_log.clone(),
+        };
+        Daemon::start(&self.machine, spec).await.map(drop)
+    }
+
+    /// SIGTERM to the agent, SIGKILL after 10 s.
+    ///
+    /// # Errors
+    /// When it was never started.
+    pub async fn stop_agent(&self) -> Result<()> {
+        self.agent()?.stop(Duration::from_secs(10)).await
+    }
+
+    /// SIGKILL to the agent, and to nothing else.
+    ///
+    /// # Errors
+    /// When it was never started.
+    pub async fn kill_agent(&self) -> Result<()> {
+        self.agent()?.kill().await
+    }
+
+    /// The agent as it was last started.
+    ///
+    /// # Errors
+    /// When it was never started.
+    pub fn agent(&self) -> Result<Daemon> {
+        Daemon::load(&self.machine, AGENT)
+    }
+
+    /// All that the agent has written since the pet was created.
+    pub fn agent_log(&self) -> String {
+        fs::read(&self.agent_log)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
+    /// The processes of the agent's Podman service.
+    pub fn podman_services(&self) -> Vec<ProcessId> {
+        self.machine
+            .processes()
+            .into_iter()
+            .filter(|pid| {
+                let arguments = process::arguments(*pid);
+                arguments.first().is_some_and(|program| program.ends_with("podman"))
+                    && arguments.windows(2).any(|pair| pair == ["system", "service"])
+            })
+            .filter_map(|pid| ProcessId::of(pid).ok())
+            .collect()
+    }
+
+    /// SIGKILL to the Podman service.
+    ///
+    /// # Errors
+    /// When it survives.
+    pub async fn kill_podman(&self) -> Result<()> {
+        for service in self.podman_services() {
+            service.kill().await?;
+        }
+        Ok(())
+    }
+
+    /// Cuts the pet off the lab's network, or connects it again.
+    ///
+    /// # Errors
+    /// When the link cannot be changed.
+    pub async fn set_online(&self, online: bool) -> Result<()> {
+        network::set_link(&self.control_plane, self.record.number, online).await
+    }
+
+    /// Waits until the node is Ready.
+    ///
+    /// # Errors
+    /// When it is not within `limit`; the error has the end of the agent's log.
+    pub async fn ready(&self, limit: Duration) -> Result<()> {
+        let nodes: Api<Node> = Api::all(crate::client::connect(&self.kubeconfig).await?);
+        let what = format!("node {} is Ready", self.name());
+        let waited = eventually(limit, &what, || async {
+            let node = nodes.get(self.name()).await.context("get the node")?;
+            let conditions = node.status.and_then(|status| status.conditions);
+            let ready = conditions
+                .iter()
+                .flatten()
+                .find(|condition| condition.type_ == "Ready");
+            match ready {
+                Some(condition) if condition.status == "True" => Ok(()),
+                Some(condition) => anyhow::bail!("Ready is {}: {:?}", condition.status, condition.message),
+                None => anyhow::bail!("no Ready condition"),
+            }
+        })
+        .await;
+        waited.with_context(|| format!("agent's log: {}", crate::daemon::tail(&self.agent_log)))
+    }
+
+    /// Ends every process of the pet at once, as a power cut does: `/run` and all mounts are lost, the disk stays.
+    /// The agent does not run afterwards.
+    ///
+    /// # Errors
+    /// When it does not come up again.
+    pub async fn power_cycle(&mut self, lab: &Lab) -> Result<()> {
+        self.machine.power_off().await?;
+        *self = boot(lab, self.name()).await?;
+        Ok(())
+    }
+
+    /// Removes the pet with all its pods, and its node from the cluster.
+    ///
+    /// # Errors
+    /// When something stays.
+    pub async fn remove(self) -> Result<()> {
+        self.machine.power_off().await?;
+        cleanup::remove_cgroups(&self.cgroup)?;
+        let nodes: Api<Node> = Api::all(crate::client::connect(&self.kubeconfig).await?);
+        match nodes.delete(self.name(), &DeleteParams::default()).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            deleted => drop(deleted.context("delete the node")?),
+        }
+        fs::remove_dir_all(&self.machine.dir)
+            .with_context(|| format!("remove {}", self.machine.dir.display()))
+    }
+}
+
+async fn boot(lab: &Lab, name: &str) -> Result<Pet> {
+    let dir = lab.record().machine_dir(name);
+    let agent = builds::own_program("kube-pet", "KUBE_PET_BIN")?;
+    let programs = agent.parent().context("the agent's program has no folder")?;
+    let machine = Machine::boot(name, &dir, &pet_files::boot_script(&dir, programs)).await?;
+    let pet = Pet::assemble(lab, machine)?;
+    network::attach(
+        lab.record().wire(),
+        lab.control_plane(),
+        &pet.machine,
+        pet.record.number,
+    )
+    .await?;
+    Ok(pet)
+}
+
+fn environment() -> Vec<(String, String)> {
+    let mut environment = vec![
+        ("PATH".to_owned(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
+        // Not root's own home: it may hold registry credentials and Podman settings of the person who runs the lab.
+        ("HOME".to_owned(), "/var/root".to_owned()),
+        ("RUST_BACKTRACE".to_owned(), "1".to_owned()),
+    ];
+    for name in ["RUST_LOG", "KUBE_PET_LOG"] {
+        if let Ok(value) = std::env::var(name) {
+            environment.push((name.to_owned(), value));
+        }
+    }
+    environment
+}
+
+fn server_of(kubeconfig: &Path) -> Result<pet_files::Server> {
+    let config = kube::config::Kubeconfig::read_from(kubeconfig)
+        .with_context(|| format!("read {}", kubeconfig.display()))?;
+    let cluster = config
+        .clusters
+        .into_iter()
+        .find_map(|named| named.cluster)
+        .context("the kubeconfig names no cluster")?;
+    let authority = match (cluster.certificate_authority_data, cluster.certificate_authority) {
+        (Some(encoded), _) => {
+            use base64::Engine;
+            let bytes = base64::engine::general_purpose::STANDARD
+                .decode(encoded)
+                .context("decode the kubeconfig's authority")?;
+            String::from_utf8(bytes).context("the kubeconfig's authority is no PEM")?
+        }
+        (None, Some(file)) => {
+            fs::read_to_string(&file).with_context(|| format!("read {file}"))?
+        }
+        (None, None) => anyhow::bail!("the kubeconfig names no certificate authority"),
+    };
+    Ok(pet_files::Server {
+        url: cluster.server.context("the kubeconfig names no server")?,
+        authority,
+    })
+}
+
+fn take_number(lab: &Path) -> Result<u8> {
+    let dir = lab.join("pet-numbers");
+    fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+    for number in 0..=239 {
+        match fs::File::create_new(dir.join(number.to_string())) {
+            Ok(_) => return Ok(number),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error).context("take a number for the pet"),
+        }
+    }
+    anyhow::bail!("the lab has no address left for another pet")
+}

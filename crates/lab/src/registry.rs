@@ -1,0 +1,70 @@
+//! The lab's image registry and DNS server, beside the control plane.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use anyhow::Result;
+
+use crate::{
+    builds::Builds,
+    daemon::{Daemon, DaemonSpec},
+    machine::Machine,
+    network::Wire,
+    record::LabRecord,
+};
+
+/// Not 5000: the official suite's own registry takes that as a host port.
+pub const PORT: u16 = 5555;
+/// Public registries that the lab's registry stands for.
+const STANDS_FOR: [&str; 7] = [
+    "registry.k8s.io",
+    "invalid.registry.k8s.io",
+    "docker.io",
+    "gcr.io",
+    "us-docker.pkg.dev",
+    "quay.io",
+    "ghcr.io",
+];
+/// The host name of the registry that wants credentials; it is a registry of its own, under the lab's DNS.
+pub const PRIVATE: &str = "private.lab";
+
+/// Starts registry and DNS; returns when they answer.
+///
+/// # Errors
+/// When the program is not built or does not come up.
+pub async fn start(lab: &LabRecord, machine: &Machine, builds: &Builds) -> Result<()> {
+    let address = lab.wire().control_plane();
+    let argv = vec![
+        builds.program("labregistry")?.display().to_string(),
+        format!("--images={}", builds.images().display()),
+        format!("--addr={address}:{PORT}"),
+        format!("--dns={address}:53"),
+    ];
+    let spec = DaemonSpec {
+        name: "registry".into(),
+        argv,
+        environment: Vec::new(),
+        log: lab.log("registry"),
+    };
+    Daemon::start(machine, spec)
+        .await?
+        .logged("ready ", Duration::from_secs(20))
+        .await
+}
+
+/// The `registries.conf` of a pet: every name that a pod may use leads to the lab.
+pub fn registries_conf(wire: Wire) -> String {
+    let address: Ipv4Addr = wire.control_plane();
+    let mut text = String::from("unqualified-search-registries = [\"docker.io\"]\n");
+    for host in STANDS_FOR {
+        text.push_str(&format!(
+            "\n[[registry]]\nprefix = \"{host}\"\nlocation = \"{address}:{PORT}/{host}\"\ninsecure = true\n"
+        ));
+    }
+    text.push_str(&format!(
+        "\n[[registry]]\nprefix = \"{PRIVATE}\"\nlocation = \"{PRIVATE}:{PORT}\"\ninsecure = true\n"
+    ));
+    text.push_str(&format!(
+        "\n[[registry]]\nlocation = \"{PRIVATE}:{PORT}\"\ninsecure = true\n"
+    ));
+    text
+}
