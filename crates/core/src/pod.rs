@@ -1,1 +1,54 @@
-//! The pod lifecycle: observe → decide → act. (being written)
+//! The pod lifecycle: observe → [`decide`] → act.
+//!
+//! `decide` is pure and total. It is given the newest spec, what was observed of the containers, what this run of the agent
+//! remembers (operations under way, last failures) and the time; it says which actions are due, what the status is, and when to
+//! look again. Every wake takes the same path, so that a lost event costs latency and never correctness.
+//!
+//! ```text
+//!            rejected by admission
+//!   (new) ─────────────────────────────────────────────────────────► Failed ─┐
+//!     │ Prepare (sandbox, cgroup, volumes; retried with a delay)             │
+//!     ▼                                                                      │
+//!   Pending ── init containers, one after the other ──► app containers       │
+//!     │            │ exit ≠ 0, Never → Failed             │                  │
+//!     │            └ else back-off, again                 ▼                  │
+//!     │                                            Running ◄─ back-off ─┐    │
+//!     │                                               │ exit, policy    │    │
+//!     │                                               ├─────────────────┘    │
+//!     │ deadline, deletion, terminal phase            ▼                      │
+//!     └───────────────────────────────► stopping: signal, grace, kill        │
+//!                                                     │ nothing runs         │
+//!                                                     ▼                      ▼
+//!                                          released (volumes, sandbox, cgroup)
+//!                                                     │ deleted
+//!                                                     ▼
+//!                                  containers and logs removed, API object deleted
+//! ```
+//!
+//! One container, one attempt:
+//!
+//! ```text
+//!   (none) ── EnsureImage ──► image present ── StartContainer ──► Running ──► Exited ──► (none, attempt + 1)
+//!      ▲           │ fails                       │ fails                        │ back-off: 0, 10 s, 20 s … 300 s after
+//!      └── back-off┘◄────────────────────────────┘                              └ the end; carried as a label, see `backoff`
+//! ```
+
+mod backoff;
+mod decide;
+mod memory;
+mod observed;
+mod patch;
+mod plan;
+mod spec;
+mod status;
+
+pub use backoff::{BackoffPolicy, next_restart, next_retry};
+pub use decide::{Now, Rules, decide};
+pub use memory::{ImageFailure, Memory, PrepareFailure, Rejected, StartFailure};
+pub use observed::{ContainerState, Exit, Observed, ObservedContainer, SandboxFacts};
+pub use patch::{status_differs, status_patch};
+pub use plan::{Action, ActionKey, EventKind, Plan, PodEvent};
+pub use spec::{ContainerKind, Desired, RestartPolicy, Stop, containers, is_mirror, pod_restart_policy, pod_uid};
+
+#[cfg(test)]
+mod tests;

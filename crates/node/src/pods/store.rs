@@ -39,6 +39,11 @@ impl PodStoreWriter {
         )
     }
 
+    /// A reader.
+    pub fn reader(&self) -> PodStore {
+        PodStore { shared: self.shared.clone(), version: self.version.subscribe() }
+    }
+
     /// Inserts or replaces one pod.
     pub fn put(&self, uid: PodUid, pod: Arc<Pod>) {
         self.shared

@@ -1,0 +1,94 @@
+//! What this run of the agent remembers of a pod. All of it may be lost at any moment: it then costs a retry, never a
+//! container.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use super::plan::ActionKey;
+use crate::ids::{ContainerId, ContainerName};
+
+/// The memory of one pod worker.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Memory {
+    /// Set once admission has refused the pod.
+    pub rejected: Option<Rejected>,
+    /// Set once admission has accepted it, or once containers of it were found.
+    pub admitted: bool,
+    /// `status.startTime`: when this node first saw the pod.
+    pub start_time: Option<Timestamp>,
+    /// Operations under way: their actions are not asked for again.
+    pub in_flight: BTreeSet<ActionKey>,
+    /// Images made sure of, by container and for one attempt.
+    pub images: BTreeMap<ContainerName, u32>,
+    /// The last failure to get an image, by container.
+    pub image_failures: BTreeMap<ContainerName, ImageFailure>,
+    /// The last failure to create or start a container.
+    pub start_failures: BTreeMap<ContainerName, StartFailure>,
+    /// The last failure to make sandbox or volumes.
+    pub prepare_failure: Option<PrepareFailure>,
+    /// When a container was first asked to stop.
+    pub signalled: BTreeMap<ContainerId, Timestamp>,
+    /// When SIGKILL was last sent.
+    pub killed: BTreeMap<ContainerId, Timestamp>,
+    /// Volumes, sandbox and cgroup have been taken down.
+    pub released: bool,
+    /// Containers and log files have been removed.
+    pub removed: bool,
+    /// The API object was deleted by us (or was not there any more).
+    pub deleted: bool,
+    /// The last status written to the API server was the final one.
+    pub final_status_written: bool,
+    /// When an operation of tearing down last failed.
+    pub teardown_retry_at: Option<Timestamp>,
+    /// The phase is terminal for a reason of the node: `DeadlineExceeded`, `Evicted`.
+    pub failed: Option<Rejected>,
+}
+
+/// A pod that this node refuses, or fails.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// `status.reason`
+    pub reason: String,
+    /// `status.message`
+    pub message: String,
+}
+
+/// An image could not be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageFailure {
+    /// The image reference: another image starts anew.
+    pub image: String,
+    /// `ErrImagePull`, `InvalidImageName`, `ErrImageNeverPull` …
+    pub reason: String,
+    /// The message of `reason`.
+    pub message: String,
+    /// When it failed.
+    pub at: Timestamp,
+    /// How long to wait from `at`.
+    pub backoff_seconds: u32,
+}
+
+/// A container could not be created or started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartFailure {
+    /// The attempt that failed.
+    pub attempt: u32,
+    /// `CreateContainerConfigError`, `CreateContainerError`, `RunContainerError`.
+    pub reason: String,
+    /// Its message.
+    pub message: String,
+    /// When to try again. For `RunContainerError` the container has ended (StartError) and crash back-off applies as well.
+    pub retry_at: Timestamp,
+}
+
+/// Sandbox or volumes could not be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrepareFailure {
+    /// What was wrong.
+    pub message: String,
+    /// How many times in a row.
+    pub count: u32,
+    /// When to try again.
+    pub retry_at: Timestamp,
+}

@@ -1,0 +1,64 @@
+//! A status as a strategic-merge patch.
+//!
+//! Merging is done by the API server key by key, so a state that changes from `waiting` to `running` would end up as both: lists
+//! that only the kubelet writes are replaced whole, and fields that must vanish are sent as null.
+
+use k8s_openapi::api::core::v1::PodStatus;
+use serde_json::{Map, Value, json};
+
+/// The body of a PATCH of `pods/status`. The UID guards against a pod of the same name that came later.
+/// Conditions are merged by their type, so that those of others survive.
+pub fn status_patch(uid: &str, status: &PodStatus) -> Value {
+    let mut out = match serde_json::to_value(status) {
+        Ok(Value::Object(map)) => map,
+        _ => Map::new(),
+    };
+    for list in ["containerStatuses", "initContainerStatuses", "podIPs", "hostIPs"] {
+        if let Some(Value::Array(items)) = out.get_mut(list) {
+            items.insert(0, json!({"$patch": "replace"}));
+        }
+    }
+    if let Some(Value::Array(conditions)) = out.get_mut("conditions") {
+        for condition in conditions.iter_mut().filter_map(Value::as_object_mut) {
+            for field in ["reason", "message"] {
+                condition.entry(field).or_insert(Value::Null);
+            }
+        }
+    }
+    for field in ["reason", "message"] {
+        out.entry(field).or_insert(Value::Null);
+    }
+    json!({"metadata": {"uid": uid}, "status": out})
+}
+
+/// Whether two statuses differ in what the API server would keep: its times have whole seconds.
+pub fn status_differs(a: &PodStatus, b: &PodStatus) -> bool {
+    normalised(a) != normalised(b)
+}
+
+fn normalised(status: &PodStatus) -> Value {
+    let mut value = serde_json::to_value(status).unwrap_or(Value::Null);
+    normalise(&mut value);
+    value
+}
+
+fn normalise(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.values_mut().for_each(normalise);
+            map.retain(|_, v| !(v.is_null() || v.as_object().is_some_and(Map::is_empty) || v.as_array().is_some_and(Vec::is_empty)));
+        }
+        Value::Array(items) => {
+            items.iter_mut().for_each(normalise);
+            if items.iter().all(|i| i.get("type").is_some()) {
+                items.sort_by(|a, b| a["type"].as_str().cmp(&b["type"].as_str()));
+            }
+        }
+        Value::String(text) => {
+            if let Ok(time) = text.parse::<jiff::Timestamp>() {
+                *text = time.as_second().to_string();
+            }
+        }
+        _ => {}
+    }
+}

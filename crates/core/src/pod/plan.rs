@@ -1,0 +1,130 @@
+//! What [`super::decide`] answers.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::PodStatus;
+
+use super::spec::ContainerKind;
+use crate::ids::{ContainerId, ContainerName};
+
+/// What to do next with one pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Actions that are due now and not under way. They do not depend on each other's success.
+    pub actions: Vec<Action>,
+    /// The pod's status as of now.
+    pub status: PodStatus,
+    /// Events that hold now; the recorder aggregates repeated ones.
+    pub events: Vec<PodEvent>,
+    /// When to decide again even if nothing happens, on the steady clock.
+    pub wake_at: Option<Timestamp>,
+    /// Nothing is left to do for this pod, ever: its worker can end.
+    pub finished: bool,
+}
+
+/// An operation. Each is idempotent and has a deadline of its own where it is carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Make cgroup, sandbox, folders and volumes.
+    Prepare,
+    /// Make sure of the container's image by its pull policy.
+    EnsureImage {
+        /// The container whose image is wanted.
+        container: ContainerName,
+        /// The attempt that it is wanted for.
+        attempt: u32,
+    },
+    /// Create and start an attempt.
+    StartContainer {
+        /// The container's name in the spec.
+        container: ContainerName,
+        /// Init or app.
+        kind: ContainerKind,
+        /// Number of the new attempt.
+        attempt: u32,
+        /// What the attempt's label says of its own next restart.
+        backoff_seconds: u32,
+        /// Older attempts that are no longer needed for status or logs.
+        obsolete: Vec<ContainerId>,
+    },
+    /// Start a container that was created and not started (the agent died in between).
+    StartCreated {
+        /// Podman's ID.
+        id: ContainerId,
+        /// The container's name in the spec.
+        container: ContainerName,
+    },
+    /// Ask the container to stop: its STOPSIGNAL, or SIGTERM.
+    Signal {
+        /// Podman's ID.
+        id: ContainerId,
+        /// The container's name.
+        container: ContainerName,
+        /// Text of the `Killing` event.
+        message: String,
+    },
+    /// SIGKILL.
+    Kill {
+        /// Podman's ID.
+        id: ContainerId,
+        /// The container's name.
+        container: ContainerName,
+    },
+    /// Remove a container that never ran and is not wanted.
+    RemoveContainer {
+        /// Podman's ID.
+        id: ContainerId,
+    },
+    /// Take down volumes, sandbox and cgroup. No process of the pod is alive.
+    Release,
+    /// Remove the pod's containers, Podman pod, log files and checkpoint.
+    Remove,
+    /// Delete the API object with grace 0 and a UID precondition.
+    DeleteObject,
+}
+
+/// Which operation an action is: two with the same key never run at the same time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ActionKey {
+    /// Prepare, Release, Remove, DeleteObject exclude each other.
+    Pod,
+    /// EnsureImage of a container.
+    Image(ContainerName),
+    /// Create or start of a container.
+    Start(ContainerName),
+    /// Signal, kill or removal of a container.
+    Container(ContainerId),
+}
+
+impl Action {
+    /// The operation's key.
+    pub fn key(&self) -> ActionKey {
+        match self {
+            Self::Prepare | Self::Release | Self::Remove | Self::DeleteObject => ActionKey::Pod,
+            Self::EnsureImage { container, .. } => ActionKey::Image(container.clone()),
+            Self::StartContainer { container, .. } | Self::StartCreated { container, .. } => ActionKey::Start(container.clone()),
+            Self::Signal { id, .. } | Self::Kill { id, .. } | Self::RemoveContainer { id } => ActionKey::Container(id.clone()),
+        }
+    }
+}
+
+/// An event to be recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodEvent {
+    /// Normal or Warning.
+    pub kind: EventKind,
+    /// The container it is about.
+    pub container: Option<(ContainerKind, ContainerName)>,
+    /// The reason, as the kubelet's.
+    pub reason: &'static str,
+    /// The text.
+    pub message: String,
+}
+
+/// An event's type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// Normal
+    Normal,
+    /// Warning
+    Warning,
+}

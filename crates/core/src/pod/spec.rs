@@ -1,0 +1,123 @@
+//! The parts of a PodSpec that the lifecycle looks at.
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+
+use crate::ids::PodUid;
+
+/// What is wanted of a pod.
+#[derive(Clone, Copy, Debug)]
+pub struct Desired<'a> {
+    /// The newest object seen; its `status` is what the API server has.
+    pub pod: &'a Pod,
+    /// Whether it has to stop, and how.
+    pub stop: Option<Stop>,
+}
+
+/// A reason from outside to stop a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// `metadata.deletionTimestamp` is set: stop, release, then delete the API object.
+    Deleted {
+        /// Seconds from the first signal to SIGKILL.
+        grace_seconds: i64,
+    },
+    /// The object is no longer there (force deletion, static pod file removed): stop and forget.
+    Gone {
+        /// Seconds from the first signal to SIGKILL.
+        grace_seconds: i64,
+    },
+}
+
+impl Stop {
+    /// What the object's metadata asks for. `present`: the API server (or the static pod folder) still has it.
+    /// The grace period is at least one second, as the kubelet's (`calculateEffectiveGracePeriod`).
+    pub fn of(pod: &Pod, present: bool) -> Option<Self> {
+        let deleted = pod.metadata.deletion_timestamp.is_some();
+        let grace_seconds = deleted
+            .then_some(pod.metadata.deletion_grace_period_seconds)
+            .flatten()
+            .or(pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds))
+            .unwrap_or(30)
+            .max(1);
+        match (present, deleted) {
+            (true, false) => None,
+            (true, true) => Some(Self::Deleted { grace_seconds }),
+            (false, _) => Some(Self::Gone { grace_seconds }),
+        }
+    }
+
+    /// Seconds from the first signal to SIGKILL.
+    pub fn grace_seconds(self) -> i64 {
+        match self {
+            Self::Deleted { grace_seconds } | Self::Gone { grace_seconds } => grace_seconds,
+        }
+    }
+}
+
+/// Where a container stands in its pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ContainerKind {
+    /// `spec.initContainers`
+    Init,
+    /// `spec.containers`
+    App,
+}
+
+impl ContainerKind {
+    /// The value of the kind label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Init => "init",
+            Self::App => "app",
+        }
+    }
+}
+
+/// `spec.restartPolicy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestartPolicy {
+    /// Restart whatever the exit code.
+    Always,
+    /// Restart after a non-zero exit code.
+    OnFailure,
+    /// Never restart.
+    Never,
+}
+
+/// The pod's restart policy; `Always` where unset, as the API server defaults it.
+pub fn pod_restart_policy(pod: &Pod) -> RestartPolicy {
+    match pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()) {
+        Some("Never") => RestartPolicy::Never,
+        Some("OnFailure") => RestartPolicy::OnFailure,
+        _ => RestartPolicy::Always,
+    }
+}
+
+impl RestartPolicy {
+    /// Whether an app container that ended with `code` runs again.
+    pub fn restarts(self, code: i32) -> bool {
+        match self {
+            Self::Always => true,
+            Self::OnFailure => code != 0,
+            Self::Never => false,
+        }
+    }
+}
+
+/// Init containers, then app containers, in the order of the spec.
+pub fn containers(pod: &Pod) -> impl Iterator<Item = (ContainerKind, &Container)> {
+    let spec = pod.spec.as_ref();
+    let init = spec.and_then(|s| s.init_containers.as_deref()).unwrap_or_default();
+    let app = spec.map(|s| s.containers.as_slice()).unwrap_or_default();
+    init.iter().map(|c| (ContainerKind::Init, c)).chain(app.iter().map(|c| (ContainerKind::App, c)))
+}
+
+/// The pod's identity. A static pod's mirror carries its hash in `kubernetes.io/config.hash`; the pod itself has it as UID.
+pub fn pod_uid(pod: &Pod) -> PodUid {
+    PodUid::new(pod.metadata.uid.clone().unwrap_or_default())
+}
+
+/// Whether this API object is only the image of a static pod.
+pub fn is_mirror(pod: &Pod) -> bool {
+    pod.metadata.annotations.as_ref().is_some_and(|a| a.contains_key("kubernetes.io/config.mirror"))
+}

@@ -1,0 +1,388 @@
+//! Seeded histories: spec changes, container exits, lost events, late lists, failing operations, restarts of the agent in the
+//! middle of anything, clock steps. Whatever happens, no container ever has two live copies, none is restarted without a cause,
+//! and once the faults end the pod becomes what its spec says.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::PodStatus;
+
+use super::*;
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+    fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+}
+
+/// The machine as it really is.
+struct World {
+    seed: u64,
+    random: Random,
+    pod: Pod,
+    present: bool,
+    /// Seconds of the wall clock; steps happen.
+    clock: i64,
+    /// Seconds of the steady clock.
+    steady: i64,
+    containers: BTreeMap<ContainerId, ObservedContainer>,
+    sandbox: Option<String>,
+    sandboxes: u32,
+    next_id: u32,
+    faults: bool,
+    /// What happened, for a failing seed.
+    log: Vec<String>,
+}
+
+/// The agent's view, lost when it dies.
+struct Agent {
+    memory: Memory,
+    observed: Observed,
+    status: Option<PodStatus>,
+}
+
+const STARTING: &str = "starting";
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let policy = ["Always", "OnFailure", "Never"][random.below(3) as usize];
+        let init: &[&str] = if random.chance(40) { &["i1", "i2"] } else { &[] };
+        let apps: &[&str] = if random.chance(50) { &["a", "b"] } else { &["a"] };
+        Self {
+            seed,
+            random,
+            pod: pod(policy, init, apps),
+            present: true,
+            clock: 0,
+            steady: 0,
+            containers: BTreeMap::new(),
+            sandbox: None,
+            sandboxes: 0,
+            next_id: 0,
+            faults: true,
+            log: vec![format!("policy {policy} init {init:?} apps {apps:?}")],
+        }
+    }
+
+    fn fail(&self, what: &str) -> ! {
+        panic!("seed {}: {what}\n{}", self.seed, self.log.join("\n"));
+    }
+
+    fn agent(&mut self) -> Agent {
+        let memory = Memory { admitted: true, start_time: Some(at(0)), ..Memory::default() };
+        let mut agent = Agent { memory, observed: Observed::default(), status: self.pod.status.clone() };
+        self.relist(&mut agent);
+        if !agent.observed.containers.is_empty() {
+            agent.observed.sandbox = self.sandbox_facts();
+        }
+        agent
+    }
+
+    fn sandbox_facts(&self) -> Option<SandboxFacts> {
+        self.sandbox.clone().map(|id| SandboxFacts { id, ..sandbox() })
+    }
+
+    fn relist(&self, agent: &mut Agent) {
+        agent.observed.containers = self.containers.values().cloned().collect();
+    }
+
+    fn step(&mut self, agent: &mut Agent) -> bool {
+        let mut pod = self.pod.clone();
+        pod.status.clone_from(&agent.status);
+        let stop = Stop::of(&pod, self.present);
+        let plan = decide(Desired { pod: &pod, stop }, &agent.observed, &agent.memory, &Rules::default(), Now { wall: at(self.clock), steady: at(self.steady) });
+        self.check_status(&plan.status, agent.status.as_ref());
+        agent.status = Some(plan.status.clone());
+        if !self.faults || self.random.chance(70) {
+            self.pod.status = Some(plan.status);
+        }
+        for action in plan.actions {
+            self.log.push(format!("{:>5} {action:?}", self.clock));
+            // The agent may die before, or after the effect but before it has noted anything.
+            if self.faults && self.random.chance(2) {
+                *agent = self.agent();
+                return false;
+            }
+            self.act(agent, action);
+            if self.faults && self.random.chance(2) {
+                *agent = self.agent();
+                return false;
+            }
+        }
+        plan.finished
+    }
+
+    fn check_status(&self, new: &PodStatus, old: Option<&PodStatus>) {
+        let phase = |s: &PodStatus| s.phase.clone().unwrap_or_default();
+        if let Some(old) = old.map(phase).filter(|p| p == "Failed" || p == "Succeeded")
+            && old != phase(new)
+        {
+            self.fail(&format!("phase {old} became {}", phase(new)));
+        }
+    }
+
+    fn act(&mut self, agent: &mut Agent, action: Action) {
+        let fails = self.faults && self.random.chance(10);
+        match action {
+            Action::Prepare => {
+                if fails {
+                    agent.memory.prepare_failure =
+                        Some(PrepareFailure { message: STARTING.into(), count: 1, retry_at: at(self.steady + 2) });
+                    return;
+                }
+                if self.sandbox.is_none() {
+                    self.sandboxes += 1;
+                    self.sandbox = Some(format!("sb{}", self.sandboxes));
+                }
+                agent.memory.prepare_failure = None;
+                agent.observed.sandbox = self.sandbox_facts();
+            }
+            Action::EnsureImage { container, attempt } => {
+                if fails {
+                    let image = super::containers(&self.pod).find(|(_, c)| c.name == container.as_str()).unwrap().1.image.clone().unwrap();
+                    let failure = ImageFailure {
+                        image,
+                        reason: "ErrImagePull".into(),
+                        message: String::new(),
+                        at: at(self.steady),
+                        backoff_seconds: 10,
+                    };
+                    agent.memory.image_failures.insert(container, failure);
+                } else {
+                    agent.memory.image_failures.remove(&container);
+                    agent.memory.images.insert(container, attempt);
+                }
+            }
+            Action::StartContainer { container, attempt, backoff_seconds, obsolete, .. } => {
+                agent.memory.images.remove(&container);
+                self.start(agent, container, attempt, backoff_seconds, fails);
+                for id in obsolete {
+                    if self.containers.get(&id).is_some_and(ObservedContainer::is_running) {
+                        self.fail("a running container was called obsolete");
+                    }
+                    self.containers.remove(&id);
+                    agent.observed.containers.retain(|c| c.id != id);
+                }
+            }
+            Action::StartCreated { id, .. } => {
+                let now = at(self.clock);
+                self.assert_single(&self.containers[&id].name.clone());
+                let container = self.containers.get_mut(&id).unwrap();
+                container.state = ContainerState::Running { started_at: now };
+                let container = container.clone();
+                agent.observed.containers.retain(|c| c.id != id);
+                agent.observed.containers.push(container);
+            }
+            Action::Signal { id, .. } | Action::Kill { id, .. } => {
+                agent.memory.signalled.entry(id.clone()).or_insert(at(self.steady));
+                if !fails && self.random.chance(80) {
+                    self.end(&id, 143);
+                }
+            }
+            Action::RemoveContainer { id } => {
+                self.containers.remove(&id);
+                agent.observed.containers.retain(|c| c.id != id);
+            }
+            Action::Release => {
+                if self.containers.values().any(ObservedContainer::is_running) {
+                    self.fail("released under a running container");
+                }
+                if fails {
+                    agent.memory.teardown_retry_at = Some(at(self.steady + 2));
+                } else {
+                    self.sandbox = None;
+                    agent.observed.sandbox = None;
+                    agent.memory.released = true;
+                }
+            }
+            Action::Remove => {
+                self.containers.clear();
+                agent.observed.containers.clear();
+                agent.memory.removed = true;
+            }
+            Action::DeleteObject => {
+                self.present = false;
+                agent.memory.deleted = true;
+            }
+        }
+    }
+
+    fn assert_single(&self, name: &ContainerName) {
+        if self.containers.values().any(|c| c.name == *name && c.is_running()) {
+            self.fail(&format!("a second live copy of {name}"));
+        }
+    }
+
+    fn start(&mut self, agent: &mut Agent, name: ContainerName, attempt: u32, backoff_seconds: u32, fails: bool) {
+        self.assert_single(&name);
+        let Some(sandbox) = self.sandbox.clone() else { self.fail("started without a sandbox") };
+        if self.containers.values().any(|c| c.name == name && c.attempt >= attempt) {
+            self.fail(&format!("attempt {attempt} of {name} again"));
+        }
+        let spec_hash = container_hash(super::containers(&self.pod).find(|(_, c)| c.name == name.as_str()).unwrap().1);
+        // A cause: nothing before it, or the one before has ended and the policy, the spec or the sandbox wants another.
+        let before = self.containers.values().filter(|c| c.name == name).max_by_key(|c| c.attempt);
+        if let Some(before) = before {
+            let Some(exit) = before.exit() else { self.fail("restarted before it ended") };
+            let policy = pod_restart_policy(&self.pod);
+            let wanted = policy.restarts(exit.code) || before.spec_hash != spec_hash || before.sandbox != sandbox;
+            if !wanted {
+                self.fail(&format!("{name} restarted without a cause"));
+            }
+        }
+        self.next_id += 1;
+        let mut made = seen(name.as_str(), attempt, backoff_seconds, ContainerState::Created);
+        made.id = ContainerId::new(format!("c{}", self.next_id));
+        made.spec_hash = spec_hash;
+        made.sandbox = sandbox;
+        made.created_at = at(self.clock);
+        if fails {
+            // Created, and nobody was told.
+            if self.random.chance(50) {
+                self.containers.insert(made.id.clone(), made.clone());
+                agent.observed.containers.push(made);
+            } else {
+                let failure = StartFailure { attempt, reason: "CreateContainerError".into(), message: String::new(), retry_at: at(self.steady + 5) };
+                agent.memory.start_failures.insert(name, failure);
+            }
+            return;
+        }
+        agent.memory.start_failures.remove(&name);
+        made.state = ContainerState::Running { started_at: at(self.clock) };
+        self.containers.insert(made.id.clone(), made.clone());
+        agent.observed.containers.push(made);
+    }
+
+    fn end(&mut self, id: &ContainerId, code: i32) {
+        let now = at(self.clock);
+        if let Some(container) = self.containers.get_mut(id)
+            && let ContainerState::Running { started_at } = container.state
+        {
+            container.state = ContainerState::Exited(Exit { code, started_at: Some(started_at), finished_at: now.max(started_at), reason: None, message: None });
+        }
+    }
+
+    /// Something happens on its own.
+    fn happen(&mut self, agent: &mut Agent) {
+        let passed = self.random.below(15) as i64;
+        self.clock += passed;
+        self.steady += passed;
+        match self.random.below(100) {
+            0..30 => {
+                let ids: Vec<_> = self.containers.values().filter(|c| c.is_running()).map(|c| c.id.clone()).collect();
+                if !ids.is_empty() {
+                    let id = ids[self.random.below(ids.len() as u64) as usize].clone();
+                    let code = if self.random.chance(50) { 0 } else { 1 };
+                    self.log.push(format!("{:>5} {id} exits {code}", self.clock));
+                    self.end(&id, code);
+                    // The event may be lost.
+                    if self.random.chance(60) {
+                        self.relist(agent);
+                    }
+                }
+            }
+            30..34 => {
+                let version = self.random.below(1000);
+                self.log.push(format!("{:>5} image changes to {version}", self.clock));
+                self.pod.spec.as_mut().unwrap().containers[0].image = Some(format!("busybox:{version}"));
+            }
+            34..37 => {
+                self.log.push(format!("{:>5} agent dies", self.clock));
+                *agent = self.agent();
+            }
+            37..39 => {
+                let step = self.random.below(4000) as i64 - 2000;
+                self.log.push(format!("{:>5} clock steps by {step}", self.clock));
+                self.clock += step;
+            }
+            39 => {
+                self.log.push(format!("{:>5} reboot", self.clock));
+                let ids: Vec<_> = self.containers.keys().cloned().collect();
+                ids.iter().for_each(|id| self.end(id, 137));
+                self.sandbox = None;
+                *agent = self.agent();
+            }
+            40 if self.random.chance(30) => {
+                self.log.push(format!("{:>5} deleted", self.clock));
+                self.pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(self.clock + 30)));
+                self.pod.metadata.deletion_grace_period_seconds = Some(30);
+            }
+            41 if self.random.chance(10) => {
+                self.log.push(format!("{:>5} object gone", self.clock));
+                self.present = false;
+            }
+            42..60 => self.relist(agent),
+            _ => {}
+        }
+    }
+
+    fn converged(&self, agent: &Agent) -> Result<(), String> {
+        let phase = agent.status.as_ref().and_then(|s| s.phase.clone()).unwrap_or_default();
+        if phase == "Failed" || phase == "Succeeded" {
+            let clean = self.sandbox.is_none() && !self.containers.values().any(ObservedContainer::is_running);
+            return if clean { Ok(()) } else { Err(format!("{phase}, and not released")) };
+        }
+        if phase != "Running" {
+            return Err(format!("phase {phase}"));
+        }
+        for container in &self.pod.spec.as_ref().unwrap().containers {
+            let live: Vec<_> = self.containers.values().filter(|c| c.name.as_str() == container.name && c.is_running()).collect();
+            let done = agent.observed.newest(&container.name).and_then(ObservedContainer::exit).is_some();
+            match live[..] {
+                [one] if one.spec_hash == container_hash(container) => {}
+                [] if done => {}
+                _ => return Err(format!("{} of {} live", live.len(), container.name)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn history(seed: u64) {
+    let mut world = World::new(seed);
+    let mut agent = world.agent();
+    let mut finished = false;
+    for _ in 0..world.random.below(60) + 20 {
+        world.happen(&mut agent);
+        finished = finished || world.step(&mut agent);
+    }
+    world.faults = false;
+    world.log.push("-- quiet".into());
+    for _ in 0..200 {
+        world.clock += 10;
+        world.steady += 10;
+        world.relist(&mut agent);
+        finished = finished || world.step(&mut agent);
+        if finished {
+            break;
+        }
+        let busy: Vec<_> = world.containers.values().filter(|c| c.is_running() && c.name.as_str().starts_with('i')).map(|c| c.id.clone()).collect();
+        busy.iter().for_each(|id| world.end(id, 0));
+    }
+    let stopped = !world.present || world.pod.metadata.deletion_timestamp.is_some();
+    if stopped {
+        if !finished || !world.containers.is_empty() || world.sandbox.is_some() {
+            world.fail("deleted, and not taken apart");
+        }
+    } else if let Err(what) = world.converged(&agent) {
+        world.fail(&format!("did not converge: {what}"));
+    }
+}
+
+#[test]
+fn ten_thousand_histories() {
+    for seed in 1..=10_000 {
+        history(seed);
+    }
+}

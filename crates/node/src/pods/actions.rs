@@ -1,0 +1,46 @@
+//! Carrying out what the core decided. Each action is idempotent and looks at nothing but its arguments and the machine.
+
+mod image;
+mod prepare;
+mod start;
+mod stop;
+mod teardown;
+
+use kube_pet_core::pod::ObservedContainer;
+
+/// Why an image could not be had: the kubelet's reason and message.
+#[derive(Debug)]
+pub struct ImageError {
+    /// `ErrImagePull`, `InvalidImageName`, `ErrImageNeverPull` …
+    pub reason: &'static str,
+    /// Its message.
+    pub message: String,
+    /// Whether repeated failures wait longer and longer.
+    pub backs_off: bool,
+}
+
+/// Why a container did not start.
+#[derive(Debug)]
+pub struct StartError {
+    /// `CreateContainerConfigError`, `CreateContainerError` or `RunContainerError`.
+    pub reason: &'static str,
+    /// Its message.
+    pub message: String,
+    /// The container, if it was created: it counts as an attempt that ended.
+    pub ended: Option<Box<ObservedContainer>>,
+    /// Seconds until it may be tried again.
+    pub retry_seconds: i64,
+}
+
+impl StartError {
+    /// The pod's configuration is wrong or not there yet.
+    pub fn config(message: impl Into<String>) -> Self {
+        Self { reason: "CreateContainerConfigError", message: message.into(), ended: None, retry_seconds: 5 }
+    }
+    fn create(message: impl Into<String>) -> Self {
+        Self { reason: "CreateContainerError", message: message.into(), ended: None, retry_seconds: 5 }
+    }
+    fn run(message: impl Into<String>, ended: ObservedContainer) -> Self {
+        Self { reason: "RunContainerError", message: message.into(), ended: Some(Box::new(ended)), retry_seconds: 1 }
+    }
+}

@@ -1,0 +1,116 @@
+//! Taking a pod apart: volumes, cgroup and sandbox once nothing runs; containers, logs and records once it is deleted.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube_pet_core::ids::{ContainerId, ContainerName, labels};
+use kube_pet_core::pod::pod_uid;
+use tracing::{debug, warn};
+
+use super::prepare::{pause_name, pod_name};
+use crate::pods::runtime::PodRuntime;
+
+impl PodRuntime {
+    /// Volumes, cgroup, sandbox. Every part is tried; the errors of all are reported.
+    pub(in crate::pods) async fn release(&self, pod: &Arc<Pod>) -> Result<(), String> {
+        let uid = pod_uid(pod);
+        let mut errors: Vec<String> = Vec::new();
+        if let Err(error) = self.podman.remove_container(&pause_name(pod), true).await
+            && !error.is_not_found()
+        {
+            errors.push(error.to_string());
+        }
+        self.forget_volumes(&uid);
+        if let Err(failed) = self.volumes.teardown(&uid).await {
+            errors.extend(failed.iter().map(ToString::to_string));
+        }
+        if let Err(error) = self.sandboxes.teardown(&uid).await {
+            errors.push(error.to_string());
+        }
+        let cgroup = self.pod_cgroup(pod);
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || kube_pet_host::cgroups::remove(&cgroup)).await {
+            errors.push(error.to_string());
+        }
+        if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
+    }
+
+    /// Containers, Podman pod, logs, checkpoint.
+    pub(in crate::pods) async fn remove(&self, pod: &Arc<Pod>) -> Result<(), String> {
+        let uid = pod_uid(pod);
+        let mine = [(labels::NODE, self.node_name()), (labels::POD_UID, uid.as_str())];
+        let containers = self.podman.list_containers(&mine).await.map_err(|e| e.to_string())?;
+        let mut errors: Vec<String> = Vec::new();
+        for container in containers {
+            if container.state == "running" {
+                errors.push(format!("container {} still runs", container.id));
+                continue;
+            }
+            if let Err(error) = self.podman.remove_container(&container.id, false).await
+                && !error.is_not_found()
+            {
+                errors.push(error.to_string());
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors.join("; "));
+        }
+        if let Err(error) = self.podman.remove_pod(&pod_name(pod), false).await
+            && !error.is_not_found()
+        {
+            errors.push(error.to_string());
+        }
+        let (paths, pod) = (self.paths.clone(), pod.clone());
+        let folders = tokio::task::spawn_blocking(move || {
+            let meta = &pod.metadata;
+            let (namespace, name) = (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+            let logs = paths.pod_log_dir(namespace, name, &uid);
+            super::start::remove_log_links(&paths, &logs);
+            let mut errors = Vec::new();
+            for folder in [logs, paths.pod_run_dir(&uid), paths.pod_dir(&uid)] {
+                errors.extend(remove_folder(folder).err());
+            }
+            errors
+        })
+        .await;
+        errors.extend(folders.unwrap_or_default());
+        if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
+    }
+
+    /// One container that is not wanted.
+    pub(in crate::pods) async fn remove_container(&self, id: &ContainerId) -> Result<(), String> {
+        match self.podman.remove_container(id.as_str(), false).await {
+            Err(error) if !error.is_not_found() => Err(error.to_string()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Attempts that neither status nor `--previous` needs any more, with their logs.
+    pub(in crate::pods) async fn remove_attempts(&self, pod: &Arc<Pod>, name: &ContainerName, ids: &[ContainerId], newest: u32) {
+        for id in ids {
+            if let Err(error) = self.podman.remove_container(id.as_str(), false).await {
+                debug!(id = id.as_str(), %error, "an old attempt stays for now");
+            }
+        }
+        let uid = pod_uid(pod);
+        let meta = &pod.metadata;
+        let (namespace, pod_name) = (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+        let folder = self.paths.pod_log_dir(namespace, pod_name, &uid).join(name.as_str());
+        let removed = tokio::task::spawn_blocking(move || super::start::remove_old_logs(&folder, newest)).await;
+        if let Ok(Err(error)) = removed {
+            warn!(%error, container = name.as_str(), "old log files stay");
+        }
+    }
+}
+
+/// Removes a folder of ours, unless something is mounted below it: a mount is never deleted through.
+fn remove_folder(folder: PathBuf) -> Result<(), String> {
+    let mounts = kube_pet_host::mounts::below(&folder).map_err(|e| e.to_string())?;
+    if let Some(mount) = mounts.first() {
+        return Err(format!("{} is still mounted; {} stays", mount.display(), folder.display()));
+    }
+    match std::fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(format!("cannot remove {}: {error}", folder.display())),
+        _ => Ok(()),
+    }
+}

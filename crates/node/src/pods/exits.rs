@@ -1,0 +1,53 @@
+//! Exits at once: the kernel tells the end of a container's main process by its pidfd, a tenth of a second before Podman's event.
+
+use std::time::Duration;
+
+use kube_pet_core::ids::{ContainerId, PodUid};
+use kube_pet_podman::Client;
+use tracing::debug;
+
+use super::inventory::Subscribers;
+
+/// Watches main processes.
+#[derive(Clone)]
+pub struct ExitWatcher {
+    podman: Client,
+    subscribers: Subscribers,
+}
+
+impl ExitWatcher {
+    /// Tells `subscribers` of exits.
+    pub fn new(podman: Client, subscribers: Subscribers) -> Self {
+        Self { podman, subscribers }
+    }
+
+    /// Watches one container until it ends. Without a pidfd, Podman's events and the relist do it.
+    pub fn watch(&self, uid: PodUid, id: ContainerId) {
+        let this = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = this.wait(&uid, &id).await {
+                debug!(id = id.as_str(), error, "exit not watched");
+            }
+        });
+    }
+
+    async fn wait(&self, uid: &PodUid, id: &ContainerId) -> Result<(), String> {
+        let inspect = self.podman.inspect_container(id.as_str()).await.map_err(|e| e.to_string())?;
+        let pid = inspect.state.pid;
+        if pid > 0 {
+            kube_pet_host::exits::wait_exit(pid).await.map_err(|e| e.to_string())?;
+        }
+        // conmon needs a moment to write the exit code, and Podman to read it.
+        let mut pause = Duration::from_millis(4);
+        for _ in 0..9 {
+            tokio::time::sleep(pause).await;
+            let Ok(inspect) = self.podman.inspect_container(id.as_str()).await else { break };
+            if !inspect.state.running {
+                break;
+            }
+            pause = (pause * 2).min(Duration::from_millis(500));
+        }
+        self.subscribers.touch(uid, id.clone());
+        Ok(())
+    }
+}

@@ -1,0 +1,328 @@
+//! One pod's worker: the loop of observe → decide → act. Never concurrent with itself; operations run beside it and report back.
+
+mod observation;
+mod outcome;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use kube_pet_core::ids::{ContainerName, PodUid};
+use kube_pet_core::pod::{Action, ActionKey, Desired, Memory, Plan, Stop, decide, status_differs};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tracing::{Instrument as _, debug, error_span};
+
+use self::observation::Observation;
+use self::outcome::Outcome;
+use super::inventory::Sighting;
+use super::runtime::PodRuntime;
+use super::sources::Source;
+
+/// What is wanted of a pod, newest first come.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The newest object.
+    pub pod: Arc<Pod>,
+    /// Where it came from.
+    pub source: Source,
+    /// The source still has it.
+    pub present: bool,
+    /// For a static pod: the UID of its mirror, which carries the status in the API.
+    pub mirror_uid: Option<String>,
+}
+
+/// The worker's channels.
+pub struct Inbox {
+    /// What is wanted.
+    pub wanted: watch::Receiver<Wanted>,
+    /// What was seen.
+    pub sightings: mpsc::UnboundedReceiver<Sighting>,
+}
+
+/// Runs until the pod is gone for good.
+pub async fn run(runtime: Arc<PodRuntime>, uid: PodUid, inbox: Inbox, admission: bool) -> PodUid {
+    let pod = inbox.wanted.borrow().pod.clone();
+    let span = error_span!(
+        "pod",
+        namespace = pod.metadata.namespace.as_deref().unwrap_or_default(),
+        name = pod.metadata.name.as_deref().unwrap_or_default(),
+        uid = uid.as_str()
+    );
+    let mut worker = Worker::new(runtime, uid.clone(), inbox, admission);
+    worker.run().instrument(span).await;
+    uid
+}
+
+struct Worker {
+    runtime: Arc<PodRuntime>,
+    uid: PodUid,
+    inbox: Inbox,
+    memory: Memory,
+    observation: Observation,
+    /// The status last computed, for transition times and offline continuity.
+    status: Option<PodStatus>,
+    writing: Writing,
+    operations: JoinSet<(Option<ActionKey>, Outcome)>,
+    /// When an event was last recorded, by reason and container: conditions that persist are told again only now and then.
+    told: BTreeMap<(&'static str, Option<ContainerName>), Instant>,
+    checkpointed: Option<Arc<Pod>>,
+    needs_admission: bool,
+}
+
+/// The status as the API server has it.
+#[derive(Default)]
+struct Writing {
+    in_flight: bool,
+    /// Resource version and status of our last write.
+    known: Option<(u64, PodStatus)>,
+    mirror_uid: Option<String>,
+    retry_at: Option<Instant>,
+    failures: u32,
+}
+
+/// A condition that persists is recorded as an event this often.
+const TELL_AGAIN: Duration = Duration::from_secs(14);
+
+impl Worker {
+    fn new(runtime: Arc<PodRuntime>, uid: PodUid, inbox: Inbox, needs_admission: bool) -> Self {
+        Self {
+            observation: Observation::new(),
+            runtime,
+            uid,
+            inbox,
+            memory: Memory::default(),
+            status: None,
+            writing: Writing::default(),
+            operations: JoinSet::new(),
+            told: BTreeMap::new(),
+            checkpointed: None,
+            needs_admission,
+        }
+    }
+
+    async fn run(&mut self) {
+        self.adopt().await;
+        loop {
+            let wanted = self.inbox.wanted.borrow_and_update().clone();
+            self.admit(&wanted);
+            self.checkpoint(&wanted).await;
+            let plan = self.decide(&wanted);
+            self.publish(&wanted, &plan.status);
+            self.tell(&wanted, &plan);
+            if plan.finished && !self.writing.in_flight {
+                self.runtime.forget(&self.uid);
+                debug!("worker ends");
+                return;
+            }
+            for action in plan.actions {
+                self.launch(&wanted, action);
+            }
+            self.wait(plan.wake_at).await;
+        }
+    }
+
+    /// Finds what is already there: containers of an earlier run of the agent, and their sandbox.
+    async fn adopt(&mut self) {
+        let wanted = self.inbox.wanted.borrow().clone();
+        self.memory.start_time = wanted.pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0);
+        self.status.clone_from(&wanted.pod.status);
+        let mut delay = Duration::from_millis(100);
+        while let Err(error) = self.observation.load(&self.runtime, &wanted.pod, &self.uid).await {
+            debug!(%error, "cannot list the pod's containers yet");
+            tokio::time::sleep(delay).await;
+            delay = (delay * 2).min(Duration::from_secs(5));
+        }
+        let terminal = matches!(wanted.pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Failed" | "Succeeded"));
+        let has_containers = !self.observation.facts().containers.is_empty();
+        if has_containers {
+            self.observation.sandbox = self.runtime.existing_sandbox(&wanted.pod).await;
+        }
+        if has_containers || terminal || self.memory.start_time.is_some() {
+            self.memory.admitted = true;
+            self.runtime.note_admitted(&self.uid);
+        }
+    }
+
+    /// Admission happens once, before anything is made; a pod that already has containers or a start time was admitted before.
+    fn admit(&mut self, wanted: &Wanted) {
+        self.memory.start_time.get_or_insert_with(Timestamp::now);
+        if self.memory.admitted || self.memory.rejected.is_some() {
+            return;
+        }
+        if Stop::of(&wanted.pod, wanted.present).is_some() || !self.needs_admission {
+            self.memory.admitted = true;
+            self.runtime.note_admitted(&self.uid);
+            return;
+        }
+        match self.runtime.admit(&wanted.pod, &self.uid) {
+            Ok(()) => self.memory.admitted = true,
+            Err(rejected) => {
+                self.runtime.warn(&wanted.pod, None, &rejected.reason, rejected.message.clone());
+                self.memory.rejected = Some(kube_pet_core::pod::Rejected {
+                    message: format!("Pod was rejected: {}", rejected.message),
+                    reason: rejected.reason,
+                });
+            }
+        }
+    }
+
+    async fn checkpoint(&mut self, wanted: &Wanted) {
+        if self.memory.removed || self.memory.rejected.is_some() {
+            return;
+        }
+        let same = self.checkpointed.as_ref().is_some_and(|c| {
+            c.metadata.generation == wanted.pod.metadata.generation
+                && c.spec == wanted.pod.spec
+                && c.metadata.labels == wanted.pod.metadata.labels
+                && c.metadata.deletion_timestamp == wanted.pod.metadata.deletion_timestamp
+        });
+        if same {
+            return;
+        }
+        self.checkpointed = Some(wanted.pod.clone());
+        self.runtime.checkpoint(&self.uid, wanted.source, &wanted.pod).await;
+    }
+
+    /// The pod with the best status known: our own, foreign conditions from the API server, and its terminal phase.
+    fn current(&self, wanted: &Wanted) -> Pod {
+        let mut pod = (*wanted.pod).clone();
+        if wanted.mirror_uid.is_none() && wanted.source == Source::File {
+            pod.status = None;
+        }
+        let Some(own) = &self.status else { return pod };
+        let api = pod.status.take().unwrap_or_default();
+        let mut status = own.clone();
+        if matches!(api.phase.as_deref(), Some("Failed" | "Succeeded")) {
+            status.phase.clone_from(&api.phase);
+            status.reason.clone_from(&api.reason);
+            status.message.clone_from(&api.message);
+        }
+        if status.start_time.is_none() {
+            status.start_time.clone_from(&api.start_time);
+        }
+        let foreign = api.conditions.unwrap_or_default().into_iter().filter(|c| !is_own_condition(&c.type_));
+        let mut conditions: Vec<_> = foreign.collect();
+        conditions.extend(status.conditions.take().unwrap_or_default().into_iter().filter(|c| is_own_condition(&c.type_)));
+        status.conditions = Some(conditions);
+        pod.status = Some(status);
+        pod
+    }
+
+    fn decide(&mut self, wanted: &Wanted) -> Plan {
+        let pod = self.current(wanted);
+        let rules = self.runtime.rules();
+        let desired = Desired { pod: &pod, stop: Stop::of(&pod, wanted.present) };
+        let plan = decide(desired, self.observation.facts(), &self.memory, &rules, Timestamp::now());
+        let mut pod = pod;
+        pod.status = Some(plan.status.clone());
+        self.status = Some(plan.status.clone());
+        self.runtime.store.put(self.uid.clone(), Arc::new(pod));
+        plan
+    }
+
+    /// Writes the status to the API server if it differs from what is there; one write at a time.
+    fn publish(&mut self, wanted: &Wanted, status: &PodStatus) {
+        if self.writing.in_flight || !wanted.present || self.memory.deleted {
+            return;
+        }
+        if self.writing.mirror_uid != wanted.mirror_uid {
+            self.writing.mirror_uid.clone_from(&wanted.mirror_uid);
+            self.writing.known = None;
+        }
+        let written = self.writing.known.as_ref();
+        let known = match wanted.source {
+            // An object that was on its way while we wrote shows an older status.
+            Source::Api => match written {
+                Some((version, status)) if *version > resource_version(&wanted.pod) => Some(status),
+                _ => wanted.pod.status.as_ref(),
+            },
+            Source::File => written.map(|(_, status)| status),
+        };
+        if known.is_some_and(|known| !status_differs(known, status)) || self.writing.retry_at.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        let Some(target) = self.runtime.status_target(wanted) else { return };
+        self.writing.in_flight = true;
+        let runtime = self.runtime.clone();
+        let status = status.clone();
+        self.operations.spawn(
+            async move {
+                let result = runtime.write_status(&target, &status).await;
+                (None, Outcome::StatusWritten(result.map(|version| (version, Box::new(status)))))
+            }
+            .in_current_span(),
+        );
+    }
+
+    fn tell(&mut self, wanted: &Wanted, plan: &Plan) {
+        for event in &plan.events {
+            let key = (event.reason, event.container.as_ref().map(|(_, name)| name.clone()));
+            let now = Instant::now();
+            if self.told.get(&key).is_some_and(|at| now.duration_since(*at) < TELL_AGAIN) {
+                continue;
+            }
+            self.told.insert(key, now);
+            self.runtime.record(&wanted.pod, event);
+        }
+    }
+
+    fn launch(&mut self, wanted: &Wanted, action: Action) {
+        let key = action.key();
+        if !self.memory.in_flight.insert(key.clone()) {
+            return;
+        }
+        debug!(?action, "acting");
+        self.note_launch(&action);
+        let runtime = self.runtime.clone();
+        let pod = wanted.pod.clone();
+        let wanted = wanted.clone();
+        let sandbox = self.observation.sandbox.clone();
+        let status = self.status.clone();
+        self.operations.spawn(async move { (Some(key), outcome::act(&runtime, &wanted, &pod, sandbox, status, action).await) }.in_current_span());
+    }
+
+    async fn wait(&mut self, wake_at: Option<Timestamp>) {
+        let until_wake = wake_at.map(|at| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default());
+        let until_retry = self.writing.retry_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let sleep = until_wake.into_iter().chain(until_retry).min().unwrap_or(Duration::from_secs(60)).max(Duration::from_millis(2));
+        tokio::select! {
+            changed = self.inbox.wanted.changed() => {
+                // The manager is gone: the agent is being shut down, and containers stay as they are.
+                if changed.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+            Some(sighting) = self.inbox.sightings.recv() => self.sighted(sighting).await,
+            Some(done) = self.operations.join_next() => match done {
+                Ok((key, outcome)) => {
+                    if let Some(key) = key {
+                        self.memory.in_flight.remove(&key);
+                    }
+                    self.apply(outcome);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "an operation of the pod broke down; everything is looked at again");
+                    self.memory.in_flight.clear();
+                    self.writing.in_flight = false;
+                }
+            },
+            () = tokio::time::sleep(sleep) => {}
+        }
+    }
+
+    async fn sighted(&mut self, sighting: Sighting) {
+        let pod = self.inbox.wanted.borrow().pod.clone();
+        self.observation.sighted(&self.runtime, &pod, sighting).await;
+    }
+}
+
+fn resource_version(pod: &Pod) -> u64 {
+    pod.metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
+}
+
+fn is_own_condition(kind: &str) -> bool {
+    matches!(kind, "PodReadyToStartContainers" | "Initialized" | "Ready" | "ContainersReady" | "PodScheduled")
+}

@@ -1,0 +1,220 @@
+//! What an operation reports back, and what the worker makes of it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use kube_pet_core::ids::{ContainerId, ContainerName};
+use kube_pet_core::pod::{Action, Exit, ImageFailure, ObservedContainer, PrepareFailure, SandboxFacts, StartFailure, next_retry};
+use tracing::{debug, warn};
+
+use super::{Wanted, Worker};
+use crate::pods::actions::{ImageError, StartError};
+use crate::pods::runtime::{PodRuntime, StatusWriteError};
+
+/// The result of an operation.
+pub(super) enum Outcome {
+    Prepared(Result<SandboxFacts, String>),
+    Image { container: ContainerName, attempt: u32, image: String, result: Result<(), ImageError> },
+    Started { container: ContainerName, attempt: u32, result: Result<ObservedContainer, StartError> },
+    Signalled { id: ContainerId, killed: bool, result: Result<(), String> },
+    ContainerRemoved { id: ContainerId, result: Result<(), String> },
+    Released(Result<(), String>),
+    Removed(Result<(), String>),
+    ObjectDeleted(Result<(), String>),
+    StatusWritten(Result<(u64, Box<PodStatus>), StatusWriteError>),
+}
+
+/// Carries out one action.
+pub(super) async fn act(
+    runtime: &Arc<PodRuntime>,
+    wanted: &Wanted,
+    pod: &Arc<Pod>,
+    sandbox: Option<SandboxFacts>,
+    status: Option<PodStatus>,
+    action: Action,
+) -> Outcome {
+    match action {
+        Action::Prepare => Outcome::Prepared(runtime.prepare(pod).await),
+        Action::EnsureImage { container, attempt } => {
+            let image = image_of(pod, &container);
+            let result = runtime.ensure_image(pod, &container).await;
+            Outcome::Image { container, attempt, image, result }
+        }
+        Action::StartContainer { container, kind, attempt, backoff_seconds, obsolete } => {
+            let result = match &sandbox {
+                Some(sandbox) => runtime.start_container(pod, sandbox, kind, &container, attempt, backoff_seconds).await,
+                None => Err(StartError::config("the pod has no sandbox")),
+            };
+            if result.is_ok() {
+                runtime.remove_attempts(pod, &container, &obsolete, attempt).await;
+            }
+            Outcome::Started { container, attempt, result }
+        }
+        Action::StartCreated { id, container } => {
+            let result = runtime.start_created(pod, &id, &container).await;
+            let attempt = result.as_ref().map_or(0, |c| c.attempt);
+            Outcome::Started { container, attempt, result }
+        }
+        Action::Signal { id, container, message } => {
+            let result = runtime.signal(pod, &id, &container, message).await;
+            Outcome::Signalled { id, killed: false, result }
+        }
+        Action::Kill { id, container: _ } => {
+            let result = runtime.kill(&id).await;
+            Outcome::Signalled { id, killed: true, result }
+        }
+        Action::RemoveContainer { id } => {
+            let result = runtime.remove_container(&id).await;
+            Outcome::ContainerRemoved { id, result }
+        }
+        Action::Release => Outcome::Released(runtime.release(pod).await),
+        Action::Remove => Outcome::Removed(runtime.remove(pod).await),
+        Action::DeleteObject => Outcome::ObjectDeleted(runtime.delete_object(wanted, status.as_ref()).await),
+    }
+}
+
+fn image_of(pod: &Pod, container: &ContainerName) -> String {
+    kube_pet_core::pod::containers(pod)
+        .find(|(_, c)| c.name == container.as_str())
+        .and_then(|(_, c)| c.image.clone())
+        .unwrap_or_default()
+}
+
+impl Worker {
+    pub(super) fn note_launch(&mut self, action: &Action) {
+        // The grace period runs from the moment at which the signal is sent, whatever Podman does meanwhile.
+        match action {
+            Action::Signal { id, .. } => {
+                self.memory.signalled.entry(id.clone()).or_insert_with(Timestamp::now);
+            }
+            Action::Kill { id, .. } => {
+                self.memory.killed.insert(id.clone(), Timestamp::now());
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn apply(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Prepared(Ok(sandbox)) => {
+                self.memory.prepare_failure = None;
+                self.observation.sandbox = Some(sandbox);
+            }
+            Outcome::Prepared(Err(message)) => {
+                let count = self.memory.prepare_failure.as_ref().map_or(0, |f| f.count) + 1;
+                let delay = (1_i64 << count.min(5)).min(20);
+                warn!(message, "preparing the pod failed; retrying in {delay} s");
+                self.memory.prepare_failure = Some(PrepareFailure { message, count, retry_at: after(delay) });
+            }
+            Outcome::Image { container, attempt, image, result } => self.apply_image(container, attempt, image, result),
+            Outcome::Started { container, attempt, result } => self.apply_started(container, attempt, result),
+            Outcome::Signalled { id, killed, result } => {
+                if let Err(error) = result {
+                    debug!(id = id.as_str(), killed, error, "signal not delivered; looking again");
+                    if killed {
+                        self.memory.killed.remove(&id);
+                    } else {
+                        self.memory.signalled.remove(&id);
+                    }
+                    self.runtime.touch(&self.uid, &id);
+                }
+            }
+            Outcome::ContainerRemoved { id, result } => match result {
+                Ok(()) => self.observation.forget(&id),
+                Err(error) => warn!(id = id.as_str(), error, "cannot remove a container"),
+            },
+            Outcome::Released(Ok(())) => {
+                self.memory.released = true;
+                self.memory.teardown_retry_at = None;
+                self.observation.sandbox_released();
+            }
+            Outcome::Removed(Ok(())) => {
+                self.memory.removed = true;
+                self.memory.teardown_retry_at = None;
+            }
+            Outcome::ObjectDeleted(Ok(())) => {
+                self.memory.deleted = true;
+                self.memory.teardown_retry_at = None;
+            }
+            Outcome::Released(Err(error)) | Outcome::Removed(Err(error)) | Outcome::ObjectDeleted(Err(error)) => {
+                warn!(error, "taking the pod down failed; retrying");
+                self.memory.teardown_retry_at = Some(after(2));
+            }
+            Outcome::StatusWritten(result) => self.apply_status_written(result),
+        }
+    }
+
+    fn apply_image(&mut self, container: ContainerName, attempt: u32, image: String, result: Result<(), ImageError>) {
+        match result {
+            Ok(()) => {
+                self.memory.image_failures.remove(&container);
+                let wanted = self.inbox.wanted.borrow().pod.clone();
+                if image_of(&wanted, &container) == image {
+                    self.memory.images.insert(container, attempt);
+                }
+            }
+            Err(error) => {
+                let previous = self.memory.image_failures.get(&container).filter(|f| f.image == image).map(|f| f.backoff_seconds);
+                let backoff_seconds = if error.backs_off { next_retry(self.runtime.rules().image, previous) } else { 10 };
+                let failure =
+                    ImageFailure { image, reason: error.reason.to_owned(), message: error.message, at: Timestamp::now(), backoff_seconds };
+                self.memory.image_failures.insert(container, failure);
+            }
+        }
+    }
+
+    fn apply_started(&mut self, container: ContainerName, attempt: u32, result: Result<ObservedContainer, StartError>) {
+        self.memory.images.remove(&container);
+        match result {
+            Ok(started) => {
+                self.memory.start_failures.remove(&container);
+                self.observation.put(&self.runtime, &self.uid, started);
+            }
+            Err(StartError { reason, message, ended, retry_seconds }) => {
+                if let Some(mut ended) = ended {
+                    let now = Timestamp::now();
+                    ended.state = kube_pet_core::pod::ContainerState::Exited(Exit {
+                        code: 128,
+                        started_at: None,
+                        finished_at: now,
+                        reason: Some("StartError".into()),
+                        message: Some(message.clone()),
+                    });
+                    self.observation.put_start_error(*ended);
+                }
+                let failure = StartFailure { attempt, reason: reason.to_owned(), message, retry_at: after(retry_seconds) };
+                self.memory.start_failures.insert(container, failure);
+            }
+        }
+    }
+
+    fn apply_status_written(&mut self, result: Result<(u64, Box<PodStatus>), StatusWriteError>) {
+        self.writing.in_flight = false;
+        match result {
+            Ok((version, status)) => {
+                self.writing.known = Some((version, *status));
+                self.writing.retry_at = None;
+                self.writing.failures = 0;
+            }
+            Err(StatusWriteError::Gone) => {
+                // The watch will say so; writing again would only repeat it.
+                self.writing.retry_at = Some(Instant::now() + Duration::from_secs(5));
+            }
+            Err(StatusWriteError::Failed(error)) => {
+                self.writing.failures += 1;
+                if self.writing.failures == 1 {
+                    warn!(error, "status not written; retrying");
+                }
+                let delay = Duration::from_millis(250 << self.writing.failures.min(5));
+                self.writing.retry_at = Some(Instant::now() + delay);
+            }
+        }
+    }
+}
+
+fn after(seconds: i64) -> Timestamp {
+    let now = Timestamp::now();
+    now.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(now)
+}
