@@ -6,6 +6,7 @@ out=$1 pause_source=$2
 mkdir -p "$out/bin"
 
 # The mirror is whatever this machine's apt uses for Debian's main archive, in either of the formats of its sources.
+# shellcheck disable=SC2016  # apt-get expands these
 mirror=${KUBE_PET_LAB_DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
   awk '$3 == "main" && $2 ~ /^(bookworm|trixie|forky|sid|stable|testing|unstable|oldstable)$/ { print $1; exit }')}
 if [ -z "$mirror" ]; then
@@ -32,7 +33,7 @@ APT::Install-Recommends "false";
 Acquire::Languages "none";
 Acquire::Retries "3";
 EOF
-  APT_CONFIG=$dir/apt.conf apt-get -qq update
+  APT_CONFIG=$dir/apt.conf apt-get -qq -o APT::Update::Error-Mode=any update
 }
 
 # The real image has busybox 1.37.0, and the suite asserts its manners: names like "data-1" stay in ash's environment (Debian's builds carry a
