@@ -3,6 +3,7 @@
 
 pub mod admission;
 pub mod container_env;
+pub mod container_hash;
 pub mod dns;
 pub mod hosts_file;
 pub mod ids;
