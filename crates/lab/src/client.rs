@@ -14,9 +14,10 @@ pub async fn connect(kubeconfig: &Path) -> Result<Client> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config = Kubeconfig::read_from(kubeconfig)
         .with_context(|| format!("read {}", kubeconfig.display()))?;
-    let config = Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default())
-        .await
-        .with_context(|| format!("understand {}", kubeconfig.display()))?;
+    let config =
+        Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default())
+            .await
+            .with_context(|| format!("understand {}", kubeconfig.display()))?;
     Client::try_from(config).context("make a client")
 }
 

@@ -30,7 +30,11 @@ const BOOTSTRAPPERS: &str = "system:bootstrappers:kube-pet-lab";
 /// When the API server refuses.
 pub async fn admit_nodes(client: &Client) -> Result<()> {
     let bindings = [
-        ("kube-pet-lab:bootstrap", "system:node-bootstrapper", group(BOOTSTRAPPERS)),
+        (
+            "kube-pet-lab:bootstrap",
+            "system:node-bootstrapper",
+            group(BOOTSTRAPPERS),
+        ),
         (
             "kube-pet-lab:approve-first",
             "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
@@ -103,9 +107,11 @@ pub async fn bootstrap_token(client: &Client) -> Result<String> {
     });
     let api: Api<Secret> = Api::namespaced(client.clone(), "kube-system");
     // kube-system itself appears shortly after the API server is ready.
-    eventually(Duration::from_secs(10), "a bootstrap token can be made", || {
-        create(&api, object.clone())
-    })
+    eventually(
+        Duration::from_secs(10),
+        "a bootstrap token can be made",
+        || create(&api, object.clone()),
+    )
     .await?;
     Ok(format!("{id}.{secret}"))
 }
@@ -244,7 +250,10 @@ mod tests {
     fn tokens_have_the_form_that_the_api_server_accepts() {
         let text = random_text(16).unwrap();
         assert_eq!(text.len(), 16);
-        assert!(text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit()));
+        assert!(
+            text.chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
+        );
         assert_ne!(text, random_text(16).unwrap());
     }
 }

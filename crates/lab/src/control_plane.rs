@@ -68,11 +68,17 @@ pub async fn start(
         })
     };
     Daemon::start(machine, program("etcd", etcd(&lab.dir))?).await?;
-    let api_server = program("kube-apiserver", api_server(lab.wire(), &lab.pki_dir(), options))?;
+    let api_server = program(
+        "kube-apiserver",
+        api_server(lab.wire(), &lab.pki_dir(), options),
+    )?;
     let api_server = Daemon::start(machine, api_server).await?;
     wait_ready(lab, &api_server).await?;
     // These two give up when the API server is not there within 10 s of their own start.
-    let manager = program("kube-controller-manager", controller_manager(&lab.pki_dir()))?;
+    let manager = program(
+        "kube-controller-manager",
+        controller_manager(&lab.pki_dir()),
+    )?;
     let scheduler = program("kube-scheduler", scheduler(&lab.pki_dir()))?;
     tokio::try_join!(
         Daemon::start(machine, manager),
@@ -87,16 +93,20 @@ pub async fn start(
 /// When it ends, or is not ready after a minute.
 pub async fn wait_ready(lab: &LabRecord, api_server: &Daemon) -> Result<()> {
     let client = client::connect(&lab.kubeconfig()).await?;
-    eventually(Duration::from_secs(60), "the API server is ready", || async {
-        if api_server.is_running() {
-            client::get(&client, "/readyz").await.map(drop).map(Ok)
-        } else {
-            Ok(Err(anyhow::anyhow!(
-                "the API server ended: {}",
-                crate::daemon::tail(&api_server.spec.log)
-            )))
-        }
-    })
+    eventually(
+        Duration::from_secs(60),
+        "the API server is ready",
+        || async {
+            if api_server.is_running() {
+                client::get(&client, "/readyz").await.map(drop).map(Ok)
+            } else {
+                Ok(Err(anyhow::anyhow!(
+                    "the API server ended: {}",
+                    crate::daemon::tail(&api_server.spec.log)
+                )))
+            }
+        },
+    )
     .await?
 }
 
@@ -181,7 +191,10 @@ fn api_server(wire: Wire, pki: &Path, options: &ControlPlaneOptions) -> Vec<Stri
         ("requestheader-allowed-names", "front-proxy-client".into()),
         ("requestheader-username-headers", "X-Remote-User".into()),
         ("requestheader-group-headers", "X-Remote-Group".into()),
-        ("requestheader-extra-headers-prefix", "X-Remote-Extra-".into()),
+        (
+            "requestheader-extra-headers-prefix",
+            "X-Remote-Extra-".into(),
+        ),
         ("proxy-client-cert-file", file("front-proxy.crt")),
         ("proxy-client-key-file", file("front-proxy.key")),
         // No service proxy runs beside the API server: it dials endpoints, to which it has routes.
@@ -189,7 +202,10 @@ fn api_server(wire: Wire, pki: &Path, options: &ControlPlaneOptions) -> Vec<Stri
         ("allow-privileged", "true".into()),
     ]);
     if options.verify_kubelets {
-        arguments.push(format!("--kubelet-certificate-authority={}", file("ca.crt")));
+        arguments.push(format!(
+            "--kubelet-certificate-authority={}",
+            file("ca.crt")
+        ));
     }
     arguments
 }

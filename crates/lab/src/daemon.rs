@@ -129,12 +129,16 @@ impl Daemon {
     /// # Errors
     /// When it ends or `limit` passes; the error has the end of the log.
     pub async fn logged(&self, text: &str, limit: Duration) -> Result<()> {
-        let waited = eventually(limit, &format!("`{text}` in the log of {}", self.spec.name), || async {
-            if self.log().contains(text) || !self.is_running() {
-                return Ok(());
-            }
-            bail!("{}", tail(&self.spec.log))
-        })
+        let waited = eventually(
+            limit,
+            &format!("`{text}` in the log of {}", self.spec.name),
+            || async {
+                if self.log().contains(text) || !self.is_running() {
+                    return Ok(());
+                }
+                bail!("{}", tail(&self.spec.log))
+            },
+        )
         .await;
         waited?;
         if !self.is_running() {

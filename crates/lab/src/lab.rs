@@ -15,8 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     builds::{self, Builds},
-    cleanup, client,
-    command,
+    cleanup, client, command,
     control_plane::{self, ControlPlaneOptions},
     daemon::Daemon,
     machine::Machine,
@@ -98,7 +97,10 @@ impl Lab {
         );
         cleanup::collect_dead().await?;
         let dir = record::default_dir(&options.name);
-        if let Some(running) = record::live()?.into_iter().find(|lab| lab.name == options.name) {
+        if let Some(running) = record::live()?
+            .into_iter()
+            .find(|lab| lab.name == options.name)
+        {
             bail!(
                 "lab {} is running already: `lab down --name {}` ends it; it is in {}",
                 running.name,
@@ -114,7 +116,8 @@ impl Lab {
                 .with_context(|| format!("make {}", dir.display()))?,
         }
         record::save(&dir.join(OPTIONS), &options)?;
-        let log = File::create(dir.join("logs/supervisor.log")).context("create the supervisor's log")?;
+        let log =
+            File::create(dir.join("logs/supervisor.log")).context("create the supervisor's log")?;
         let mut command = command::program(builds::own_program("lab", "KUBE_PET_LAB_BIN")?);
         command
             .arg("supervise")

@@ -5,13 +5,16 @@
 //! lab with it, when it is told to or when whoever started it is gone. What a killed supervisor leaves behind is found again by
 //! the records in `/run/kube-pet-lab` and removed by the next lab that starts (or by `lab gc`).
 
+pub mod bench;
 pub mod builds;
 pub mod cleanup;
 pub mod client;
 pub mod cluster;
 pub mod command;
+pub mod conformance;
 pub mod control_plane;
 pub mod daemon;
+pub mod demo;
 pub mod lab;
 pub mod machine;
 pub mod network;

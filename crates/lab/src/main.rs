@@ -4,7 +4,15 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use kube_pet_lab::{Lab, LabOptions, PetOptions, cleanup, progress::say, record, supervisor};
+use kube_pet_lab::{
+    Lab, LabOptions, PetOptions,
+    bench::{self, Plan},
+    cleanup,
+    conformance::{self, Selection, Surroundings},
+    demo,
+    progress::say,
+    record, supervisor,
+};
 
 /// A whole Kubernetes cluster on one machine: real control plane, registry, pet hosts.
 #[derive(Parser)]
@@ -49,6 +57,38 @@ enum Command {
         #[arg(trailing_var_arg = true, required = true)]
         command: Vec<String>,
     },
+    /// Show a cluster with one pet at work; it stays up.
+    Demo,
+    /// Run the official suite of Kubernetes.
+    Conformance {
+        /// Regular expression that a spec's name must match.
+        #[arg(long, default_value = r"\[NodeConformance\]")]
+        focus: String,
+        /// Regular expression that it must not match.
+        #[arg(long, default_value = r"\[Serial\]|\[Slow\]|\[Disruptive\]|\[Flaky\]")]
+        skip: String,
+        /// How many specs run at once.
+        #[arg(long, default_value_t = 8)]
+        procs: u16,
+        /// How many pets the cluster has.
+        #[arg(long, default_value_t = 1)]
+        nodes: u8,
+        /// Write this page.
+        #[arg(long)]
+        report: Option<PathBuf>,
+    },
+    /// Measure pod start, memory and CPU.
+    Bench {
+        /// Pods one after the other.
+        #[arg(long, default_value_t = 30)]
+        sequence: usize,
+        /// Pods at once.
+        #[arg(long, default_value_t = 30)]
+        burst: usize,
+        /// Seconds for which the idle node is watched.
+        #[arg(long, default_value_t = 120)]
+        idle: u64,
+    },
     /// The process that owns a lab; started by the other commands.
     #[command(hide = true)]
     Supervise {
@@ -86,7 +126,12 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Down { name } => down(&name).await?,
         Command::List => {
             for lab in record::live()? {
-                say(format!("{}\t{}\t{}", lab.name, lab.wire().control_plane(), lab.dir.display()));
+                say(format!(
+                    "{}\t{}\t{}",
+                    lab.name,
+                    lab.wire().control_plane(),
+                    lab.dir.display()
+                ));
             }
         }
         Command::Gc => cleanup::collect_dead().await?,
@@ -95,6 +140,36 @@ async fn run(command: Command) -> Result<ExitCode> {
             machine,
             command,
         } => return exec(&name, &machine, &command).await,
+        Command::Demo => demo::run().await?,
+        Command::Conformance {
+            focus,
+            skip,
+            procs,
+            nodes,
+            report,
+        } => {
+            let selection = Selection {
+                focus,
+                skip,
+                procs,
+                nodes,
+                limit: Duration::from_secs(3 * 3600),
+            };
+            conform(&selection, report).await?;
+        }
+        Command::Bench {
+            sequence,
+            burst,
+            idle,
+        } => {
+            let idle = Duration::from_secs(idle);
+            bench::run(&Plan {
+                sequence,
+                burst,
+                idle,
+            })
+            .await?;
+        }
         Command::Supervise { dir, lifeline } => supervisor::supervise(&dir, lifeline).await?,
     }
     Ok(ExitCode::SUCCESS)
@@ -104,11 +179,35 @@ async fn up(name: String, pets: u8, verify_kubelets: bool) -> Result<()> {
     let mut options = LabOptions::new(name);
     options.control_plane.verify_kubelets = verify_kubelets;
     let lab = Lab::start_detached(options).await?;
-    say(format!("export KUBECONFIG={}", lab.record().kubeconfig().display()));
+    say(format!(
+        "export KUBECONFIG={}",
+        lab.record().kubeconfig().display()
+    ));
     for number in 1..=pets {
         let pet = lab.pet(PetOptions::new(format!("pet{number}"))).await?;
         pet.ready(Duration::from_secs(30)).await?;
         say(format!("{} is Ready at {}", pet.name(), pet.address()));
+    }
+    Ok(())
+}
+
+async fn conform(selection: &Selection, page: Option<PathBuf>) -> Result<()> {
+    let output = conformance::default_output("conformance");
+    let report = conformance::run("conformance", selection, &output).await?;
+    for spec in report.failures() {
+        say(format!("FAILED {}\n       {}", spec.name, spec.failure));
+    }
+    say(format!(
+        "{} of {} passed in {} s; everything is in {}",
+        report.passed(),
+        report.specs.len(),
+        report.took.as_secs(),
+        output.display()
+    ));
+    if let Some(page) = page {
+        let surroundings = Surroundings::find().await?;
+        conformance::write_page(&page, selection, &report, &surroundings)?;
+        say(format!("wrote {}", page.display()));
     }
     Ok(())
 }

@@ -108,7 +108,11 @@ pub async fn attach(wire: Wire, control_plane: &Machine, pet: &Machine, number: 
 /// When `ip` refuses.
 pub async fn set_link(control_plane: &Machine, number: u8, up: bool) -> Result<()> {
     let state = if up { "up" } else { "down" };
-    in_namespace(control_plane, &["link", "set", &format!("pet{number}"), state]).await
+    in_namespace(
+        control_plane,
+        &["link", "set", &format!("pet{number}"), state],
+    )
+    .await
 }
 
 /// Routes a pet's pod network to the pet, from the control plane's side.

@@ -43,10 +43,7 @@ where
     let start = Instant::now();
     while start.elapsed() < period {
         if let Err(failure) = check().await {
-            bail!(
-                "{what}: broken after {:?}: {failure:#}",
-                start.elapsed()
-            );
+            bail!("{what}: broken after {:?}: {failure:#}", start.elapsed());
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -65,6 +62,9 @@ mod tests {
         .await
         .unwrap_err()
         .to_string();
-        assert!(error.contains("the moon") && error.contains("still dark"), "{error}");
+        assert!(
+            error.contains("the moon") && error.contains("still dark"),
+            "{error}"
+        );
     }
 }

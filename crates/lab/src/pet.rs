@@ -237,8 +237,12 @@ impl Pet {
             .into_iter()
             .filter(|pid| {
                 let arguments = process::arguments(*pid);
-                arguments.first().is_some_and(|program| program.ends_with("podman"))
-                    && arguments.windows(2).any(|pair| pair == ["system", "service"])
+                arguments
+                    .first()
+                    .is_some_and(|program| program.ends_with("podman"))
+                    && arguments
+                        .windows(2)
+                        .any(|pair| pair == ["system", "service"])
             })
             .filter_map(|pid| ProcessId::of(pid).ok())
             .collect()
@@ -279,7 +283,9 @@ impl Pet {
                 .find(|condition| condition.type_ == "Ready");
             match ready {
                 Some(condition) if condition.status == "True" => Ok(()),
-                Some(condition) => anyhow::bail!("Ready is {}: {:?}", condition.status, condition.message),
+                Some(condition) => {
+                    anyhow::bail!("Ready is {}: {:?}", condition.status, condition.message)
+                }
                 None => anyhow::bail!("no Ready condition"),
             }
         })
@@ -318,7 +324,9 @@ impl Pet {
 async fn boot(lab: &Lab, name: &str) -> Result<Pet> {
     let dir = lab.record().machine_dir(name);
     let agent = builds::own_program("kube-pet", "KUBE_PET_BIN")?;
-    let programs = agent.parent().context("the agent's program has no folder")?;
+    let programs = agent
+        .parent()
+        .context("the agent's program has no folder")?;
     let machine = Machine::boot(name, &dir, &pet_files::boot_script(&dir, programs)).await?;
     let pet = Pet::assemble(lab, machine)?;
     network::attach(
@@ -333,7 +341,10 @@ async fn boot(lab: &Lab, name: &str) -> Result<Pet> {
 
 fn environment() -> Vec<(String, String)> {
     let mut environment = vec![
-        ("PATH".to_owned(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
+        (
+            "PATH".to_owned(),
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
+        ),
         // Not root's own home: it may hold registry credentials and Podman settings of the person who runs the lab.
         ("HOME".to_owned(), "/var/root".to_owned()),
         ("RUST_BACKTRACE".to_owned(), "1".to_owned()),
@@ -354,7 +365,10 @@ fn server_of(kubeconfig: &Path) -> Result<pet_files::Server> {
         .into_iter()
         .find_map(|named| named.cluster)
         .context("the kubeconfig names no cluster")?;
-    let authority = match (cluster.certificate_authority_data, cluster.certificate_authority) {
+    let authority = match (
+        cluster.certificate_authority_data,
+        cluster.certificate_authority,
+    ) {
         (Some(encoded), _) => {
             use base64::Engine;
             let bytes = base64::engine::general_purpose::STANDARD
@@ -362,9 +376,7 @@ fn server_of(kubeconfig: &Path) -> Result<pet_files::Server> {
                 .context("decode the kubeconfig's authority")?;
             String::from_utf8(bytes).context("the kubeconfig's authority is no PEM")?
         }
-        (None, Some(file)) => {
-            fs::read_to_string(&file).with_context(|| format!("read {file}"))?
-        }
+        (None, Some(file)) => fs::read_to_string(&file).with_context(|| format!("read {file}"))?,
         (None, None) => anyhow::bail!("the kubeconfig names no certificate authority"),
     };
     Ok(pet_files::Server {

@@ -1,11 +1,6 @@
 //! What a pet host finds on its disk: its own `/etc`, `/var` and `/tmp`, and the agent's configuration.
 
-use std::{
-    fs,
-    net::Ipv4Addr,
-    os::unix::fs::PermissionsExt,
-    path::Path,
-};
+use std::{fs, net::Ipv4Addr, os::unix::fs::PermissionsExt, path::Path};
 
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};

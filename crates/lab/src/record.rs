@@ -116,7 +116,9 @@ impl Slot {
                 return Ok((slot, record));
             }
         }
-        bail!("all {MOST_LABS} lab slots are taken: `lab list` shows them, `lab gc` removes dead ones")
+        bail!(
+            "all {MOST_LABS} lab slots are taken: `lab list` shows them, `lab gc` removes dead ones"
+        )
     }
 
     /// Marks the slot free.

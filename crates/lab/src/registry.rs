@@ -24,8 +24,10 @@ const STANDS_FOR: [&str; 7] = [
     "quay.io",
     "ghcr.io",
 ];
-/// The host name of the registry that wants credentials; it is a registry of its own, under the lab's DNS.
-pub const PRIVATE: &str = "private.lab";
+/// The registry that wants credentials, as pods name it: a name under the lab's DNS, so it is a registry of its own.
+pub const PRIVATE: &str = "private.lab:5555";
+/// Who may pull from [`PRIVATE`]: user and password.
+pub const PRIVATE_LOGIN: (&str, &str) = ("lab", "lab-secret");
 
 /// Starts registry and DNS; returns when they answer.
 ///
@@ -61,10 +63,7 @@ pub fn registries_conf(wire: Wire) -> String {
         ));
     }
     text.push_str(&format!(
-        "\n[[registry]]\nprefix = \"{PRIVATE}\"\nlocation = \"{PRIVATE}:{PORT}\"\ninsecure = true\n"
-    ));
-    text.push_str(&format!(
-        "\n[[registry]]\nlocation = \"{PRIVATE}:{PORT}\"\ninsecure = true\n"
+        "\n[[registry]]\nlocation = \"{PRIVATE}\"\ninsecure = true\n"
     ));
     text
 }

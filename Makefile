@@ -1,0 +1,48 @@
+# The only door. `make help` says what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help prepare prepare-suite check test demo demo-down conformance bench
+
+CARGO ?= cargo
+# Development build: what the tests and the demo run. The benchmarks measure the release build.
+LAB := target/debug/lab
+FOCUS ?= \[NodeConformance\]
+SKIP ?= \[Serial\]|\[Slow\]|\[Disruptive\]|\[Flaky\]
+PROCS ?= 8
+# The end-to-end tests mostly wait: more of them at once than there are processors.
+TEST_THREADS ?= 8
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 22
+
+prepare: ## packages, kernel mounts and foreign programs of the lab (a first run builds Kubernetes: about 15 minutes)
+	@scripts/prepare.sh controlplane images
+
+prepare-suite: prepare
+	@scripts/prepare.sh suite
+
+check: ## format and lints
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+
+test: prepare-suite check ## everything: lints, unit and component tests, end-to-end tests, a fast part of the official suite
+	$(CARGO) build --workspace --bins
+	RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --workspace
+
+demo: prepare ## a cluster with one pet, shown at work; it stays up
+	@$(CARGO) build --quiet --bins
+	@$(LAB) demo
+
+demo-down: ## removes the demo's cluster
+	@$(CARGO) build --quiet --bin lab
+	@$(LAB) down --name demo
+
+conformance: prepare-suite ## the official suite; FOCUS='regular expression', SKIP=…, PROCS=8; writes docs/conformance.md
+	@$(CARGO) build --quiet --release --bins
+	@target/release/lab conformance --focus '$(FOCUS)' --skip '$(SKIP)' --procs $(PROCS) --report docs/conformance.md
+
+bench: prepare ## pod start, memory and CPU of the whole node, against Podman's own floor
+	@$(CARGO) build --quiet --release --bins
+	@$(CARGO) build --quiet --release --package kube-pet-podman --example floor
+	@target/release/lab bench

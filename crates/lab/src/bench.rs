@@ -1,0 +1,385 @@
+//! `make bench`: how fast pods start and what the whole node costs, against Podman's own floor, in one run.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, ListParams, PostParams, WatchEvent, WatchParams},
+};
+use serde_json::json;
+
+use crate::{
+    cluster, command,
+    lab::{Lab, LabOptions},
+    patience::eventually,
+    pet::{Pet, PetOptions},
+    process,
+    progress::say,
+};
+
+const IMAGE: &str = "registry.k8s.io/e2e-test-images/agnhost:2.66.1";
+const SPACE: &str = "bench";
+/// The benchmark of Podman alone, beside the agent's program as the pet sees it.
+const FLOOR: &str = "/run/lab/bin/examples/floor";
+
+/// How much to measure.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Pods one after the other.
+    pub sequence: usize,
+    /// Pods at once.
+    pub burst: usize,
+    /// How long the idle node is watched, for each number of pods.
+    pub idle: Duration,
+}
+
+/// Runs everything in a lab of its own and prints the figures.
+///
+/// # Errors
+/// When the lab or a pod does not work.
+pub async fn run(plan: &Plan) -> Result<()> {
+    let lab = Lab::start(LabOptions::new("bench")).await?;
+    let pet = lab.pet(PetOptions::new("pet1")).await?;
+    pet.ready(Duration::from_secs(60)).await?;
+    let client = lab.client().await?;
+    let spaces: Api<Namespace> = Api::all(client.clone());
+    cluster::create(&spaces, json!({"metadata": {"name": SPACE}})).await?;
+    // The pods' default service account follows the namespace by a moment.
+    let bench = Bench {
+        pods: Api::namespaced(client.clone(), SPACE),
+        client,
+        pet,
+    };
+    bench.wait_for_account().await?;
+    say(command::run(&["podman", "--version"]).await?.trim_end());
+    bench.start("warm-0", Instant::now()).await?;
+    bench.delete_all().await?;
+    bench.floor(plan.sequence).await?;
+    bench.idle(0, plan.idle).await?;
+    bench.sequence(plan.sequence).await?;
+    for count in [10, 30] {
+        bench.fill(count).await?;
+        bench.idle(count, plan.idle).await?;
+    }
+    bench.delete_all().await?;
+    bench.burst(plan.burst).await?;
+    bench.delete_all().await?;
+    lab.stop().await
+}
+
+struct Bench {
+    client: Client,
+    pods: Api<Pod>,
+    pet: Pet,
+}
+
+impl Bench {
+    async fn wait_for_account(&self) -> Result<()> {
+        let path = format!("/api/v1/namespaces/{SPACE}/serviceaccounts/default");
+        eventually(
+            Duration::from_secs(20),
+            "the default service account",
+            || crate::client::get(&self.client, &path),
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Podman alone: one container in a pod without infra, through the API. The image is on the node by now.
+    async fn floor(&self, count: usize) -> Result<()> {
+        if !self.pet.path(FLOOR).exists() {
+            say("\nPodman's own floor: not measured; build it first: \
+                 cargo build --release -p kube-pet-podman --example floor");
+            return Ok(());
+        }
+        // A socket of its own: the agent's service is not to be disturbed, and may be away while nothing changes.
+        let script = format!(
+            "podman system service -t 0 unix:///run/floor.sock & service=$!; \
+             for i in $(seq 100); do [ -S /run/floor.sock ] && break; sleep 0.05; done; \
+             {FLOOR} /run/floor.sock {IMAGE} {count}; code=$?; kill $service; wait $service; exit $code"
+        );
+        say("\nPodman's own floor");
+        say(self.pet.shell(&script).await?.trim_end());
+        Ok(())
+    }
+
+    fn pod(name: &str) -> Result<Pod> {
+        serde_json::from_value(json!({
+            "metadata": {"name": name},
+            "spec": {
+                "containers": [{"name": "c", "image": IMAGE, "args": ["pause"]}],
+                "terminationGracePeriodSeconds": 30,
+            },
+        }))
+        .context("form of a pod")
+    }
+
+    async fn create(&self, name: &str) -> Result<()> {
+        self.pods
+            .create(&PostParams::default(), &Self::pod(name)?)
+            .await
+            .with_context(|| format!("create pod {name}"))
+            .map(drop)
+    }
+
+    /// The times at which a watch first sees each pod Running, or gone.
+    async fn seen(
+        &self,
+        names: &[String],
+        gone: bool,
+        version: &str,
+    ) -> Result<HashMap<String, Instant>> {
+        let parameters = WatchParams::default().timeout(290);
+        let mut events = self
+            .pods
+            .watch(&parameters, version)
+            .await
+            .context("watch the pods")?
+            .boxed();
+        let mut seen = HashMap::new();
+        while seen.len() < names.len() {
+            let Some(event) = events.try_next().await.context("watch the pods")? else {
+                anyhow::bail!("only {} of {} pods within 290 s", seen.len(), names.len());
+            };
+            let now = Instant::now();
+            let (pod, matches) = match event {
+                WatchEvent::Deleted(pod) => (pod, gone),
+                WatchEvent::Added(pod) | WatchEvent::Modified(pod) => {
+                    let phase = pod
+                        .status
+                        .as_ref()
+                        .and_then(|status| status.phase.as_deref());
+                    let running = phase == Some("Running");
+                    (pod, running && !gone)
+                }
+                _ => continue,
+            };
+            let name = pod.metadata.name.unwrap_or_default();
+            if matches && names.contains(&name) {
+                seen.entry(name).or_insert(now);
+            }
+        }
+        Ok(seen)
+    }
+
+    async fn version(&self) -> Result<String> {
+        let list = self
+            .pods
+            .list(&ListParams::default().limit(1))
+            .await
+            .context("list the pods")?;
+        list.metadata
+            .resource_version
+            .context("a list has a version")
+    }
+
+    /// Starts one pod; how long until it is seen Running.
+    async fn start(&self, name: &str, start: Instant) -> Result<Duration> {
+        let version = self.version().await?;
+        let names = [name.to_owned()];
+        let (seen, created) = tokio::join!(self.seen(&names, false, &version), self.create(name));
+        created?;
+        Ok(seen?
+            .get(name)
+            .context("the pod was seen")?
+            .duration_since(start))
+    }
+
+    async fn sequence(&self, count: usize) -> Result<()> {
+        let (mut starts, mut ends) = (Vec::new(), Vec::new());
+        for number in 0..count + 2 {
+            let name = format!("seq-{number}");
+            let took = self.start(&name, Instant::now()).await?;
+            // The container needs a moment to install its SIGTERM handler: PID 1 without one takes the whole grace period.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let (names, version) = ([name.clone()], self.version().await?);
+            let start = Instant::now();
+            let parameters = DeleteParams::default();
+            let (seen, deleted) = tokio::join!(
+                self.seen(&names, true, &version),
+                self.pods.delete(&name, &parameters)
+            );
+            deleted.context("delete a pod")?;
+            let gone = seen?
+                .get(&name)
+                .context("the pod was seen")?
+                .duration_since(start);
+            // Two to warm up.
+            if number >= 2 {
+                starts.push(took);
+                ends.push(gone);
+            }
+        }
+        say(format!("\n{count} pods, one after the other"));
+        say(format!("  created → Running: {}", quantiles(&mut starts)));
+        say(format!("  deleted → gone:    {}", quantiles(&mut ends)));
+        Ok(())
+    }
+
+    async fn burst(&self, count: usize) -> Result<()> {
+        let names: Vec<String> = (0..count).map(|number| format!("burst-{number}")).collect();
+        let version = self.version().await?;
+        let before = self.cpu();
+        let start = Instant::now();
+        let create = futures::stream::iter(&names)
+            .map(|name| self.create(name))
+            .buffer_unordered(8)
+            .try_collect::<Vec<()>>();
+        let (seen, created) = tokio::join!(self.seen(&names, false, &version), create);
+        created?;
+        let mut times: Vec<Duration> = seen?.values().map(|at| at.duration_since(start)).collect();
+        let last = times.iter().max().copied().unwrap_or_default();
+        say(format!("\n{count} pods at once"));
+        say(format!(
+            "  all Running after {:.2} s; each: {}",
+            last.as_secs_f64(),
+            quantiles(&mut times)
+        ));
+        for (kind, ticks) in self.cpu() {
+            let spent = ticks.saturating_sub(before.get(&kind).copied().unwrap_or(0));
+            say(format!("  CPU of {kind}: {:.2} s", seconds(spent)));
+        }
+        Ok(())
+    }
+
+    /// Tops the node up to `count` pods.
+    async fn fill(&self, count: usize) -> Result<()> {
+        let have = self
+            .pods
+            .list(&ListParams::default())
+            .await
+            .context("list the pods")?
+            .items
+            .len();
+        for number in have..count {
+            self.create(&format!("idle-{number}")).await?;
+        }
+        eventually(Duration::from_secs(120), "all pods run", || async {
+            let pods = self
+                .pods
+                .list(&ListParams::default().fields("status.phase=Running"))
+                .await?;
+            ensure!(pods.items.len() == count, "{} run", pods.items.len());
+            Ok(())
+        })
+        .await
+    }
+
+    async fn delete_all(&self) -> Result<()> {
+        self.pods
+            .delete_collection(&DeleteParams::default(), &ListParams::default())
+            .await
+            .context("delete the pods")?;
+        eventually(Duration::from_secs(90), "all pods are gone", || async {
+            let pods = self.pods.list(&ListParams::default()).await?;
+            ensure!(pods.items.is_empty(), "{} are left", pods.items.len());
+            Ok(())
+        })
+        .await
+    }
+
+    /// The processes that make the node, by kind. A container's own processes (what conmon started) are the work, not the node.
+    fn processes(&self) -> BTreeMap<String, Vec<i32>> {
+        let mut kinds: BTreeMap<String, Vec<i32>> = BTreeMap::new();
+        let keeper = self.pet.machine().keeper.pid;
+        let mut next = process::children(keeper);
+        while let Some(pid) = next.pop() {
+            let arguments = process::arguments(pid);
+            let program = arguments.first().map_or("", String::as_str);
+            let kind = program.rsplit('/').next().unwrap_or(program).to_owned();
+            if kind != "conmon" {
+                next.extend(process::children(pid));
+            }
+            if !kind.is_empty() {
+                kinds.entry(kind).or_default().push(pid);
+            }
+        }
+        kinds
+    }
+
+    fn cpu(&self) -> BTreeMap<String, u64> {
+        let sum = |pids: &Vec<i32>| pids.iter().map(|pid| process::cpu_ticks(*pid)).sum();
+        self.processes()
+            .iter()
+            .map(|(kind, pids)| (kind.clone(), sum(pids)))
+            .collect()
+    }
+
+    async fn idle(&self, pods: usize, period: Duration) -> Result<()> {
+        // What starting the pods set off must not count.
+        tokio::time::sleep((period / 4).min(Duration::from_secs(20))).await;
+        let before = self.cpu();
+        let start = Instant::now();
+        tokio::time::sleep(period).await;
+        let elapsed = start.elapsed().as_secs_f64();
+        let after = self.cpu();
+        say(format!("\nIdle with {pods} pods, over {elapsed:.0} s"));
+        say("  process           count   PSS MB   RSS MB   % of a core");
+        let (mut all_pss, mut all_cpu) = (0.0, 0.0);
+        for (kind, pids) in self.processes() {
+            let megabytes = |kib: u64| kib as f64 / 1024.0;
+            let pss = megabytes(pids.iter().map(|pid| process::pss_kib(*pid)).sum());
+            let rss = megabytes(pids.iter().map(|pid| process::rss_kib(*pid)).sum());
+            let spent = after
+                .get(&kind)
+                .copied()
+                .unwrap_or(0)
+                .saturating_sub(before.get(&kind).copied().unwrap_or(0));
+            let cpu = 100.0 * seconds(spent) / elapsed;
+            say(format!(
+                "  {kind:<16} {:>6} {pss:>8.1} {rss:>8.1} {cpu:>13.2}",
+                pids.len()
+            ));
+            all_pss += pss;
+            all_cpu += cpu;
+        }
+        say(format!(
+            "  {:<16} {:>6} {all_pss:>8.1} {:>8} {all_cpu:>13.2}",
+            "whole node", "", ""
+        ));
+        Ok(())
+    }
+}
+
+fn seconds(ticks: u64) -> f64 {
+    // USER_HZ: part of the kernel's interface, 100 on the architectures that kube-pet is built for.
+    ticks as f64 / 100.0
+}
+
+fn quantiles(times: &mut [Duration]) -> String {
+    times.sort();
+    let at = |percent: usize| {
+        let index = (times.len().saturating_sub(1) * percent).div_ceil(100);
+        times
+            .get(index)
+            .map_or(0.0, |time| time.as_secs_f64() * 1000.0)
+    };
+    format!(
+        "median {:.0} ms, p95 {:.0} ms, max {:.0} ms (n={})",
+        at(50),
+        at(95),
+        at(100),
+        times.len()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_of_few_values() {
+        let mut times: Vec<Duration> = [30, 10, 20].map(Duration::from_millis).to_vec();
+        assert_eq!(
+            quantiles(&mut times),
+            "median 20 ms, p95 30 ms, max 30 ms (n=3)"
+        );
+        assert_eq!(quantiles(&mut []), "median 0 ms, p95 0 ms, max 0 ms (n=0)");
+    }
+}
