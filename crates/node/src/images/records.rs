@@ -196,11 +196,11 @@ mod tests {
         records.pulled("r/a:1", "r/a", "id", Some(&own.source)).unwrap();
         for records in [records.clone(), PullRecords::open(Some(dir.path().into()))] {
             assert!(!records.allows("r/a:1", "r/a", "id", &[]));
-            assert!(records.allows("r/a:1", "r/a", "id", &[own.clone()]));
+            assert!(records.allows("r/a:1", "r/a", "id", std::slice::from_ref(&own)));
             assert!(records.allows("r/a:1", "r/a", "id", &[credential("u1", "h2")]), "renewed");
             assert!(records.allows("r/a:1", "r/a", "id", &[credential("u2", "h1")]), "copied");
             assert!(!records.allows("r/a:1", "r/a", "id", &[credential("u2", "h2")]));
-            assert!(!records.allows("r/b:1", "r/b", "id", &[own.clone()]), "another repository");
+            assert!(!records.allows("r/b:1", "r/b", "id", std::slice::from_ref(&own)), "another repository");
         }
         records.pulled("r/a:1", "r/a", "id", None).unwrap();
         assert!(records.allows("r/a:1", "r/a", "id", &[]), "the registry gives it to anybody");
