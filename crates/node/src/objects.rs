@@ -1,1 +1,265 @@
-//! (being written)
+//! Secrets, ConfigMaps and service-account tokens: fetched one by one, by name.
+//!
+//! A node may read only the objects that its own pods refer to, and only singly. What was read is shared for a few seconds by
+//! everybody who asks (the containers of a pod, pods that share an object), and concurrent readers share one request. The last
+//! good copy stays in memory: while the API server is away, containers restart with it. Secrets never reach a disk, a log or an
+//! error text.
+
+mod store;
+mod tokens;
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use kube::Api;
+use kube_pet_core::ids::PodUid;
+
+use crate::api::ApiHandle;
+use store::{Key, Store};
+use tokens::TokenStore;
+pub use tokens::{BoundToken, TokenSpec};
+
+/// How long an object that was read serves others.
+const SHARED_FOR: Duration = Duration::from_secs(5);
+/// Deadline of one request.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Pauses after which a refused read is tried again: the API server learns of a new binding a moment after the node does, and
+/// refuses the pod's objects until then.
+const BINDING_PAUSES: [Duration; 4] =
+    [Duration::from_millis(50), Duration::from_millis(150), Duration::from_millis(300), Duration::from_millis(600)];
+
+/// Why an object or a token could not be had.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The agent runs without a cluster.
+    #[error("cannot get {kind} \"{name}\": there is no API server")]
+    NoApiServer {
+        /// What was asked for.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// The API server does not let this node have the object. Right after a pod was bound this is normal and passes.
+    #[error("{message}")]
+    Forbidden {
+        /// The API server's text.
+        message: String,
+    },
+    /// The account of a token does not exist.
+    #[error("{message}")]
+    NotFound {
+        /// The API server's text.
+        message: String,
+    },
+    /// The API server answered with another error.
+    #[error("getting {kind} {namespace}/{name}: {message} (status {code})")]
+    Refused {
+        /// What was asked for.
+        kind: &'static str,
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// The HTTP status.
+        code: u16,
+        /// The API server's text.
+        message: String,
+    },
+    /// The API server sent something that is no such object. Nothing of it is repeated here: it may be a secret.
+    #[error("getting {kind} {namespace}/{name}: the API server's answer cannot be read")]
+    Malformed {
+        /// What was asked for.
+        kind: &'static str,
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// No answer.
+    #[error("getting {kind} {namespace}/{name}: {source}")]
+    Unreachable {
+        /// What was asked for.
+        kind: &'static str,
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// What the connection says.
+        #[source]
+        source: Arc<kube::Error>,
+    },
+    /// No answer in time.
+    #[error("getting {kind} {namespace}/{name}: no answer within {} s", DEADLINE.as_secs())]
+    TimedOut {
+        /// What was asked for.
+        kind: &'static str,
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// A token could not be had.
+    #[error("failed to fetch token: {0}")]
+    Token(#[source] Box<FetchError>),
+}
+
+impl FetchError {
+    /// Whether the same call may succeed later without anybody changing this node.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::NoApiServer { .. } => false,
+            Self::Token(inner) => inner.is_retryable(),
+            _ => true,
+        }
+    }
+
+    /// Whether nothing is known about the object itself: an old copy of it is better than none.
+    fn says_nothing(&self) -> bool {
+        !matches!(self, Self::NoApiServer { .. } | Self::NotFound { .. })
+    }
+}
+
+/// A Secret whose `Debug` shows no contents.
+#[derive(Clone, PartialEq)]
+pub struct SecretObject(Secret);
+
+impl Deref for SecretObject {
+    type Target = Secret;
+    fn deref(&self) -> &Secret {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecretObject").field("name", &self.0.metadata.name).finish_non_exhaustive()
+    }
+}
+
+/// Reads objects for the pods of this node. Cheap to clone; clones share what they know.
+#[derive(Clone)]
+pub struct ObjectFetcher {
+    inner: Arc<Inner>,
+    max_age: Duration,
+}
+
+struct Inner {
+    api: Option<ApiHandle>,
+    secrets: Store<SecretObject>,
+    config_maps: Store<ConfigMap>,
+    tokens: TokenStore,
+}
+
+impl ObjectFetcher {
+    /// Reads from `api`; without one, every read fails with [`FetchError::NoApiServer`].
+    pub fn new(api: Option<ApiHandle>) -> Self {
+        let inner = Inner { api, secrets: Store::default(), config_maps: Store::default(), tokens: TokenStore::default() };
+        Self { inner: Arc::new(inner), max_age: SHARED_FOR }
+    }
+
+    /// The same fetcher, which asks the API server again instead of sharing what was read a moment ago.
+    pub fn fresh(&self) -> Self {
+        Self { inner: self.inner.clone(), max_age: Duration::ZERO }
+    }
+
+    /// A Secret; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// It could not be read, and no copy of it is known.
+    pub async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<SecretObject>>, FetchError> {
+        let key = Key::new(namespace, name);
+        self.inner
+            .secrets
+            .get(key, self.max_age, || async { Ok(self.read::<Secret>("secret", namespace, name).await?.map(SecretObject)) })
+            .await
+    }
+
+    /// A ConfigMap; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// It could not be read, and no copy of it is known.
+    pub async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<Arc<ConfigMap>>, FetchError> {
+        let key = Key::new(namespace, name);
+        self.inner.config_maps.get(key, self.max_age, || self.read::<ConfigMap>("configmap", namespace, name)).await
+    }
+
+    /// A token of `account`, bound to the pod: the known one until 80 % of its life or a day have passed, then a new one. An old
+    /// token that is still valid is better than an error.
+    ///
+    /// # Errors
+    /// None was issued and none is valid.
+    pub async fn service_account_token(&self, namespace: &str, account: &str, spec: &TokenSpec) -> Result<BoundToken, FetchError> {
+        let request = || tokens::request(self.inner.api.as_ref(), namespace, account, spec);
+        self.inner.tokens.get(namespace, account, spec, request).await.map_err(|error| FetchError::Token(Box::new(error)))
+    }
+
+    /// Forgets the tokens of a pod that is gone.
+    pub fn forget_pod(&self, uid: &PodUid) {
+        self.inner.tokens.forget(uid);
+    }
+
+    /// Forgets copies of objects in namespaces where none of `pods` lives.
+    pub fn keep_only<'a>(&self, pods: impl IntoIterator<Item = &'a Pod>) {
+        let namespaces = pods.into_iter().filter_map(|pod| pod.metadata.namespace.clone()).collect();
+        self.inner.secrets.keep_only(&namespaces);
+        self.inner.config_maps.keep_only(&namespaces);
+    }
+
+    async fn read<T>(&self, kind: &'static str, namespace: &str, name: &str) -> Result<Option<T>, FetchError>
+    where
+        T: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone + fmt::Debug + serde::de::DeserializeOwned,
+    {
+        let Some(api) = &self.inner.api else {
+            return Err(FetchError::NoApiServer { kind, name: name.to_owned() });
+        };
+        let subject = Subject { kind, namespace, name };
+        let mut pauses = BINDING_PAUSES.iter();
+        loop {
+            let objects: Api<T> = Api::namespaced(api.client(), namespace);
+            let error = match tokio::time::timeout(DEADLINE, objects.get_opt(name)).await {
+                Ok(Ok(found)) => return Ok(found),
+                Ok(Err(error)) => subject.error(error),
+                Err(_) => return Err(subject.timed_out()),
+            };
+            let FetchError::Forbidden { message } = &error else { return Err(error) };
+            match pauses.next() {
+                Some(pause) if message.contains("no relationship found") => tokio::time::sleep(*pause).await,
+                _ => return Err(error),
+            }
+        }
+    }
+}
+
+/// What a request is about, for its errors.
+#[derive(Clone, Copy)]
+struct Subject<'a> {
+    kind: &'static str,
+    namespace: &'a str,
+    name: &'a str,
+}
+
+impl Subject<'_> {
+    fn timed_out(self) -> FetchError {
+        FetchError::TimedOut { kind: self.kind, namespace: self.namespace.to_owned(), name: self.name.to_owned() }
+    }
+
+    fn error(self, error: kube::Error) -> FetchError {
+        let Self { kind, namespace, name } = self;
+        let (namespace, name) = (namespace.to_owned(), name.to_owned());
+        match error {
+            kube::Error::Api(status) => match status.code {
+                403 => FetchError::Forbidden { message: status.message },
+                404 => FetchError::NotFound { message: status.message },
+                code => FetchError::Refused { kind, namespace, name, code, message: status.message },
+            },
+            kube::Error::SerdeError(_) | kube::Error::FromUtf8(_) => FetchError::Malformed { kind, namespace, name },
+            other => FetchError::Unreachable { kind, namespace, name, source: Arc::new(other) },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
