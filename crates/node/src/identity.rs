@@ -25,9 +25,7 @@ pub use credentials::CredentialError;
 use credentials::CredentialStore;
 pub use csr::CsrError;
 use renewal::{Managed, Reloaded};
-pub use serving::{
-    Serving, ServingCertificate, ServingError, ServingNames, ServingOptions, ServingTask, serving,
-};
+pub use serving::{Serving, ServingCertificate, ServingError, ServingNames, ServingOptions, ServingTask, serving};
 use tokio_util::sync::CancellationToken;
 
 /// Where the node's client credentials come from.
@@ -122,8 +120,7 @@ fn user_name(node_name: &str) -> String {
 pub async fn establish(options: IdentityOptions) -> Result<Identity, IdentityError> {
     if let Some(path) = options.kubeconfig.as_ref().filter(|p| p.exists()) {
         let config = kubeconfig::load(path).await?;
-        let ended = kubeconfig::client_certificate_end(&config)
-            .is_some_and(|end| end <= jiff::Timestamp::now());
+        let ended = kubeconfig::client_certificate_end(&config).is_some_and(|end| end <= jiff::Timestamp::now());
         if !ended || options.bootstrap_kubeconfig.is_none() {
             if ended {
                 error!(path = %path.display(), "the kubeconfig's client certificate has expired and no bootstrap kubeconfig is configured; the API server will refuse it");
@@ -134,10 +131,7 @@ pub async fn establish(options: IdentityOptions) -> Result<Identity, IdentityErr
                 api,
                 ready: watch::channel(true).1,
                 cluster_ca: kubeconfig::cluster_ca(&config),
-                task: IdentityTask(Kind::Reloaded(Box::new(Reloaded::new(
-                    path.clone(),
-                    sender,
-                )))),
+                task: IdentityTask(Kind::Reloaded(Box::new(Reloaded::new(path.clone(), sender)))),
             });
         }
         info!(path = %path.display(), "the kubeconfig's client certificate has expired; requesting a new one");
@@ -147,10 +141,7 @@ pub async fn establish(options: IdentityOptions) -> Result<Identity, IdentityErr
 
 async fn managed(options: IdentityOptions) -> Result<Identity, IdentityError> {
     let store = CredentialStore::open(&options.pki_dir, "kube-pet-client")?;
-    let bootstrap = options
-        .bootstrap_kubeconfig
-        .clone()
-        .filter(|path| path.exists());
+    let bootstrap = options.bootstrap_kubeconfig.clone().filter(|path| path.exists());
     let user = user_name(&options.node_name);
     let stored = store.load()?.filter(|credential| {
         let ours = credential.common_name() == Some(user.as_str());
@@ -166,9 +157,7 @@ async fn managed(options: IdentityOptions) -> Result<Identity, IdentityError> {
         None => kubeconfig::stored_path(&options.pki_dir),
     };
     if !cluster_file.exists() || (stored.is_none() && bootstrap.is_none()) {
-        return Err(IdentityError::NoCredentials {
-            pki_dir: options.pki_dir,
-        });
+        return Err(IdentityError::NoCredentials { pki_dir: options.pki_dir });
     }
     let config = kubeconfig::load(&cluster_file).await?;
     let client = match &stored {
@@ -216,17 +205,12 @@ impl tower_service::Service<http::Request<kube::client::Body>> for Offline {
     type Error = Box<dyn std::error::Error + Send + Sync>;
     type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
 
-    fn poll_ready(
-        &mut self,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Result<(), Self::Error>> {
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
         std::task::Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, _: http::Request<kube::client::Body>) -> Self::Future {
-        std::future::ready(Err(Box::new(NotYetIdentified {
-            user: self.user.clone(),
-        })))
+        std::future::ready(Err(Box::new(NotYetIdentified { user: self.user.clone() })))
     }
 }
 

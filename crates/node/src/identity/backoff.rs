@@ -12,11 +12,7 @@ pub(super) struct Backoff {
 
 impl Backoff {
     pub(super) fn new(first: Duration, max: Duration) -> Self {
-        Self {
-            next: first,
-            first,
-            max,
-        }
+        Self { next: first, first, max }
     }
 
     /// The next wait: 75–125 % of the doubled value before it.

@@ -21,13 +21,8 @@ pub(super) async fn explanation(config: &Config) -> Option<String> {
     probe.default_retry = false;
     probe.connect_timeout = Some(Duration::from_secs(5));
     let client = Client::try_from(probe).ok()?;
-    let request = http::Request::get("/version")
-        .body(kube::client::Body::empty())
-        .ok()?;
-    let response = tokio::time::timeout(Duration::from_secs(10), client.send(request))
-        .await
-        .ok()?
-        .ok()?;
+    let request = http::Request::get("/version").body(kube::client::Body::empty()).ok()?;
+    let response = tokio::time::timeout(Duration::from_secs(10), client.send(request)).await.ok()?.ok()?;
     let date = response.headers().get(DATE)?.to_str().ok()?;
     describe(date, Timestamp::now())
 }
@@ -38,11 +33,7 @@ fn describe(date_header: &str, now: Timestamp) -> Option<String> {
     if ahead.abs() <= TOLERANCE {
         return None;
     }
-    let direction = if ahead.is_negative() {
-        "behind"
-    } else {
-        "ahead of"
-    };
+    let direction = if ahead.is_negative() { "behind" } else { "ahead of" };
     Some(format!(
         "this machine's clock is {:#} {direction} the API server's ({now:.0} here, {server:.0} there); \
          set it, for example with `timedatectl set-ntp true`",
@@ -59,10 +50,7 @@ mod tests {
         let now: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
         assert_eq!(describe("Sun, 01 Mar 2026 11:59:10 GMT", now), None);
         let behind = describe("Sun, 01 Mar 2026 15:00:00 GMT", now).unwrap();
-        assert!(
-            behind.contains("3h behind the API server's (2026-03-01T12:00:00Z here"),
-            "{behind}"
-        );
+        assert!(behind.contains("3h behind the API server's (2026-03-01T12:00:00Z here"), "{behind}");
         let ahead = describe("Sat, 28 Feb 2026 12:00:00 GMT", now).unwrap();
         assert!(ahead.contains("24h ahead of"), "{ahead}");
         assert_eq!(describe("yesterday", now), None);

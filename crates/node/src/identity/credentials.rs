@@ -45,11 +45,7 @@ pub enum CredentialError {
 
 fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CredentialError {
     let path = path.to_owned();
-    move |source| CredentialError::Io {
-        doing,
-        path,
-        source,
-    }
+    move |source| CredentialError::Io { doing, path, source }
 }
 
 /// When a certificate is valid.
@@ -63,9 +59,7 @@ impl Validity {
     /// The moment after `fraction` of the lifetime.
     pub(super) fn at(&self, fraction: f64) -> Timestamp {
         let life = self.not_after.duration_since(self.not_before);
-        self.not_before
-            .checked_add(life.mul_f64(fraction))
-            .unwrap_or(self.not_after)
+        self.not_before.checked_add(life.mul_f64(fraction)).unwrap_or(self.not_after)
     }
 }
 
@@ -94,26 +88,16 @@ impl fmt::Debug for Credential {
 impl Credential {
     /// Checks that `pem` holds a chain and the key of its first certificate.
     pub(super) fn parse(origin: &str, path: PathBuf, pem: &str) -> Result<Self, CredentialError> {
-        let unusable = |reason: String| CredentialError::Unusable {
-            origin: origin.to_owned(),
-            reason,
-        };
+        let unusable = |reason: String| CredentialError::Unusable { origin: origin.to_owned(), reason };
         let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(pem.as_bytes())
             .collect::<Result<_, _>>()
             .map_err(|e| unusable(format!("not valid PEM: {e}")))?;
-        let leaf_der = chain
-            .first()
-            .ok_or_else(|| unusable("holds no certificate".into()))?;
-        let key = PrivateKeyDer::from_pem_slice(pem.as_bytes())
-            .map_err(|_| unusable("holds no private key".into()))?;
-        let (_, leaf) = X509Certificate::from_der(leaf_der)
-            .map_err(|e| unusable(format!("not a valid certificate: {e}")))?;
-        let pair =
-            KeyPair::try_from(&key).map_err(|e| unusable(format!("unusable private key: {e}")))?;
+        let leaf_der = chain.first().ok_or_else(|| unusable("holds no certificate".into()))?;
+        let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| unusable("holds no private key".into()))?;
+        let (_, leaf) = X509Certificate::from_der(leaf_der).map_err(|e| unusable(format!("not a valid certificate: {e}")))?;
+        let pair = KeyPair::try_from(&key).map_err(|e| unusable(format!("unusable private key: {e}")))?;
         if leaf.public_key().raw != pair.subject_public_key_info() {
-            return Err(unusable(
-                "the private key does not belong to the certificate".into(),
-            ));
+            return Err(unusable("the private key does not belong to the certificate".into()));
         }
         let (mut dns, mut ips) = (Vec::new(), Vec::new());
         if let Ok(Some(names)) = leaf.subject_alternative_name() {
@@ -127,12 +111,7 @@ impl Credential {
         }
         Ok(Self {
             path,
-            common_name: leaf
-                .subject()
-                .iter_common_name()
-                .next()
-                .and_then(|cn| cn.as_str().ok())
-                .map(str::to_owned),
+            common_name: leaf.subject().iter_common_name().next().and_then(|cn| cn.as_str().ok()).map(str::to_owned),
             validity: validity(&leaf),
             dns,
             ips,
@@ -194,10 +173,7 @@ fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
 
 fn validity(leaf: &X509Certificate<'_>) -> Validity {
     let second = |s| Timestamp::from_second(s).unwrap_or(Timestamp::UNIX_EPOCH);
-    Validity {
-        not_before: second(leaf.validity().not_before.timestamp()),
-        not_after: second(leaf.validity().not_after.timestamp()),
-    }
+    Validity { not_before: second(leaf.validity().not_before.timestamp()), not_after: second(leaf.validity().not_after.timestamp()) }
 }
 
 /// The validity of the first certificate of a PEM text.
@@ -217,15 +193,8 @@ pub(super) struct CredentialStore {
 impl CredentialStore {
     /// Opens the folder, making it if need be.
     pub(super) fn open(dir: &Path, prefix: &'static str) -> Result<Self, CredentialError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(io_error("creating the folder", dir))?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            prefix,
-        })
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error("creating the folder", dir))?;
+        Ok(Self { dir: dir.to_owned(), prefix })
     }
 
     /// The link to the certificate in use.
@@ -261,8 +230,7 @@ impl CredentialStore {
                 Err(cause) => set_aside(&path, &format!("unusable private key: {cause}"))?,
             }
         }
-        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)
-            .map_err(CredentialError::Generate)?;
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(CredentialError::Generate)?;
         write_private(&path, &key.serialize_pem())?;
         Ok(key)
     }
@@ -308,9 +276,7 @@ impl CredentialStore {
             let ours = text
                 .strip_prefix(self.prefix)
                 .and_then(|rest| rest.strip_prefix('-'))
-                .is_some_and(|rest| {
-                    rest.starts_with(|c: char| c.is_ascii_digit()) && rest.ends_with(".pem")
-                });
+                .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()) && rest.ends_with(".pem"));
             let kept = keep.iter().flatten().any(|k| k.as_os_str() == name);
             if ours && !kept {
                 let _ = fs::remove_file(entry.path());
@@ -350,11 +316,7 @@ pub(super) fn write_private(path: &Path, contents: &str) -> Result<(), Credentia
     let staged = PathBuf::from(staged);
     let _ = fs::remove_file(&staged);
     let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&staged)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged)?;
         file.write_all(contents.as_bytes())?;
         file.sync_all()?;
         fs::rename(&staged, path)?;

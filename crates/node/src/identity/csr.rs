@@ -5,9 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::ByteString;
-use k8s_openapi::api::certificates::v1::{
-    CertificateSigningRequest, CertificateSigningRequestSpec, CertificateSigningRequestStatus,
-};
+use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec, CertificateSigningRequestStatus};
 use kube::api::{Api, ObjectMeta, PostParams};
 use kube::{Client, Error as KubeError};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData, SanType};
@@ -78,11 +76,7 @@ pub(super) struct Template<'a> {
 impl Template<'_> {
     fn usages(&self) -> [&'static str; 2] {
         // No "key encipherment": that is for RSA keys, and the approver accepts both sets.
-        let purpose = if self.signer == SERVING_SIGNER {
-            "server auth"
-        } else {
-            "client auth"
-        };
+        let purpose = if self.signer == SERVING_SIGNER { "server auth" } else { "client auth" };
         ["digital signature", purpose]
     }
 
@@ -114,13 +108,9 @@ impl Template<'_> {
         subject.push(DnType::CommonName, self.common_name);
         params.distinguished_name = subject;
         for name in self.dns {
-            params
-                .subject_alt_names
-                .push(SanType::DnsName(name.as_str().try_into()?));
+            params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
         }
-        params
-            .subject_alt_names
-            .extend(self.ips.iter().copied().map(SanType::IpAddress));
+        params.subject_alt_names.extend(self.ips.iter().copied().map(SanType::IpAddress));
         params.serialize_request(key)?.pem()
     }
 }
@@ -130,11 +120,7 @@ impl Template<'_> {
 ///
 /// Waits without limit; the wait may be dropped at any time and taken up again with the same key. An API server that
 /// is away while waiting is waited for.
-pub(super) async fn obtain(
-    client: &Client,
-    template: &Template<'_>,
-    key: &KeyPair,
-) -> Result<String, CsrError> {
+pub(super) async fn obtain(client: &Client, template: &Template<'_>, key: &KeyPair) -> Result<String, CsrError> {
     let name = template.request_name(key);
     let api: Api<CertificateSigningRequest> = Api::all(client.clone());
     create(&api, template, key, &name).await?;
@@ -155,9 +141,7 @@ pub(super) async fn obtain(
                     State::Denied(message) => return Err(CsrError::Denied { name, message }),
                     State::Failed(message) => return Err(CsrError::Failed { name, message }),
                     State::Approved => "approved, but its signer has not issued it yet".to_owned(),
-                    State::Pending => format!(
-                        "not approved yet; approve it with `kubectl certificate approve {name}`"
-                    ),
+                    State::Pending => format!("not approved yet; approve it with `kubectl certificate approve {name}`"),
                 };
                 if started.elapsed() >= next_report {
                     next_report = started.elapsed() + Duration::from_secs(300);
@@ -173,21 +157,10 @@ pub(super) async fn obtain(
     }
 }
 
-async fn create(
-    api: &Api<CertificateSigningRequest>,
-    template: &Template<'_>,
-    key: &KeyPair,
-    name: &str,
-) -> Result<(), CsrError> {
-    let pem = template.encode(key).map_err(|source| CsrError::Encode {
-        subject: template.common_name.to_owned(),
-        source,
-    })?;
+async fn create(api: &Api<CertificateSigningRequest>, template: &Template<'_>, key: &KeyPair, name: &str) -> Result<(), CsrError> {
+    let pem = template.encode(key).map_err(|source| CsrError::Encode { subject: template.common_name.to_owned(), source })?;
     let request = CertificateSigningRequest {
-        metadata: ObjectMeta {
-            name: Some(name.to_owned()),
-            ..Default::default()
-        },
+        metadata: ObjectMeta { name: Some(name.to_owned()), ..Default::default() },
         spec: CertificateSigningRequestSpec {
             request: ByteString(pem.into_bytes()),
             signer_name: template.signer.to_owned(),
@@ -205,10 +178,7 @@ async fn create(
             info!(csr = %name, signer = template.signer, "going on with the certificate request made before");
             Ok(())
         }
-        Err(source) => Err(CsrError::Create {
-            name: name.to_owned(),
-            source: Box::new(source),
-        }),
+        Err(source) => Err(CsrError::Create { name: name.to_owned(), source: Box::new(source) }),
     }
 }
 
@@ -222,13 +192,7 @@ enum State {
 }
 
 fn state(status: &CertificateSigningRequestStatus) -> State {
-    let condition = |kind: &str| {
-        status
-            .conditions
-            .iter()
-            .flatten()
-            .rfind(|c| c.type_ == kind)
-    };
+    let condition = |kind: &str| status.conditions.iter().flatten().rfind(|c| c.type_ == kind);
     let text = |c: &k8s_openapi::api::certificates::v1::CertificateSigningRequestCondition| {
         let reason = c.reason.as_deref().unwrap_or("no reason given");
         match c.message.as_deref().filter(|m| !m.is_empty()) {
@@ -244,9 +208,7 @@ fn state(status: &CertificateSigningRequestStatus) -> State {
     }
     let issued = status.certificate.as_ref().map(|c| c.0.as_slice());
     match (condition("Approved"), issued) {
-        (Some(_), Some(pem)) if !pem.is_empty() => {
-            State::Issued(String::from_utf8_lossy(pem).into_owned())
-        }
+        (Some(_), Some(pem)) if !pem.is_empty() => State::Issued(String::from_utf8_lossy(pem).into_owned()),
         (Some(_), _) => State::Approved,
         (None, _) => State::Pending,
     }
@@ -280,22 +242,12 @@ mod tests {
         assert_eq!(state_of(json!({})), State::Pending);
         let approved = json!([{"type": "Approved", "status": "True", "reason": "AutoApproved"}]);
         assert_eq!(state_of(json!({"conditions": approved})), State::Approved);
-        assert_eq!(
-            state_of(json!({"conditions": approved, "certificate": "UEVN"})),
-            State::Issued("PEM".into())
-        );
+        assert_eq!(state_of(json!({"conditions": approved, "certificate": "UEVN"})), State::Issued("PEM".into()));
         let denied = json!([{"type": "Approved", "status": "True"},
             {"type": "Denied", "status": "True", "reason": "NotMine", "message": "unknown node"}]);
-        assert_eq!(
-            state_of(json!({"conditions": denied, "certificate": "UEVN"})),
-            State::Denied("NotMine: unknown node".into())
-        );
-        let failed =
-            json!([{"type": "Failed", "status": "True", "reason": "SignerValidationFailure"}]);
-        assert_eq!(
-            state_of(json!({"conditions": failed})),
-            State::Failed("SignerValidationFailure".into())
-        );
+        assert_eq!(state_of(json!({"conditions": denied, "certificate": "UEVN"})), State::Denied("NotMine: unknown node".into()));
+        let failed = json!([{"type": "Failed", "status": "True", "reason": "SignerValidationFailure"}]);
+        assert_eq!(state_of(json!({"conditions": failed})), State::Failed("SignerValidationFailure".into()));
         // A certificate without an approval is somebody's mistake, not ours to use.
         assert_eq!(state_of(json!({"certificate": "UEVN"})), State::Pending);
     }
@@ -304,19 +256,11 @@ mod tests {
     fn the_name_follows_key_and_names() {
         let key = KeyPair::generate().unwrap();
         let ips = [IpAddr::from([10, 0, 0, 1])];
-        let template = Template {
-            signer: SERVING_SIGNER,
-            common_name: "system:node:a",
-            dns: &[],
-            ips: &ips,
-        };
+        let template = Template { signer: SERVING_SIGNER, common_name: "system:node:a", dns: &[], ips: &ips };
         let name = template.request_name(&key);
         assert_eq!(name, template.request_name(&key));
         assert_ne!(name, template.request_name(&KeyPair::generate().unwrap()));
-        let moved = Template {
-            ips: &[IpAddr::from([10, 0, 0, 2])],
-            ..template.clone()
-        };
+        let moved = Template { ips: &[IpAddr::from([10, 0, 0, 2])], ..template.clone() };
         assert_ne!(name, moved.request_name(&key));
         assert_eq!(name.len(), "node-csr-".len() + 40);
     }

@@ -14,19 +14,13 @@ use super::credentials::{Credential, CredentialError, leaf_validity, write_priva
 
 /// Reads a kubeconfig and what its current context names.
 pub(super) async fn load(path: &Path) -> Result<Config, IdentityError> {
-    let wrong = |error: KubeconfigError| IdentityError::Kubeconfig {
-        path: path.to_owned(),
-        reason: reason(&error),
-    };
+    let wrong = |error: KubeconfigError| IdentityError::Kubeconfig { path: path.to_owned(), reason: reason(&error) };
     let file = Kubeconfig::read_from(path).map_err(wrong)?;
-    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-        .await
-        .map_err(wrong)?;
+    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(wrong)?;
     if config.auth_info.exec.is_some() {
         return Err(IdentityError::Kubeconfig {
             path: path.to_owned(),
-            reason: "an exec credential plugin is not supported; use a certificate or a token"
-                .into(),
+            reason: "an exec credential plugin is not supported; use a certificate or a token".into(),
         });
     }
     Ok(config)
@@ -36,11 +30,7 @@ pub(super) async fn load(path: &Path) -> Result<Config, IdentityError> {
 fn reason(error: &KubeconfigError) -> String {
     match error {
         KubeconfigError::Parse(parse) => match parse.location() {
-            Some(at) => format!(
-                "not a valid kubeconfig at line {}, column {}",
-                at.line(),
-                at.column()
-            ),
+            Some(at) => format!("not a valid kubeconfig at line {}, column {}", at.line(), at.column()),
             None => "not a valid kubeconfig".into(),
         },
         other => other.to_string(),
@@ -50,10 +40,7 @@ fn reason(error: &KubeconfigError) -> String {
 /// Builds the client of a configuration.
 pub(super) fn client(config: Config) -> Result<Client, IdentityError> {
     let server = config.cluster_url.to_string();
-    Client::try_from(config).map_err(|source| IdentityError::Client {
-        server,
-        source: Box::new(source),
-    })
+    Client::try_from(config).map_err(|source| IdentityError::Client { server, source: Box::new(source) })
 }
 
 /// The same cluster with a node credential instead of the kubeconfig's user.
@@ -69,12 +56,7 @@ pub(super) fn with_credential(config: &Config, credential: &Credential) -> Confi
 
 /// The cluster's CA certificates.
 pub(super) fn cluster_ca(config: &Config) -> Vec<CertificateDer<'static>> {
-    config
-        .root_cert
-        .iter()
-        .flatten()
-        .map(|der| CertificateDer::from(der.clone()))
-        .collect()
+    config.root_cert.iter().flatten().map(|der| CertificateDer::from(der.clone())).collect()
 }
 
 /// When the configuration's client certificate ends, if it has one that can be read.
@@ -108,11 +90,7 @@ pub(super) fn stored_path(pki_dir: &Path) -> PathBuf {
 }
 
 /// Writes a kubeconfig of the cluster that names the node's certificate by path. It holds no secret itself.
-pub(super) fn store(
-    pki_dir: &Path,
-    config: &Config,
-    current: &Path,
-) -> Result<(), CredentialError> {
+pub(super) fn store(pki_dir: &Path, config: &Config, current: &Path) -> Result<(), CredentialError> {
     use std::fmt::Write;
     let mut ca = String::new();
     for der in config.root_cert.iter().flatten() {

@@ -32,20 +32,9 @@ enum RenewalError {
     #[error("certificate request {name} was not decided within {} minutes", ATTEMPT_LIMIT.as_secs() / 60)]
     Undecided { name: String },
     #[error("the certificate issued for {name} is for {found:?}, not for {expected}")]
-    WrongSubject {
-        name: String,
-        expected: String,
-        found: Option<String>,
-    },
-    #[error(
-        "the certificate issued for {name} is valid from {not_before} to {not_after}, but it is {now} here"
-    )]
-    OutOfTime {
-        name: String,
-        not_before: Timestamp,
-        not_after: Timestamp,
-        now: Timestamp,
-    },
+    WrongSubject { name: String, expected: String, found: Option<String> },
+    #[error("the certificate issued for {name} is valid from {not_before} to {not_after}, but it is {now} here")]
+    OutOfTime { name: String, not_before: Timestamp, not_after: Timestamp, now: Timestamp },
     #[error("the API server refuses the new certificate")]
     Refused(#[source] Box<KubeError>),
     #[error("trying the new certificate")]
@@ -116,18 +105,16 @@ impl Managed {
         let retry_in_s = wait.as_secs();
         let hint = match error {
             RenewalError::Csr(CsrError::Create { source, .. }) => match source.as_ref() {
-                KubeError::Api(status) if status.code == 401 => Some(
-                    "the credentials were refused: a bootstrap token ends after its ttl; make a new one".to_owned(),
-                ),
-                KubeError::Api(status) if status.code == 403 => Some(
-                    "the user of the bootstrap kubeconfig needs the ClusterRole system:node-bootstrapper".to_owned(),
-                ),
+                KubeError::Api(status) if status.code == 401 => {
+                    Some("the credentials were refused: a bootstrap token ends after its ttl; make a new one".to_owned())
+                }
+                KubeError::Api(status) if status.code == 403 => {
+                    Some("the user of the bootstrap kubeconfig needs the ClusterRole system:node-bootstrapper".to_owned())
+                }
                 KubeError::Api(_) => None,
                 _ => clock::explanation(&self.config).await,
             },
-            RenewalError::OutOfTime { .. } | RenewalError::Untried(_) => {
-                clock::explanation(&self.config).await
-            }
+            RenewalError::OutOfTime { .. } | RenewalError::Untried(_) => clock::explanation(&self.config).await,
             _ => None,
         };
         let error = describe(error);
@@ -144,12 +131,7 @@ impl Managed {
         let user = user_name(&self.node_name);
         let requester = self.requester().await?;
         let key = self.store.pending_key()?;
-        let template = Template {
-            signer: CLIENT_SIGNER,
-            common_name: &user,
-            dns: &[],
-            ips: &[],
-        };
+        let template = Template { signer: CLIENT_SIGNER, common_name: &user, dns: &[], ips: &[] };
         let name = template.request_name(&key);
         let obtain = csr::obtain(&requester, &template, &key);
         let chain = match tokio::time::timeout(ATTEMPT_LIMIT, obtain).await {
@@ -162,9 +144,7 @@ impl Managed {
         try_out(&client).await?;
         self.store.install(&credential)?;
         // A failure here costs only the start without the bootstrap file.
-        if let Err(error) =
-            kubeconfig::store(&self.pki_dir, &self.config, &self.store.current_path())
-        {
+        if let Err(error) = kubeconfig::store(&self.pki_dir, &self.config, &self.store.current_path()) {
             warn!(error = %describe(&error), "the node's own kubeconfig was not written");
         }
         self.sender.send_replace(client);
@@ -176,10 +156,7 @@ impl Managed {
     /// The client that asks: the node itself while its certificate is valid, else the bootstrap user.
     async fn requester(&mut self) -> Result<Client, RenewalError> {
         let now = Timestamp::now();
-        let valid = self
-            .current
-            .as_ref()
-            .filter(|c| now < c.validity().not_after || self.bootstrap.is_none());
+        let valid = self.current.as_ref().filter(|c| now < c.validity().not_after || self.bootstrap.is_none());
         if let Some(credential) = valid {
             let config = kubeconfig::with_credential(&self.config, credential);
             return Ok(kubeconfig::client(config)?);
@@ -191,13 +168,7 @@ impl Managed {
         Ok(kubeconfig::client(self.config.clone())?)
     }
 
-    fn examine(
-        &self,
-        name: &str,
-        user: &str,
-        key: &KeyPair,
-        chain: &str,
-    ) -> Result<Credential, RenewalError> {
+    fn examine(&self, name: &str, user: &str, key: &KeyPair, chain: &str) -> Result<Credential, RenewalError> {
         let pem = format!("{chain}\n{}", key.serialize_pem());
         let origin = format!("the certificate issued for {name}");
         let credential = Credential::parse(&origin, self.store.current_path(), &pem)?;
@@ -227,20 +198,14 @@ async fn try_out(client: &Client) -> Result<(), RenewalError> {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     let mut attempts = 5;
     loop {
-        let error = match api
-            .create(&PostParams::default(), &SelfSubjectReview::default())
-            .await
-        {
+        let error = match api.create(&PostParams::default(), &SelfSubjectReview::default()).await {
             Ok(_) => return Ok(()),
             Err(KubeError::Api(status)) if status.code == 401 => {
                 return Err(RenewalError::Refused(Box::new(KubeError::Api(status))));
             }
             // Any other answer came after authentication.
             Err(KubeError::Api(status)) if status.code < 500 => {
-                debug!(
-                    code = status.code,
-                    "the review of the new certificate was not allowed, but it was accepted"
-                );
+                debug!(code = status.code, "the review of the new certificate was not allowed, but it was accepted");
                 return Ok(());
             }
             Err(error) => error,

@@ -9,10 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use jiff::{Timestamp, ToSpan};
-use rcgen::{
-    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair,
-    KeyUsagePurpose, SanType, date_time_ymd,
-};
+use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, SanType, date_time_ymd};
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -152,18 +149,8 @@ pub fn serving(options: ServingOptions) -> Result<Serving, ServingError> {
             }
         }
     };
-    let certificate = Arc::new(ServingCertificate {
-        current: ArcSwap::from_pointee(first),
-    });
-    Ok(Serving {
-        certificate: certificate.clone(),
-        task: ServingTask {
-            options,
-            certificate,
-            store,
-            signed,
-        },
-    })
+    let certificate = Arc::new(ServingCertificate { current: ArcSwap::from_pointee(first) });
+    Ok(Serving { certificate: certificate.clone(), task: ServingTask { options, certificate, store, signed } })
 }
 
 impl ServingTask {
@@ -237,14 +224,10 @@ impl ServingTask {
                 self.self_sign();
             }
             // A request with host names only is refused (AllowDNSOnlyNodeCSR is off): wait for an address.
-            let fits =
-                names.ips.is_empty() || self.signed.as_ref().is_some_and(|c| covers(c, &names));
+            let fits = names.ips.is_empty() || self.signed.as_ref().is_some_and(|c| covers(c, &names));
             let mut changes = self.options.names.clone();
             if fits {
-                let moment = self
-                    .signed
-                    .as_ref()
-                    .map(|c| c.validity().at(between(0.7, 0.9)));
+                let moment = self.signed.as_ref().map(|c| c.validity().at(between(0.7, 0.9)));
                 let due = async {
                     match moment {
                         Some(moment) if !names.ips.is_empty() => sleep_until(moment).await,
@@ -272,19 +255,12 @@ impl ServingTask {
                     let wait = backoff.next();
                     warn!(error = %describe(&error), retry_in_s = wait.as_secs(), "no serving certificate from the cluster's signer");
                     let spent = matches!(&error, ServingError::Csr(e) if e.is_final())
-                        || matches!(
-                            &error,
-                            ServingError::Credentials(CredentialError::Unusable { .. })
-                        );
+                        || matches!(&error, ServingError::Credentials(CredentialError::Unusable { .. }));
                     if spent && let Err(error) = store.drop_pending_key() {
                         error!(error = %describe(&error), "forgetting the refused key");
                     }
                     tokio::time::sleep(wait).await;
-                    if self
-                        .signed
-                        .as_ref()
-                        .is_some_and(|c| c.validity().not_after <= Timestamp::now())
-                    {
+                    if self.signed.as_ref().is_some_and(|c| c.validity().not_after <= Timestamp::now()) {
                         self.signed = None;
                     }
                 }
@@ -292,11 +268,7 @@ impl ServingTask {
         }
     }
 
-    async fn request(
-        &self,
-        store: &CredentialStore,
-        names: &ServingNames,
-    ) -> Result<Credential, ServingError> {
+    async fn request(&self, store: &CredentialStore, names: &ServingNames) -> Result<Credential, ServingError> {
         let Some(api) = &self.options.api else {
             return std::future::pending().await;
         };
@@ -304,12 +276,7 @@ impl ServingTask {
         let user = user_name(&self.options.node_name);
         let dns: Vec<String> = names.dns.iter().cloned().collect();
         let ips: Vec<IpAddr> = names.ips.iter().copied().collect();
-        let template = Template {
-            signer: SERVING_SIGNER,
-            common_name: &user,
-            dns: &dns,
-            ips: &ips,
-        };
+        let template = Template { signer: SERVING_SIGNER, common_name: &user, dns: &dns, ips: &ips };
         let mut replaced = api.clone();
         let chain = loop {
             let client = api.client();
@@ -330,54 +297,32 @@ impl ServingTask {
 }
 
 fn covers(credential: &Credential, names: &ServingNames) -> bool {
-    names.dns.iter().all(|name| credential.dns().contains(name))
-        && names.ips.iter().all(|ip| credential.ips().contains(ip))
+    names.dns.iter().all(|name| credential.dns().contains(name)) && names.ips.iter().all(|ip| credential.ips().contains(ip))
 }
 
 fn from_files(certificate: &Path, key: &Path) -> Result<Credential, ServingError> {
-    let read = |path: &Path| {
-        std::fs::read_to_string(path).map_err(|source| ServingError::Read {
-            path: path.to_owned(),
-            source,
-        })
-    };
+    let read = |path: &Path| std::fs::read_to_string(path).map_err(|source| ServingError::Read { path: path.to_owned(), source });
     let origin = format!("{} with {}", certificate.display(), key.display());
-    let pem = if certificate == key {
-        read(certificate)?
-    } else {
-        format!("{}\n{}", read(certificate)?, read(key)?)
-    };
+    let pem = if certificate == key { read(certificate)? } else { format!("{}\n{}", read(certificate)?, read(key)?) };
     Credential::parse(&origin, certificate.to_owned(), &pem).map_err(ServingError::Unusable)
 }
 
 fn certified(credential: &Credential) -> Result<CertifiedKey, ServingError> {
     let origin = credential.path().display().to_string();
-    let chain = CertificateDer::pem_slice_iter(credential.chain_pem().as_bytes())
-        .flatten()
-        .collect();
-    let key = PrivateKeyDer::from_pem_slice(credential.key_pem().as_bytes()).map_err(|e| {
-        ServingError::Unusable(CredentialError::Unusable {
-            origin: origin.clone(),
-            reason: e.to_string(),
-        })
-    })?;
+    let chain = CertificateDer::pem_slice_iter(credential.chain_pem().as_bytes()).flatten().collect();
+    let key = PrivateKeyDer::from_pem_slice(credential.key_pem().as_bytes())
+        .map_err(|e| ServingError::Unusable(CredentialError::Unusable { origin: origin.clone(), reason: e.to_string() }))?;
     let key = any_supported_type(&key).map_err(|source| ServingError::Key { origin, source })?;
     Ok(CertifiedKey::new(chain, key))
 }
 
 /// A certificate of one year for the node's names, made anew at each start: nobody can pin it, nobody needs to.
 fn self_signed(node_name: &str, names: &ServingNames) -> Result<CertifiedKey, ServingError> {
-    let failed = |source| ServingError::SelfSign {
-        node_name: node_name.to_owned(),
-        source,
-    };
+    let failed = |source| ServingError::SelfSign { node_name: node_name.to_owned(), source };
     let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(failed)?;
     let mut params = CertificateParams::default();
     let mut subject = DistinguishedName::new();
-    subject.push(
-        DnType::CommonName,
-        format!("{node_name}@{}", Timestamp::now().as_second()),
-    );
+    subject.push(DnType::CommonName, format!("{node_name}@{}", Timestamp::now().as_second()));
     params.distinguished_name = subject;
     for name in &names.dns {
         match name.as_str().try_into() {
@@ -385,22 +330,13 @@ fn self_signed(node_name: &str, names: &ServingNames) -> Result<CertifiedKey, Se
             Err(error) => warn!(name, %error, "not a host name that a certificate can hold"),
         }
     }
-    params
-        .subject_alt_names
-        .extend(names.ips.iter().copied().map(SanType::IpAddress));
+    params.subject_alt_names.extend(names.ips.iter().copied().map(SanType::IpAddress));
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let day = |days: i64| {
         let zoned = Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC);
-        let date = zoned
-            .date()
-            .checked_add(days.days())
-            .unwrap_or(zoned.date());
-        date_time_ymd(
-            i32::from(date.year()),
-            date.month().unsigned_abs(),
-            date.day().unsigned_abs(),
-        )
+        let date = zoned.date().checked_add(days.days()).unwrap_or(zoned.date());
+        date_time_ymd(i32::from(date.year()), date.month().unsigned_abs(), date.day().unsigned_abs())
     };
     params.not_before = day(-1);
     params.not_after = day(366);

@@ -21,9 +21,7 @@ async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), wait)
-        .await
-        .unwrap_or_else(|_| panic!("not within 20 s: {what}"));
+    tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("not within 20 s: {what}"));
 }
 
 fn write_kubeconfig(path: &Path, server: &str, user: serde_json::Value) {
@@ -65,13 +63,7 @@ impl Node {
         CredentialStore::open(&self.pki(), "kube-pet-client").unwrap()
     }
     /// Runs the identity's task until the guard is dropped.
-    async fn start(
-        &self,
-    ) -> (
-        ApiHandle,
-        watch::Receiver<bool>,
-        tokio_util::sync::DropGuard,
-    ) {
+    async fn start(&self) -> (ApiHandle, watch::Receiver<bool>, tokio_util::sync::DropGuard) {
         let identity = establish(self.options()).await.unwrap();
         let stop = CancellationToken::new();
         tokio::spawn(identity.task.run(stop.clone()));
@@ -87,11 +79,7 @@ async fn component_bootstrap_requests_stores_and_uses_a_certificate() {
     let (api, mut ready, _guard) = node.start().await;
 
     let early = api.client().apiserver_version().await.unwrap_err();
-    assert!(
-        csr::describe(&early).contains("no certificate for system:node:pet-1 yet"),
-        "{}",
-        csr::describe(&early)
-    );
+    assert!(csr::describe(&early).contains("no certificate for system:node:pet-1 yet"), "{}", csr::describe(&early));
     ready.wait_for(|ready| *ready).await.unwrap();
     api.client().apiserver_version().await.unwrap();
 
@@ -157,24 +145,17 @@ async fn component_rotation_keeps_the_old_certificate_until_the_new_one_works() 
     let fake = FakeApi::start().await;
     let node = Node::new(&fake.url());
     // Thirty of thirty-one days are over: due at once.
-    node.store()
-        .install(&fake.credential("system:node:pet-1", -30, 1))
-        .unwrap();
+    node.store().install(&fake.credential("system:node:pet-1", -30, 1)).unwrap();
     let before = fs::read_link(node.current()).unwrap();
     fake.refuse_reviews(true);
     fake.decide(Decision::Approve);
     let (mut api, _ready, _guard) = node.start().await;
     eventually("the new certificate is tried", || fake.reviews() >= 1).await;
-    eventually("and refused, so another one is requested", || {
-        fake.requests().len() == 2
-    })
-    .await;
+    eventually("and refused, so another one is requested", || fake.requests().len() == 2).await;
     assert_eq!(fs::read_link(node.current()).unwrap(), before);
 
     fake.refuse_reviews(false);
-    tokio::time::timeout(Duration::from_secs(20), api.replaced())
-        .await
-        .unwrap();
+    tokio::time::timeout(Duration::from_secs(20), api.replaced()).await.unwrap();
     assert_ne!(fs::read_link(node.current()).unwrap(), before);
     assert!(node.pki().join(&before).exists(), "kept as a fallback");
     // The node itself asks for the renewal, not the bootstrap user.
@@ -191,18 +172,9 @@ async fn component_corrupt_files_are_set_aside_and_replaced() {
     fs::write(node.pki().join("kube-pet-client-pending.key"), [0xff, 0xfe]).unwrap();
     let (_api, mut ready, _guard) = node.start().await;
     ready.wait_for(|ready| *ready).await.unwrap();
-    let names: Vec<String> = fs::read_dir(node.pki())
-        .unwrap()
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect();
-    for prefix in [
-        "kube-pet-client-current.pem.corrupt-",
-        "kube-pet-client-pending.key.corrupt-",
-    ] {
-        assert!(
-            names.iter().any(|n| n.starts_with(prefix)),
-            "{prefix} in {names:?}"
-        );
+    let names: Vec<String> = fs::read_dir(node.pki()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    for prefix in ["kube-pet-client-current.pem.corrupt-", "kube-pet-client-pending.key.corrupt-"] {
+        assert!(names.iter().any(|n| n.starts_with(prefix)), "{prefix} in {names:?}");
     }
 }
 
@@ -210,9 +182,7 @@ async fn component_corrupt_files_are_set_aside_and_replaced() {
 async fn component_a_certificate_for_another_node_is_not_taken() {
     let fake = FakeApi::start().await;
     let node = Node::new(&fake.url());
-    node.store()
-        .install(&fake.credential("system:node:other", -1, 30))
-        .unwrap();
+    node.store().install(&fake.credential("system:node:other", -1, 30)).unwrap();
     let identity = establish(node.options()).await.unwrap();
     assert!(!*identity.ready.borrow());
 }
@@ -221,9 +191,7 @@ async fn component_a_certificate_for_another_node_is_not_taken() {
 async fn no_credentials_at_all_is_an_error_that_says_what_is_missing() {
     let node = Node::new("http://127.0.0.1:1");
     fs::remove_file(node.dir.path().join("bootstrap")).unwrap();
-    let Err(error) = establish(node.options()).await else {
-        panic!("established")
-    };
+    let Err(error) = establish(node.options()).await else { panic!("established") };
     assert!(error.to_string().contains("kube-pet join"), "{error}");
 }
 
@@ -231,14 +199,8 @@ async fn no_credentials_at_all_is_an_error_that_says_what_is_missing() {
 async fn a_broken_kubeconfig_is_named_without_its_secrets() {
     let node = Node::new("http://127.0.0.1:1");
     let path = node.dir.path().join("bootstrap");
-    fs::write(
-        &path,
-        "users:\n- name: u\n  user:\n    token: s3cr3t.token\n   client: [\n",
-    )
-    .unwrap();
-    let Err(error) = establish(node.options()).await else {
-        panic!("established")
-    };
+    fs::write(&path, "users:\n- name: u\n  user:\n    token: s3cr3t.token\n   client: [\n").unwrap();
+    let Err(error) = establish(node.options()).await else { panic!("established") };
     let text = csr::describe(&error);
     assert!(text.contains(path.to_str().unwrap()), "{text}");
     assert!(text.contains("line"), "{text}");
@@ -257,9 +219,7 @@ async fn component_a_kubeconfig_is_used_as_it_is_and_read_again() {
     let mut identity = establish(options).await.unwrap();
     assert!(*identity.ready.borrow());
     write_kubeconfig(&path, &fake.url(), json!({"token": "two"}));
-    let IdentityTask(Kind::Reloaded(mut task)) = identity.task else {
-        panic!("managed")
-    };
+    let IdentityTask(Kind::Reloaded(mut task)) = identity.task else { panic!("managed") };
     task.check().await;
     identity.api.replaced().await;
     identity.api.client().apiserver_version().await.unwrap();
@@ -272,10 +232,7 @@ fn a_key_that_does_not_fit_is_refused() {
     let credential = fake_api::self_signed("x", -1, 1);
     let pem = format!("{}{other}", credential.chain_pem());
     let error = Credential::parse("file", PathBuf::new(), &pem).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "file: the private key does not belong to the certificate"
-    );
+    assert_eq!(error.to_string(), "file: the private key does not belong to the certificate");
 }
 
 fn with_served<T>(served: &ServingCertificate, read: impl FnOnce(&X509Certificate<'_>) -> T) -> T {
@@ -294,16 +251,10 @@ fn common_name(served: &ServingCertificate) -> String {
 fn ips(served: &ServingCertificate) -> Vec<String> {
     with_served(served, |leaf| {
         let names = leaf.subject_alternative_name().unwrap().unwrap();
-        let names = names
-            .value
-            .general_names
-            .iter()
-            .filter_map(|name| match name {
-                GeneralName::IPAddress(ip) => {
-                    Some(ip.iter().map(u8::to_string).collect::<Vec<_>>().join("."))
-                }
-                _ => None,
-            });
+        let names = names.value.general_names.iter().filter_map(|name| match name {
+            GeneralName::IPAddress(ip) => Some(ip.iter().map(u8::to_string).collect::<Vec<_>>().join(".")),
+            _ => None,
+        });
         names.collect()
     })
 }
@@ -315,10 +266,7 @@ async fn component_the_serving_certificate_comes_from_the_signer_and_follows_the
     let node = Node::new(&fake.url());
     let config = kube::Config::new(fake.url().parse().unwrap());
     let (_sender, api) = ApiHandle::new(Client::try_from(config).unwrap());
-    let dns_only = ServingNames {
-        dns: [NODE.to_owned()].into(),
-        ips: [].into(),
-    };
+    let dns_only = ServingNames { dns: [NODE.to_owned()].into(), ips: [].into() };
     let (names, receiver) = watch::channel(dns_only.clone());
     let serving = serving(ServingOptions {
         node_name: NODE.into(),
@@ -336,14 +284,9 @@ async fn component_the_serving_certificate_comes_from_the_signer_and_follows_the
     // Self-signed at once; a request would be refused without an address.
     assert!(common_name(&serving.certificate).starts_with("pet-1@"));
     for (count, ip) in [(1, "10.0.0.1"), (2, "10.0.0.2")] {
-        names.send_replace(ServingNames {
-            ips: [ip.parse().unwrap()].into(),
-            ..dns_only.clone()
-        });
+        names.send_replace(ServingNames { ips: [ip.parse().unwrap()].into(), ..dns_only.clone() });
         eventually("a certificate for the address", || {
-            fake.requests().len() == count
-                && common_name(&serving.certificate) == "system:node:pet-1"
-                && ips(&serving.certificate) == [ip]
+            fake.requests().len() == count && common_name(&serving.certificate) == "system:node:pet-1" && ips(&serving.certificate) == [ip]
         })
         .await;
     }

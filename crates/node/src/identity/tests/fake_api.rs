@@ -11,8 +11,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use jiff::ToSpan;
 use rcgen::{
-    CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, date_time_ymd,
+    CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    date_time_ymd,
 };
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -61,11 +61,7 @@ fn set_days(params: &mut CertificateParams, from_day: i64, to_day: i64) {
     let day = |days: i64| {
         let zoned = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC);
         let date = zoned.date().checked_add(days.days()).unwrap();
-        date_time_ymd(
-            i32::from(date.year()),
-            date.month().unsigned_abs(),
-            date.day().unsigned_abs(),
-        )
+        date_time_ymd(i32::from(date.year()), date.month().unsigned_abs(), date.day().unsigned_abs())
     };
     params.not_before = day(from_day);
     params.not_after = day(to_day);
@@ -74,18 +70,14 @@ fn set_days(params: &mut CertificateParams, from_day: i64, to_day: i64) {
 fn params(common_name: &str, from_day: i64, to_day: i64) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, common_name);
+    params.distinguished_name.push(DnType::CommonName, common_name);
     set_days(&mut params, from_day, to_day);
     params
 }
 
 pub(super) fn self_signed(common_name: &str, from_day: i64, to_day: i64) -> Credential {
     let key = KeyPair::generate().unwrap();
-    let certificate = params(common_name, from_day, to_day)
-        .self_signed(&key)
-        .unwrap();
+    let certificate = params(common_name, from_day, to_day).self_signed(&key).unwrap();
     let pem = format!("{}{}", certificate.pem(), key.serialize_pem());
     Credential::parse("test", "test".into(), &pem).unwrap()
 }
@@ -117,18 +109,11 @@ impl FakeApi {
                         let (state, ca) = (state.clone(), ca.clone());
                         async move { Ok::<_, hyper::Error>(answer(&state, &ca, request).await) }
                     });
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
+                    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
                 });
             }
         });
-        Self {
-            addr,
-            state,
-            ca,
-            server,
-        }
+        Self { addr, state, ca, server }
     }
 
     pub(super) fn url(&self) -> String {
@@ -156,19 +141,13 @@ impl FakeApi {
     /// A certificate of this cluster, as if issued earlier.
     pub(super) fn credential(&self, common_name: &str, from_day: i64, to_day: i64) -> Credential {
         let key = KeyPair::generate().unwrap();
-        let certificate = params(common_name, from_day, to_day)
-            .signed_by(&key, &*self.ca)
-            .unwrap();
+        let certificate = params(common_name, from_day, to_day).signed_by(&key, &*self.ca).unwrap();
         let pem = format!("{}{}", certificate.pem(), key.serialize_pem());
         Credential::parse("test", "test".into(), &pem).unwrap()
     }
 }
 
-async fn answer(
-    state: &Mutex<State>,
-    ca: &CertifiedIssuer<'static, KeyPair>,
-    request: Request<Incoming>,
-) -> Response<Full<Bytes>> {
+async fn answer(state: &Mutex<State>, ca: &CertifiedIssuer<'static, KeyPair>, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     let mut state = state.lock().unwrap();
@@ -189,20 +168,14 @@ async fn answer(
         state.reviews += 1;
         match state.refuse_reviews {
             true => failure(401, "Unauthorized"),
-            false => (
-                201,
-                json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview", "metadata": {}}),
-            ),
+            false => (201, json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview", "metadata": {}})),
         }
     } else if path == CSRS && parts.method == Method::POST {
         state.creates += 1;
         create(&mut state, &serde_json::from_slice(&body).unwrap())
     } else if let Some(name) = path.strip_prefix(CSRS) {
         let decision = state.decision;
-        let found = state
-            .csrs
-            .iter_mut()
-            .find(|c| c["metadata"]["name"] == name[1..]);
+        let found = state.csrs.iter_mut().find(|c| c["metadata"]["name"] == name[1..]);
         match found {
             Some(csr) => {
                 decide(csr, decision, ca);
@@ -230,7 +203,9 @@ fn create(state: &mut State, csr: &Value) -> (u16, Value) {
     }
     let pem = request_pem(csr);
     let (_, block) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
-    let (_, parsed) = <x509_parser::certification_request::X509CertificationRequest<'_> as x509_parser::prelude::FromDer<_>>::from_der(&block.contents).unwrap();
+    let (_, parsed) =
+        <x509_parser::certification_request::X509CertificationRequest<'_> as x509_parser::prelude::FromDer<_>>::from_der(&block.contents)
+            .unwrap();
     let spec = &csr["spec"];
     let strings = |v: &Value| -> Vec<String> { serde_json::from_value(v.clone()).unwrap() };
     state.seen.push(SeenRequest {
@@ -266,7 +241,8 @@ fn decide(csr: &mut Value, decision: Decision, ca: &CertifiedIssuer<'static, Key
             request.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
             let pem = request.signed_by(&**ca).unwrap().pem();
             let encoded = base64::engine::general_purpose::STANDARD.encode(pem);
-            csr["status"] = json!({"certificate": encoded, "conditions": [{"type": "Approved", "status": "True", "reason": "AutoApproved"}]});
+            csr["status"] =
+                json!({"certificate": encoded, "conditions": [{"type": "Approved", "status": "True", "reason": "AutoApproved"}]});
         }
     }
 }

@@ -1,0 +1,189 @@
+//! Connections: accepted within limits that hold before anybody is known.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use rustls_pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
+
+use super::handler::Handler;
+use super::health::{self, HealthFn};
+use super::response::Response;
+
+const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a stop waits for open requests; a followed log would never end.
+const GRACE: Duration = Duration::from_secs(2);
+/// How often the client CA file is compared with what is in use.
+const CA_CHECK: Duration = Duration::from_secs(15);
+
+/// What a client may use up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) max_connections: usize,
+    pub(super) max_header_bytes: usize,
+    pub(super) header_timeout: Duration,
+}
+
+impl Limits {
+    fn http(&self) -> http1::Builder {
+        let mut builder = http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.header_timeout)
+            // hyper's own minimum.
+            .max_buf_size(self.max_header_bytes.max(8192))
+            .max_headers(100);
+        builder
+    }
+}
+
+/// Follows the client CA file. Never ends.
+pub(super) async fn reload_cas(handler: &Handler) {
+    loop {
+        tokio::time::sleep(CA_CHECK).await;
+        match handler.authenticator().cas().reload() {
+            Ok(true) => info!("client CA file reloaded"),
+            Ok(false) => {}
+            Err(error) => {
+                warn!(error = &error as &dyn std::error::Error, "the changed client CA file is not usable; the CAs before it stay in use");
+            }
+        }
+    }
+}
+
+/// Accepts connections one by one and hands each to `serve`, no more than `limit` at the same time.
+async fn accept<F>(listener: TcpListener, limit: usize, shutdown: CancellationToken, serve: impl Fn(TcpStream, CancellationToken) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let slots = Arc::new(Semaphore::new(limit));
+    let tasks = TaskTracker::new();
+    let stop_now = CancellationToken::new();
+    let mut full = false;
+    loop {
+        if slots.available_permits() == 0 && !full {
+            warn!(limit, "all connections are in use; new ones wait");
+        }
+        full = slots.available_permits() == 0;
+        let accepted = async {
+            let slot = slots.clone().acquire_owned().await.ok()?;
+            Some((slot, listener.accept().await))
+        };
+        let (slot, accepted) = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = accepted => match accepted {
+                Some(accepted) => accepted,
+                None => break,
+            },
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let connection = serve(stream, shutdown.clone());
+                let stop_now = stop_now.clone();
+                tasks.spawn(async move {
+                    stop_now.run_until_cancelled(connection).await;
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                // No file descriptors left, or a client that was gone before it was accepted.
+                warn!(%error, "accepting a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    drop(listener);
+    tasks.close();
+    if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
+        stop_now.cancel();
+        tasks.wait().await;
+    }
+}
+
+/// 10250.
+pub(super) async fn serve_api(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    handler: Arc<Handler>,
+    limits: Limits,
+    shutdown: CancellationToken,
+) {
+    let acceptor = TlsAcceptor::from(tls);
+    accept(listener, limits.max_connections, shutdown, |stream, shutdown| {
+        let (acceptor, handler) = (acceptor.clone(), handler.clone());
+        async move {
+            let _ = stream.set_nodelay(true);
+            let handshake = tokio::time::timeout(TLS_HANDSHAKE_TIMEOUT, acceptor.accept(stream));
+            let stream = match handshake.await {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => {
+                    debug!(%error, "TLS handshake failed");
+                    return;
+                }
+                Err(_) => return,
+            };
+            let certificates: Arc<[CertificateDer<'static>]> =
+                stream.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|c| c.clone().into_owned()).collect();
+            let answer = move |request: Request<Incoming>| {
+                let (handler, certificates) = (handler.clone(), certificates.clone());
+                async move {
+                    let (parts, _) = request.into_parts();
+                    handler.answer(&certificates, &parts).await
+                }
+            };
+            Box::pin(serve_connection(stream, limits, shutdown, answer)).await;
+        }
+    })
+    .await;
+}
+
+/// 10248: no TLS, no credentials, on loopback.
+pub(super) async fn serve_health(listener: TcpListener, health: HealthFn, shutdown: CancellationToken) {
+    let limits = Limits { max_connections: 16, max_header_bytes: 8192, header_timeout: Duration::from_secs(10) };
+    accept(listener, limits.max_connections, shutdown, |stream, shutdown| {
+        let health = health.clone();
+        let answer = move |request: Request<Incoming>| {
+            let health = health.clone();
+            async move { health::local(&health, request.uri().path()) }
+        };
+        serve_connection(stream, limits, shutdown, answer)
+    })
+    .await;
+}
+
+async fn serve_connection<S, A, F>(stream: S, limits: Limits, shutdown: CancellationToken, answer: A)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    A: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Response>,
+{
+    let service = service_fn(|request| {
+        let response = answer(request);
+        async { Ok::<_, Infallible>(response.await) }
+    });
+    let connection = limits.http().serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        debug!(%error, "connection ended");
+    }
+}

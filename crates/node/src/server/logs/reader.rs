@@ -1,0 +1,196 @@
+//! Reads a container's log file and renders what the options ask for. Blocking; knows no HTTP and no pods.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::line::Line;
+use super::options::LogOptions;
+
+/// How much is read at once, and so about how much is rendered at once.
+const CHUNK: usize = 64 * 1024;
+/// A line longer than this is not a CRI line (conmon cuts at 8 KiB, other runtimes at 16 KiB): it is skipped
+/// instead of being held in memory.
+const LONGEST_LINE: usize = 1024 * 1024;
+
+/// The outcome of one [`LogReader::step`].
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Bytes for the client; there may be more. Empty where the chunk held nothing that was asked for.
+    Data(Vec<u8>),
+    /// The end of the file as it is now.
+    End,
+    /// Everything that was asked for has been sent: a limit is reached.
+    Done,
+}
+
+/// A position in a log file, with the state of the rendering.
+pub(super) struct LogReader {
+    path: PathBuf,
+    file: File,
+    options: LogOptions,
+    /// Read, but not yet a whole line.
+    pending: Vec<u8>,
+    /// The line in `pending` is too long and is being skipped.
+    overlong: bool,
+    /// The next output begins a line, so a time goes before it.
+    at_line_start: bool,
+    /// Lines left to send where `tailLines` counts them.
+    lines_left: Option<u64>,
+    /// Bytes left to send.
+    bytes_left: u64,
+}
+
+impl LogReader {
+    /// Opens the log at the place where the options let it begin.
+    pub(super) fn open(path: &Path, options: LogOptions) -> io::Result<Self> {
+        let mut file = File::open(path)?;
+        if let Some(lines) = options.tail_lines {
+            let start = tail_start(&file, lines)?;
+            file.seek(SeekFrom::Start(start))?;
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            pending: Vec::new(),
+            overlong: false,
+            at_line_start: true,
+            lines_left: options.tail_lines.filter(|_| !options.follow),
+            bytes_left: options.limit_bytes.unwrap_or(u64::MAX),
+            options,
+        })
+    }
+
+    /// Reads and renders the next chunk.
+    pub(super) fn step(&mut self) -> io::Result<Step> {
+        if self.is_done() {
+            return Ok(Step::Done);
+        }
+        let begin = self.pending.len();
+        self.pending.resize(begin + CHUNK, 0);
+        let read = match self.file.read(&mut self.pending[begin..]) {
+            Ok(read) => read,
+            Err(error) => {
+                self.pending.truncate(begin);
+                return Err(error);
+            }
+        };
+        self.pending.truncate(begin + read);
+        if read == 0 {
+            return Ok(Step::End);
+        }
+        let mut out = Vec::new();
+        let pending = std::mem::take(&mut self.pending);
+        let mut rest = pending.as_slice();
+        while let Some(at) = rest.iter().position(|b| *b == b'\n') {
+            let (line, after) = rest.split_at(at + 1);
+            rest = after;
+            if !std::mem::take(&mut self.overlong) {
+                self.render(line, &mut out);
+            }
+            if self.is_done() {
+                return Ok(Step::Data(out));
+            }
+        }
+        if self.overlong || rest.len() > LONGEST_LINE {
+            self.overlong = true;
+        } else {
+            self.pending = rest.to_vec();
+        }
+        Ok(Step::Data(out))
+    }
+
+    /// Renders a last line that has no newline: nothing more will be written.
+    pub(super) fn finish(&mut self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let line = std::mem::take(&mut self.pending);
+        if !self.is_done() && !line.is_empty() {
+            self.render(&line, &mut out);
+        }
+        out
+    }
+
+    /// At the end of the file: whether there is another file to read at the path now, or this one was cut. Takes what
+    /// was still written to the old file into account.
+    pub(super) fn follow_rotation(&mut self) -> io::Result<bool> {
+        let new = match File::open(&self.path) {
+            Ok(file) => file,
+            // Between the rename and the creation of the new file.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let (ours, theirs) = (self.file.metadata()?, new.metadata()?);
+        let position = self.file.stream_position()?;
+        if (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino()) {
+            if ours.len() >= position {
+                return Ok(false);
+            }
+            // Cut to be written anew (copytruncate).
+            self.file.seek(SeekFrom::Start(0))?;
+            self.pending.clear();
+            return Ok(true);
+        }
+        if ours.len() > position {
+            return Ok(true);
+        }
+        self.file = new;
+        self.pending.clear();
+        Ok(true)
+    }
+
+    fn is_done(&self) -> bool {
+        self.bytes_left == 0 || self.lines_left == Some(0)
+    }
+
+    fn render(&mut self, raw: &[u8], out: &mut Vec<u8>) {
+        let Some(line) = Line::parse(raw) else {
+            return;
+        };
+        if let Some(left) = &mut self.lines_left {
+            *left -= 1;
+        }
+        let starts_line = self.at_line_start;
+        self.at_line_start = line.content.last().is_none_or(|b| *b == b'\n');
+        if self.options.since.is_some_and(|since| line.time < since) || self.options.stream.is_some_and(|only| line.stream != only) {
+            return;
+        }
+        let begin = out.len();
+        if self.options.timestamps && starts_line {
+            line.write_time(out);
+            out.push(b' ');
+        }
+        out.extend_from_slice(line.content);
+        let limit = usize::try_from(self.bytes_left).unwrap_or(usize::MAX);
+        let written = (out.len() - begin).min(limit);
+        out.truncate(begin + written);
+        self.bytes_left -= written as u64;
+    }
+}
+
+/// Where the last `lines` whole lines begin. Reads backwards: the cost depends on the lines, not on the file. As with
+/// the kubelet, a last line without a newline does not count as one.
+fn tail_start(file: &File, lines: u64) -> io::Result<u64> {
+    const BLOCK: u64 = 16 * 1024;
+    let mut block = vec![0; BLOCK as usize];
+    let mut end = file.metadata()?.len();
+    let mut seen = 0;
+    while end > 0 {
+        let begin = end.saturating_sub(BLOCK);
+        let part = &mut block[..(end - begin) as usize];
+        file.read_exact_at(part, begin)?;
+        for (at, byte) in part.iter().enumerate().rev() {
+            if *byte == b'\n' {
+                seen += 1;
+                if seen > lines {
+                    return Ok(begin + at as u64 + 1);
+                }
+            }
+        }
+        end = begin;
+    }
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests;

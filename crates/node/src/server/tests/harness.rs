@@ -1,0 +1,428 @@
+//! A server on loopback with CAs of its own, an API server that only reviews, and HTTPS clients.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, AUTHORIZATION};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::Pod;
+use kube_pet_core::ids::PodUid;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType,
+};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+use super::super::client_ca::provider;
+use super::super::handler::Handler;
+use super::super::*;
+use crate::pods::store::PodStoreWriter;
+
+pub(super) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("not within 20 s: {what}"));
+}
+
+/// Who a client is.
+#[derive(Clone, Debug)]
+pub(super) enum Identity {
+    Nobody,
+    /// User `allowed`, but of another CA.
+    WrongCa,
+    WrongCaWithToken(&'static str),
+    /// User `allowed` of the right CA, but not for client authentication.
+    ServerCertificate,
+    DeniedCertificate,
+    AllowedCertificate,
+    Token(&'static str),
+}
+
+type Ca = CertifiedIssuer<'static, KeyPair>;
+
+pub(super) struct Pki {
+    ca: Ca,
+    other: Ca,
+}
+
+fn subject(common_name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "testers");
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    params
+}
+
+fn ca(name: &str) -> Ca {
+    let mut params = subject(name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+type KeyAndChain = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn issue(ca: &Ca, common_name: &str, purpose: ExtendedKeyUsagePurpose) -> KeyAndChain {
+    let mut params = subject(common_name);
+    params.extended_key_usages = vec![purpose];
+    params.subject_alt_names.push(SanType::IpAddress([127, 0, 0, 1].into()));
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, ca).unwrap();
+    (vec![certificate.into()], key.into())
+}
+
+impl Pki {
+    fn new() -> Self {
+        // The same subject: only the keys tell them apart.
+        Self { ca: ca("test-ca"), other: ca("test-ca") }
+    }
+    pub(super) fn ca_pem(&self) -> String {
+        self.ca.pem()
+    }
+    pub(super) fn other_ca_pem(&self) -> String {
+        self.other.pem()
+    }
+    fn serving(&self) -> Arc<SingleCertAndKey> {
+        let (chain, key) = issue(&self.ca, "server", ExtendedKeyUsagePurpose::ServerAuth);
+        let key = provider().key_provider.load_private_key(key).unwrap();
+        Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key)))
+    }
+    fn connector(&self, identity: &Identity) -> TlsConnector {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.ca.der().clone()).unwrap();
+        let builder =
+            ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+        use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+        let certificate = match identity {
+            Identity::Nobody | Identity::Token(_) => None,
+            Identity::WrongCa | Identity::WrongCaWithToken(_) => Some(issue(&self.other, "allowed", ClientAuth)),
+            Identity::ServerCertificate => Some(issue(&self.ca, "allowed", ServerAuth)),
+            Identity::DeniedCertificate => Some(issue(&self.ca, "denied", ClientAuth)),
+            Identity::AllowedCertificate => Some(issue(&self.ca, "allowed", ClientAuth)),
+        };
+        let config = match certificate {
+            Some((chain, key)) => builder.with_client_auth_cert(chain, key).unwrap(),
+            None => builder.with_no_client_auth(),
+        };
+        TlsConnector::from(Arc::new(config))
+    }
+}
+
+/// Reviews tokens and access: token `good` is user `allowed`, `denied` is user `denied`; `allowed` may do everything.
+#[derive(Clone, Default)]
+pub(super) struct Reviewer(Arc<Mutex<Seen>>);
+
+#[derive(Default)]
+struct Seen {
+    fail: bool,
+    token_reviews: usize,
+    questions: Vec<Value>,
+}
+
+impl Reviewer {
+    pub(super) fn fail(&self, fail: bool) {
+        self.0.lock().unwrap().fail = fail;
+    }
+    pub(super) fn token_reviews(&self) -> usize {
+        self.0.lock().unwrap().token_reviews
+    }
+    /// The resource attributes of every SubjectAccessReview.
+    pub(super) fn questions(&self) -> Vec<Value> {
+        self.0.lock().unwrap().questions.clone()
+    }
+    fn answer(&self, path: &str, mut review: Value) -> Value {
+        let mut seen = self.0.lock().unwrap();
+        if path.ends_with("/tokenreviews") {
+            seen.token_reviews += 1;
+            review["status"] = match review["spec"]["token"].as_str().unwrap() {
+                "good" => json!({"authenticated": true, "user": {"username": "allowed", "groups": ["testers"]}}),
+                "denied" => json!({"authenticated": true, "user": {"username": "denied"}}),
+                _ => json!({"authenticated": false, "error": "unknown token"}),
+            };
+        } else {
+            assert!(path.ends_with("/subjectaccessreviews"), "{path}");
+            let groups = review["spec"]["groups"].as_array().unwrap();
+            let anonymous = review["spec"]["user"] == "system:anonymous";
+            assert_eq!(groups.contains(&"system:authenticated".into()), !anonymous);
+            seen.questions.push(review["spec"]["resourceAttributes"].clone());
+            review["status"] = json!({"allowed": review["spec"]["user"] == "allowed"});
+        }
+        review
+    }
+}
+
+impl tower_service::Service<Request<kube::client::Body>> for Reviewer {
+    type Response = Response<Full<Bytes>>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+    fn call(&mut self, request: Request<kube::client::Body>) -> Self::Future {
+        let reviewer = self.clone();
+        Box::pin(async move {
+            if reviewer.0.lock().unwrap().fail {
+                return Err(io::ErrorKind::ConnectionRefused.into());
+            }
+            let (parts, body) = request.into_parts();
+            let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+            let review = serde_json::from_slice(&body)?;
+            let answer = reviewer.answer(parts.uri.path(), review).to_string();
+            Ok(Response::new(Full::new(answer.into())))
+        })
+    }
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) allow: Option<String>,
+    pub(super) body: String,
+}
+
+impl Answer {
+    pub(super) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+}
+
+/// One connection of a client.
+pub(super) struct Connection {
+    sender: SendRequest<Empty<Bytes>>,
+    task: tokio::task::JoinHandle<()>,
+    token: Option<&'static str>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Connection {
+    /// Sends a request and returns when the headers of its answer are there.
+    pub(super) async fn open(&mut self, path: &str) -> Response<Incoming> {
+        self.send(Method::GET, path).await
+    }
+    async fn send(&mut self, method: Method, path: &str) -> Response<Incoming> {
+        let mut request = Request::builder().method(method).uri(path).header("host", "x");
+        if let Some(token) = self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request.body(Empty::new()).unwrap();
+        self.sender.ready().await.unwrap();
+        self.sender.send_request(request).await.unwrap()
+    }
+    pub(super) async fn get(&mut self, path: &str) -> Answer {
+        self.request(Method::GET, path).await
+    }
+    async fn request(&mut self, method: Method, path: &str) -> Answer {
+        let response = self.send(method, path).await;
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        Answer {
+            status: parts.status,
+            allow: parts.headers.get(ALLOW).map(|v| v.to_str().unwrap().to_owned()),
+            body: String::from_utf8_lossy(&body).into_owned(),
+        }
+    }
+}
+
+type Health = Arc<Mutex<Result<(), String>>>;
+
+pub(super) struct Harness {
+    pub(super) addr: SocketAddr,
+    pub(super) pki: Pki,
+    pub(super) api: Reviewer,
+    pub(super) handler: Arc<Handler>,
+    pub(super) pods: PodStoreWriter,
+    health_addr: SocketAddr,
+    health: Health,
+    dir: TempDir,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Harness {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn loopback() -> SocketAddr {
+    ([127, 0, 0, 1], 0).into()
+}
+
+fn state(store: PodStore, root: PathBuf, api: Reviewer, health: Health) -> ServerState {
+    ServerState {
+        store,
+        paths: Paths::new(root),
+        api: Some(ApiHandle::new(kube::Client::new(api, "default")).1),
+        node_name: "pet-1".into(),
+        configz: json!({"maxPods": 110}),
+        health: Arc::new(move || health.lock().unwrap().clone()),
+        version: BuildVersion { git_version: "v1.37.1+kube-pet.0.1.0".into(), git_commit: "abc".into(), architecture: "amd64".into() },
+    }
+}
+
+impl Harness {
+    pub(super) async fn start() -> Self {
+        Self::with(|_, _| {}).await
+    }
+
+    pub(super) async fn with(change: impl FnOnce(&mut ServerOptions, &Pki)) -> Self {
+        let pki = Pki::new();
+        let mut options = ServerOptions::new(loopback(), pki.serving());
+        options.health_addr = Some(loopback());
+        options.client_ca = ClientCa::Certificates(vec![pki.ca.der().clone()]);
+        change(&mut options, &pki);
+        let (pods, store) = PodStoreWriter::new();
+        let dir = tempfile::tempdir().unwrap();
+        let api = Reviewer::default();
+        let health = Health::new(Mutex::new(Ok(())));
+        let state = state(store, dir.path().to_owned(), api.clone(), health.clone());
+        let server = Server::bind(options, state).await.unwrap();
+        let stop = CancellationToken::new();
+        Self {
+            addr: server.local_addr().unwrap(),
+            health_addr: server.health_addr().unwrap(),
+            handler: server.handler.clone(),
+            task: tokio::spawn(server.run(stop.clone())),
+            pki,
+            api,
+            pods,
+            health,
+            dir,
+            stop,
+        }
+    }
+
+    /// What a second server would be started with.
+    pub(super) fn another(&self, addr: SocketAddr) -> (ServerOptions, ServerState) {
+        let (_, store) = PodStoreWriter::new();
+        let root = self.dir.path().to_owned();
+        let state = state(store, root, self.api.clone(), self.health.clone());
+        (ServerOptions::new(addr, self.pki.serving()), state)
+    }
+
+    pub(super) fn set_health(&self, health: Result<(), String>) {
+        *self.health.lock().unwrap() = health;
+    }
+    pub(super) fn stop(&self) {
+        self.stop.cancel();
+    }
+    pub(super) fn has_stopped(&self) -> bool {
+        self.task.is_finished()
+    }
+
+    async fn tls(&self, identity: &Identity) -> TlsStream<TcpStream> {
+        let stream = TcpStream::connect(self.addr).await.unwrap();
+        let name = ServerName::from(self.addr.ip());
+        self.pki.connector(identity).connect(name, stream).await.unwrap()
+    }
+
+    pub(super) async fn connect(&self, identity: &Identity) -> Connection {
+        let io = TokioIo::new(self.tls(identity).await);
+        let (sender, connection) = handshake(io).await.unwrap();
+        Connection {
+            sender,
+            task: tokio::spawn(async move { drop(connection.await) }),
+            token: match identity {
+                Identity::Token(token) | Identity::WrongCaWithToken(token) => Some(token),
+                _ => None,
+            },
+        }
+    }
+
+    pub(super) async fn request(&self, method: Method, path: &str, identity: &Identity) -> Answer {
+        self.connect(identity).await.request(method, path).await
+    }
+
+    /// What comes back for these bytes until the server closes.
+    pub(super) async fn raw(&self, bytes: &[u8]) -> String {
+        let mut stream = self.tls(&Identity::Nobody).await;
+        let _ = stream.write_all(bytes).await;
+        let mut answer = Vec::new();
+        let read = stream.read_to_end(&mut answer);
+        let _ = tokio::time::timeout(Duration::from_secs(10), read).await.unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    pub(super) async fn local_health(&self) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.health_addr).await.unwrap();
+        let request = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head[9..12].parse().unwrap(), body.to_owned())
+    }
+
+    /// A pod `ns/<name>` with UID `uid-<name>` and these container statuses.
+    pub(super) fn put_pod(&self, name: &str, statuses: Value) {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": name, "namespace": "ns", "uid": format!("uid-{name}")},
+            "spec": {"containers": [{"name": "c"}]},
+            "status": {"containerStatuses": statuses},
+        }))
+        .unwrap();
+        self.pods.put(uid(name), Arc::new(pod));
+    }
+
+    pub(super) fn log_path(&self, pod: &str, container: &str, attempt: u32) -> PathBuf {
+        Paths::new(self.dir.path()).container_log("ns", pod, &uid(pod), container, attempt)
+    }
+
+    pub(super) fn write_log(&self, pod: &str, container: &str, attempt: u32, text: &str) {
+        let path = self.log_path(pod, container, attempt);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+}
+
+fn uid(pod: &str) -> PodUid {
+    PodUid::new(format!("uid-{pod}"))
+}
+
+/// The status of a running container.
+pub(super) fn running(container: &str, attempt: u32) -> Value {
+    json!({"name": container, "image": "i", "imageID": "i", "ready": true, "restartCount": attempt,
+    "containerID": format!("podman://{attempt}"), "state": {"running": {}},
+    "lastState": match attempt {
+        0 => json!({}),
+        n => terminated_state(n - 1),
+    }})
+}
+
+/// The status of a container that has ended.
+pub(super) fn terminated(container: &str, attempt: u32) -> Value {
+    let mut status = running(container, attempt);
+    status["state"] = terminated_state(attempt);
+    status
+}
+
+fn terminated_state(attempt: u32) -> Value {
+    json!({"terminated": {"exitCode": 0, "containerID": format!("podman://{attempt}")}})
+}
