@@ -1,0 +1,191 @@
+//! Where a configuration comes from: one file, its drop-ins, flags.
+
+use std::cell::RefCell;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use super::problem::{ConfigErrors, Problem};
+use super::section::Section;
+use super::tree::{Origin, Tree, Value};
+use super::{NodeConfiguration, schema};
+use crate::paths::Paths;
+
+/// What to read.
+#[derive(Clone, Debug, Default)]
+pub struct ConfigSource {
+    /// The file. Default: `/etc/kube-pet/node.yaml` below the root, if it is there.
+    pub file: Option<PathBuf>,
+    /// The root, as a flag gives it.
+    pub root: Option<PathBuf>,
+    /// Fields that flags set.
+    pub overrides: Vec<Override>,
+}
+
+/// One field set by a flag.
+#[derive(Clone, Debug)]
+pub struct Override {
+    flag: String,
+    field: String,
+    value: Given,
+}
+
+#[derive(Clone, Debug)]
+enum Given {
+    Text(String),
+    Yaml(String),
+}
+
+impl Override {
+    /// A field whose value is this text.
+    pub fn text(flag: &str, field: &str, value: impl Into<String>) -> Self {
+        Self { flag: flag.into(), field: field.into(), value: Given::Text(value.into()) }
+    }
+
+    /// `field=value` of `--set`; the value is read as YAML.
+    pub fn assignment(text: &str) -> Option<Self> {
+        let (field, value) = text.split_once('=')?;
+        let valid = field.split('.').all(|part| !part.is_empty());
+        valid.then(|| Self { flag: "--set".into(), field: field.into(), value: Given::Yaml(value.into()) })
+    }
+
+    fn tree(&self, problems: &mut Vec<Problem>) -> Option<Tree> {
+        let origin = Origin { source: format!("flag {}", self.flag).into(), line: 0 };
+        let leaf = match &self.value {
+            Given::Text(text) => Tree { origin, value: Value::Text(text.clone()) },
+            Given::Yaml(text) => {
+                let mut tree = Tree::parse(&origin.source, text, problems)?;
+                tree.origin = origin;
+                tree
+            }
+        };
+        Some(Tree::at(&self.field, leaf))
+    }
+}
+
+impl ConfigSource {
+    pub(super) fn load(&self) -> Result<NodeConfiguration, ConfigErrors> {
+        let mut problems = Vec::new();
+        let mut document = self.files(&mut problems);
+        for over in &self.overrides {
+            if let Some(tree) = over.tree(&mut problems) {
+                document.merge(tree);
+            }
+        }
+        if let Some(root) = &self.root {
+            let root = Override::text("--root", "rootDir", root.display().to_string());
+            if let Some(tree) = root.tree(&mut problems) {
+                document.merge(tree);
+            }
+        }
+        let problems = RefCell::new(problems);
+        let mut root = PathBuf::from("/");
+        let top = Section::new(String::new(), Some(&document), &problems);
+        top.path("rootDir", &mut root);
+        let mut config = NodeConfiguration::defaults(root);
+        schema::apply(top, &mut config);
+        match problems.into_inner() {
+            none if none.is_empty() => Ok(config),
+            mut problems => {
+                problems.sort_by(|a, b| (&a.origin.source, a.origin.line).cmp(&(&b.origin.source, b.origin.line)));
+                Err(ConfigErrors(problems))
+            }
+        }
+    }
+
+    fn files(&self, problems: &mut Vec<Problem>) -> Tree {
+        let default = || Paths::new(self.root.as_deref().unwrap_or(Path::new("/"))).config_dir().join("node.yaml");
+        let main = self.file.clone().unwrap_or_else(default);
+        let mut document = match read(&main, problems) {
+            Read::Text(text) => parse(&main, &text, true, problems),
+            Read::Missing if self.file.is_some() => {
+                problems.push(whole_file(&main, "is not there", "create it, or correct --config"));
+                None
+            }
+            Read::Missing | Read::Failed => None,
+        }
+        .unwrap_or_else(|| Tree::empty(&main.display().to_string()));
+        for path in drop_ins(&main, problems) {
+            if let Read::Text(text) = read(&path, problems)
+                && let Some(tree) = parse(&path, &text, false, problems)
+            {
+                document.merge(tree);
+            }
+        }
+        document
+    }
+}
+
+enum Read {
+    Text(String),
+    Missing,
+    Failed,
+}
+
+fn read(path: &Path, problems: &mut Vec<Problem>) -> Read {
+    let fix = "make it a text file that the agent may read";
+    match std::fs::read(path).map(String::from_utf8) {
+        Ok(Ok(text)) => Read::Text(text),
+        Ok(Err(_)) => {
+            problems.push(whole_file(path, "is not UTF-8", fix));
+            Read::Failed
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Read::Missing,
+        Err(error) => {
+            problems.push(whole_file(path, &format!("cannot be read: {error}"), fix));
+            Read::Failed
+        }
+    }
+}
+
+fn parse(path: &Path, text: &str, main: bool, problems: &mut Vec<Problem>) -> Option<Tree> {
+    let source = path.display().to_string();
+    let mut tree = Tree::parse(&source, text, problems)?;
+    match tree.value {
+        Value::Map(_) => {}
+        Value::Null => tree.value = Value::Map(Vec::new()),
+        ref other => {
+            problems.push(Problem {
+                origin: tree.origin.clone(),
+                field: String::new(),
+                what: format!("expected a mapping, found {}", other.describe()),
+                fix: "write settings as name: value".into(),
+            });
+            return None;
+        }
+    }
+    let found = RefCell::new(Vec::new());
+    schema::check_type(&Section::new(String::new(), Some(&tree), &found), main);
+    problems.append(&mut found.into_inner());
+    Some(tree)
+}
+
+/// `node.yaml.d/*.yaml`, by name.
+fn drop_ins(main: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
+    let mut folder = main.as_os_str().to_owned();
+    folder.push(".d");
+    let folder = PathBuf::from(folder);
+    let entries = match std::fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Vec::new(),
+        Err(error) => {
+            let what = format!("cannot be listed: {error}");
+            problems.push(whole_file(&folder, &what, "make it a folder that the agent may read"));
+            return Vec::new();
+        }
+    };
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .collect();
+    files.sort();
+    files
+}
+
+fn whole_file(path: &Path, what: &str, fix: &str) -> Problem {
+    Problem {
+        origin: Origin { source: path.display().to_string().into(), line: 0 },
+        field: String::new(),
+        what: what.into(),
+        fix: fix.into(),
+    }
+}

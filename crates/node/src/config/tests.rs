@@ -1,0 +1,225 @@
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::*;
+
+const HEAD: &str = "apiVersion: kube-pet.dev/v1alpha1\nkind: NodeConfiguration\nnodeName: pet-1\n";
+
+struct Files {
+    dir: tempfile::TempDir,
+}
+
+impl Files {
+    fn new(main: &str) -> Self {
+        let files = Self { dir: tempfile::tempdir().unwrap() };
+        fs::write(files.main(), main).unwrap();
+        files
+    }
+    fn main(&self) -> PathBuf {
+        self.dir.path().join("node.yaml")
+    }
+    fn drop_in(self, name: &str, text: &str) -> Self {
+        let dir = self.dir.path().join("node.yaml.d");
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join(name), text).unwrap();
+        self
+    }
+    fn load(&self, overrides: Vec<Override>) -> Result<NodeConfiguration, String> {
+        let source = ConfigSource { file: Some(self.main()), root: None, overrides };
+        let dir = format!("{}/", self.dir.path().display());
+        NodeConfiguration::load(&source).map_err(|errors| errors.to_string().replace(&dir, ""))
+    }
+}
+
+fn load(body: &str) -> Result<NodeConfiguration, String> {
+    Files::new(&format!("{HEAD}{body}")).load(Vec::new())
+}
+
+#[test]
+fn an_empty_configuration_is_the_kubelets_defaults() {
+    let config = load("").unwrap();
+    let expected = NodeConfiguration { node_name: "pet-1".into(), ..NodeConfiguration::defaults("/") };
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn every_setting_arrives() {
+    let config = load(
+        r#"
+rootDir: /pets/a
+kubeconfig: /k
+bootstrapKubeconfig: /b
+address: "::"
+port: 10251
+healthzBindAddress: 127.0.0.2
+healthzPort: 0
+authentication: {x509: {clientCAFile: /ca}, webhook: {enabled: false, cacheTTL: 1m}, anonymous: {enabled: true}}
+authorization: {mode: Webhook, webhook: {cacheAuthorizedTTL: 1s, cacheUnauthorizedTTL: 0s}}
+tlsCertFile: /c
+tlsPrivateKeyFile: /p
+serverTLSBootstrap: false
+rotateCertificates: true
+clusterDNS: [10.96.0.10]
+clusterDomain: example.org.
+resolvConf: ""
+nodeIP: 10.0.0.5,fd00::5
+podCIDR: [10.1.0.0/24, "fd01::/64"]
+externalIPSources: [interface, {interface: eth1}, {static: 198.51.100.7}, {url: "http://a:b@ip.example/x"}]
+mtu: 1400
+linkPrefix: kp2
+registerNode: false
+nodeLabels: {example.com/rack: "7", size: 3}
+registerWithTaints: [{key: a/b, value: c, effect: NoExecute}]
+providerID: pet://1
+nodeStatusUpdateFrequency: 5s
+nodeStatusReportFrequency: 1m
+nodeStatusMaxImages: -1
+nodeLeaseDurationSeconds: 20
+eventRecordQPS: 5
+eventBurst: 10
+staticPodPath: /m
+maxPods: 20
+podPidsLimit: 100
+cgroupRoot: /lab/pet
+allowedUnsafeSysctls: [kernel.msg*]
+serializeImagePulls: true
+crashLoopBackOff: {maxContainerRestartPeriod: 30s}
+systemReserved: {cpu: 0.5, memory: 1Gi}
+kubeReserved: {ephemeral-storage: 1Gi}
+evictionHard: {memory.available: 5%, pid.available: 100}
+evictionPressureTransitionPeriod: 0s
+podman: {program: /usr/bin/podman, root: /r, runRoot: /rr, tmpDir: /t, storageConf: /s, registriesConf: /g}
+logging: {level: "info,kube_pet_node=debug", format: json}
+"#,
+    )
+    .unwrap();
+    assert_eq!(config.node_ip.len(), 2);
+    assert_eq!(config.node_labels["size"], "3");
+    assert_eq!(config.cluster_domain, "example.org");
+    assert_eq!(config.max_parallel_image_pulls, 1);
+    assert_eq!(config.eviction_hard.len(), 2);
+    assert_eq!(config.pods_cgroup(), "/lab/pet/kubepods");
+    assert_eq!(config.crash_loop_back_off.max_container_restart_period, Duration::from_secs(30));
+    let yaml = config.to_yaml().unwrap();
+    insta::assert_snapshot!(yaml);
+    // What is printed can be used, but for the password.
+    let again = Files::new(&yaml.replace("REDACTED", "a:b")).load(Vec::new()).unwrap();
+    assert_eq!(again, config);
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once() {
+    let files = Files::new(
+        r#"apiVersion: kube-pet.dev/v1
+nodeName: Pet_1
+maxPod: 20
+port: 70000
+port: 10250
+healthzPort: "ten"
+address: localhost
+authentication:
+  webhook:
+    enabled: "yes"
+    cachettl: 5
+    cacheTTL: 5
+authorization: {mode: Rbac}
+clusterDNS: 10.96.0.10
+nodeIP: 10.0.0.5,10.0.0.6
+podCIDR: 10.1.0.5/24
+nodeLabels: {node-role.kubernetes.io/pet: ""}
+registerWithTaints: [{key: a, effect: Never}, {effect: NoSchedule}]
+nodeStatusUpdateFrequency: 20s
+nodeStatusReportFrequency: 10s
+cgroupDriver: systemd
+evictionSoft: {}
+featureGates: {A: true}
+rotateCertificates: false
+tlsCertFile: server.pem
+systemReserved: {cpu: lots, pid: 5}
+evictionHard: {memory.available: 200%, disk: 5%}
+crashLoopBackOff: {maxContainerRestartPeriod: 10m}
+podman: [a]
+externalIPSources: [dns, {static: 1.2.3.4, interface: eth0}]
+kubernetes: 5
+"#,
+    );
+    insta::assert_snapshot!(files.load(Vec::new()).unwrap_err());
+}
+
+#[test]
+fn drop_ins_and_flags_are_laid_over_in_order() {
+    let files = Files::new(&format!("{HEAD}maxPods: 1\nport: 1\nnodeLabels: {{a: a, b: a}}\n"))
+        .drop_in("20-b.yaml", "maxPods: 3\nnodeLabels: {b: c}\n")
+        .drop_in("10-a.yaml", "maxPods: 2\nnodeLabels: {b: b}\nport: 2\n")
+        .drop_in("ignored.yml", "maxPods: 9\n")
+        .drop_in("30-empty.yaml", "# nothing\n");
+    let flags = vec![
+        Override::assignment("port=3").unwrap(),
+        Override::assignment("authentication.anonymous.enabled=true").unwrap(),
+        Override::text("--node-name", "nodeName", "007"),
+    ];
+    let config = files.load(flags).unwrap();
+    assert_eq!((config.max_pods, config.port), (3, 3));
+    assert_eq!(config.node_labels.into_iter().collect::<Vec<_>>(), [("a".into(), "a".into()), ("b".into(), "c".into())]);
+    assert_eq!(config.node_name, "007");
+    assert!(config.authentication.anonymous.enabled);
+}
+
+#[test]
+fn a_mistake_is_reported_where_it_was_written() {
+    let files = Files::new(HEAD).drop_in("a.yaml", "\nmaxPods: many\n");
+    let error = files.load(vec![Override::assignment("prot=5").unwrap()]).unwrap_err();
+    insta::assert_snapshot!(error);
+}
+
+#[test]
+fn text_that_is_no_yaml_is_reported_with_its_line_and_without_its_contents() {
+    let error = Files::new(&format!("{HEAD}token: \"secret\n")).load(Vec::new()).unwrap_err();
+    assert!(error.contains("node.yaml:") && error.contains("not valid YAML"), "{error}");
+    assert!(!error.contains("secret"), "{error}");
+    let error = Files::new("- a\n").load(Vec::new()).unwrap_err();
+    assert!(error.contains("expected a mapping, found a list"), "{error}");
+}
+
+#[test]
+fn files_that_cannot_be_read_are_reported() {
+    let files = Files::new("");
+    fs::remove_file(files.main()).unwrap();
+    let error = files.load(Vec::new()).unwrap_err();
+    assert!(error.contains("node.yaml: is not there"), "{error}");
+    fs::write(files.main(), [0xff, 0xfe]).unwrap();
+    let error = files.load(Vec::new()).unwrap_err();
+    assert!(error.contains("is not UTF-8"), "{error}");
+}
+
+#[test]
+fn the_default_file_may_be_missing_and_everything_moves_with_the_root() {
+    let root = tempfile::tempdir().unwrap();
+    let mut source = ConfigSource { root: Some(root.path().to_owned()), ..ConfigSource::default() };
+    source.overrides.push(Override::text("--node-name", "nodeName", "a"));
+    let config = NodeConfiguration::load(&source).unwrap();
+    assert_eq!(config.static_pod_path, root.path().join("etc/kube-pet/manifests"));
+    fs::create_dir_all(root.path().join("etc/kube-pet")).unwrap();
+    fs::write(root.path().join("etc/kube-pet/node.yaml"), format!("{HEAD}maxPods: 7")).unwrap();
+    assert_eq!(NodeConfiguration::load(&source).unwrap().max_pods, 7);
+}
+
+#[test]
+fn the_labs_json_is_accepted() {
+    let json = r#"{"apiVersion": "kube-pet.dev/v1alpha1", "kind": "NodeConfiguration", "nodeName": "pet-1",
+        "nodeIP": "172.31.0.5", "bootstrapKubeconfig": "/etc/kube-pet/bootstrap.kubeconfig",
+        "cgroupRoot": "/lab/pet-1", "clusterDNS": ["10.96.0.10"], "clusterDomain": "cluster.local", "maxPods": 110}"#;
+    assert_eq!(Files::new(json).load(Vec::new()).unwrap().node_name, "pet-1");
+}
+
+#[test]
+fn networks_know_what_they_contain() {
+    let net: IpNet = "10.1.0.0/16".parse().unwrap();
+    assert!(net.contains("10.1.255.1".parse().unwrap()));
+    assert!(!net.contains("10.2.0.1".parse().unwrap()));
+    assert!(net.overlaps(&"10.1.4.0/24".parse().unwrap()));
+    assert!(!net.overlaps(&"fd00::/8".parse().unwrap()));
+    assert!("0.0.0.0/0".parse::<IpNet>().unwrap().contains("1.2.3.4".parse().unwrap()));
+    assert!("10.1.0.0/33".parse::<IpNet>().is_err());
+}
