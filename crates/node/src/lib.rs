@@ -2,14 +2,15 @@
 
 pub mod api;
 pub mod config;
-pub mod containers;
 pub mod events;
 pub mod identity;
 pub mod images;
 pub mod node_status;
 pub mod objects;
 pub mod paths;
+pub mod podman_service;
 pub mod pods;
 pub mod sandboxes;
 pub mod server;
+pub mod services;
 pub mod volumes;

@@ -1,0 +1,79 @@
+//! `containers.conf` of the agent's Podman service: what a pod's container must not inherit from Podman's defaults.
+
+use std::fmt::Write as _;
+
+/// What the machine allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// CAP_SYS_RESOURCE: limits can be raised above the service's own.
+    pub(super) can_raise: bool,
+    /// Own hard limit of open files.
+    pub(super) files: Option<u64>,
+    /// Own hard limit of processes.
+    pub(super) processes: Option<u64>,
+}
+
+impl Limits {
+    /// Those of this process, which the service will inherit.
+    pub(super) fn own() -> Self {
+        use rustix::process::{Resource, getrlimit};
+        /// Bit of CAP_SYS_RESOURCE in `CapEff`.
+        const SYS_RESOURCE: u64 = 1 << 24;
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let effective = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok()).unwrap_or(0);
+        Self {
+            can_raise: effective & SYS_RESOURCE != 0,
+            files: getrlimit(Resource::Nofile).maximum,
+            processes: getrlimit(Resource::Nproc).maximum,
+        }
+    }
+}
+
+/// The file's text. It replaces the machine's own containers.conf: Podman 4.3 knows no overrides.
+pub(super) fn containers_conf(limits: Limits) -> String {
+    let mut text = String::from(
+        "# Written by kube-pet at each start, for its own Podman service only. Changes are lost.\n\
+         [containers]\n\
+         # CRI lines; the agent rotates the files.\n\
+         log_driver = \"k8s-file\"\n\
+         log_size_max = -1\n\
+         # A pod's limit is on its own cgroup; Podman would set 2048.\n\
+         pids_limit = 0\n\
+         # Podman would add TERM.\n\
+         env = [\"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\"]\n\
+         default_sysctls = []\n\
+         http_proxy = false\n\
+         # As other runtimes of Kubernetes; newer versions of Podman give less.\n\
+         default_capabilities = [\"AUDIT_WRITE\", \"CHOWN\", \"DAC_OVERRIDE\", \"FOWNER\", \"FSETID\", \"KILL\", \"MKNOD\", \
+         \"NET_BIND_SERVICE\", \"NET_RAW\", \"SETFCAP\", \"SETGID\", \"SETPCAP\", \"SETUID\", \"SYS_CHROOT\"]\n",
+    );
+    if !limits.can_raise {
+        // Podman's defaults are above what this machine allows, and crun would refuse them.
+        let limit = |name: &str, value: Option<u64>| value.map(|v| format!("\"{name}={v}:{v}\""));
+        let limits: Vec<_> = [limit("nofile", limits.files), limit("nproc", limits.processes)].into_iter().flatten().collect();
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "default_ulimits = [{}]", limits.join(", "));
+    }
+    text.push_str(
+        "[engine]\n\
+         # Otherwise each exec session leaves two processes behind for five minutes, and removals wait for them.\n\
+         exit_command_delay = 1\n\
+         events_logger = \"file\"\n\
+         # One layout of cgroups for machines with and without systemd: the agent makes the pods' own.\n\
+         cgroup_manager = \"cgroupfs\"\n",
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_set_only_where_they_cannot_be_raised() {
+        let limits = |can_raise| Limits { can_raise, files: Some(20_000), processes: None };
+        assert!(containers_conf(limits(false)).contains("\ndefault_ulimits = [\"nofile=20000:20000\"]\n[engine]"));
+        assert!(!containers_conf(limits(true)).contains("default_ulimits"));
+        assert!(Limits::own().files.is_none_or(|files| files > 0));
+    }
+}
