@@ -51,11 +51,7 @@ pub async fn run(plan: &Plan) -> Result<()> {
     let spaces: Api<Namespace> = Api::all(client.clone());
     cluster::create(&spaces, json!({"metadata": {"name": SPACE}})).await?;
     // The pods' default service account follows the namespace by a moment.
-    let bench = Bench {
-        pods: Api::namespaced(client.clone(), SPACE),
-        client,
-        pet,
-    };
+    let bench = Bench { pods: Api::namespaced(client.clone(), SPACE), client, pet };
     bench.wait_for_account().await?;
     say(command::run(&["podman", "--version"]).await?.trim_end());
     bench.start("warm-0", Instant::now()).await?;
@@ -82,13 +78,7 @@ struct Bench {
 impl Bench {
     async fn wait_for_account(&self) -> Result<()> {
         let path = format!("/api/v1/namespaces/{SPACE}/serviceaccounts/default");
-        eventually(
-            Duration::from_secs(20),
-            "the default service account",
-            || crate::client::get(&self.client, &path),
-        )
-        .await
-        .map(drop)
+        eventually(Duration::from_secs(20), "the default service account", || crate::client::get(&self.client, &path)).await.map(drop)
     }
 
     /// Podman alone: one container in a pod without infra, through the API. The image is on the node by now.
@@ -121,27 +111,13 @@ impl Bench {
     }
 
     async fn create(&self, name: &str) -> Result<()> {
-        self.pods
-            .create(&PostParams::default(), &Self::pod(name)?)
-            .await
-            .with_context(|| format!("create pod {name}"))
-            .map(drop)
+        self.pods.create(&PostParams::default(), &Self::pod(name)?).await.with_context(|| format!("create pod {name}")).map(drop)
     }
 
     /// The times at which a watch first sees each pod Running, or gone.
-    async fn seen(
-        &self,
-        names: &[String],
-        gone: bool,
-        version: &str,
-    ) -> Result<HashMap<String, Instant>> {
+    async fn seen(&self, names: &[String], gone: bool, version: &str) -> Result<HashMap<String, Instant>> {
         let parameters = WatchParams::default().timeout(290);
-        let mut events = self
-            .pods
-            .watch(&parameters, version)
-            .await
-            .context("watch the pods")?
-            .boxed();
+        let mut events = self.pods.watch(&parameters, version).await.context("watch the pods")?.boxed();
         let mut seen = HashMap::new();
         while seen.len() < names.len() {
             let Some(event) = events.try_next().await.context("watch the pods")? else {
@@ -151,10 +127,7 @@ impl Bench {
             let (pod, matches) = match event {
                 WatchEvent::Deleted(pod) => (pod, gone),
                 WatchEvent::Added(pod) | WatchEvent::Modified(pod) => {
-                    let phase = pod
-                        .status
-                        .as_ref()
-                        .and_then(|status| status.phase.as_deref());
+                    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
                     let running = phase == Some("Running");
                     (pod, running && !gone)
                 }
@@ -169,14 +142,8 @@ impl Bench {
     }
 
     async fn version(&self) -> Result<String> {
-        let list = self
-            .pods
-            .list(&ListParams::default().limit(1))
-            .await
-            .context("list the pods")?;
-        list.metadata
-            .resource_version
-            .context("a list has a version")
+        let list = self.pods.list(&ListParams::default().limit(1)).await.context("list the pods")?;
+        list.metadata.resource_version.context("a list has a version")
     }
 
     /// Starts one pod; how long until it is seen Running.
@@ -185,10 +152,7 @@ impl Bench {
         let names = [name.to_owned()];
         let (seen, created) = tokio::join!(self.seen(&names, false, &version), self.create(name));
         created?;
-        Ok(seen?
-            .get(name)
-            .context("the pod was seen")?
-            .duration_since(start))
+        Ok(seen?.get(name).context("the pod was seen")?.duration_since(start))
     }
 
     async fn sequence(&self, count: usize) -> Result<()> {
@@ -201,15 +165,9 @@ impl Bench {
             let (names, version) = ([name.clone()], self.version().await?);
             let start = Instant::now();
             let parameters = DeleteParams::default();
-            let (seen, deleted) = tokio::join!(
-                self.seen(&names, true, &version),
-                self.pods.delete(&name, &parameters)
-            );
+            let (seen, deleted) = tokio::join!(self.seen(&names, true, &version), self.pods.delete(&name, &parameters));
             deleted.context("delete a pod")?;
-            let gone = seen?
-                .get(&name)
-                .context("the pod was seen")?
-                .duration_since(start);
+            let gone = seen?.get(&name).context("the pod was seen")?.duration_since(start);
             // Two to warm up.
             if number >= 2 {
                 starts.push(took);
@@ -227,20 +185,13 @@ impl Bench {
         let version = self.version().await?;
         let before = self.cpu();
         let start = Instant::now();
-        let create = futures::stream::iter(&names)
-            .map(|name| self.create(name))
-            .buffer_unordered(8)
-            .try_collect::<Vec<()>>();
+        let create = futures::stream::iter(&names).map(|name| self.create(name)).buffer_unordered(8).try_collect::<Vec<()>>();
         let (seen, created) = tokio::join!(self.seen(&names, false, &version), create);
         created?;
         let mut times: Vec<Duration> = seen?.values().map(|at| at.duration_since(start)).collect();
         let last = times.iter().max().copied().unwrap_or_default();
         say(format!("\n{count} pods at once"));
-        say(format!(
-            "  all Running after {:.2} s; each: {}",
-            last.as_secs_f64(),
-            quantiles(&mut times)
-        ));
+        say(format!("  all Running after {:.2} s; each: {}", last.as_secs_f64(), quantiles(&mut times)));
         for (kind, ticks) in self.cpu() {
             let spent = ticks.saturating_sub(before.get(&kind).copied().unwrap_or(0));
             say(format!("  CPU of {kind}: {:.2} s", seconds(spent)));
@@ -250,21 +201,12 @@ impl Bench {
 
     /// Tops the node up to `count` pods.
     async fn fill(&self, count: usize) -> Result<()> {
-        let have = self
-            .pods
-            .list(&ListParams::default())
-            .await
-            .context("list the pods")?
-            .items
-            .len();
+        let have = self.pods.list(&ListParams::default()).await.context("list the pods")?.items.len();
         for number in have..count {
             self.create(&format!("idle-{number}")).await?;
         }
         eventually(Duration::from_secs(120), "all pods run", || async {
-            let pods = self
-                .pods
-                .list(&ListParams::default().fields("status.phase=Running"))
-                .await?;
+            let pods = self.pods.list(&ListParams::default().fields("status.phase=Running")).await?;
             ensure!(pods.items.len() == count, "{} run", pods.items.len());
             Ok(())
         })
@@ -272,10 +214,7 @@ impl Bench {
     }
 
     async fn delete_all(&self) -> Result<()> {
-        self.pods
-            .delete_collection(&DeleteParams::default(), &ListParams::default())
-            .await
-            .context("delete the pods")?;
+        self.pods.delete_collection(&DeleteParams::default(), &ListParams::default()).await.context("delete the pods")?;
         eventually(Duration::from_secs(90), "all pods are gone", || async {
             let pods = self.pods.list(&ListParams::default()).await?;
             ensure!(pods.items.is_empty(), "{} are left", pods.items.len());
@@ -305,10 +244,7 @@ impl Bench {
 
     fn cpu(&self) -> BTreeMap<String, u64> {
         let sum = |pids: &Vec<i32>| pids.iter().map(|pid| process::cpu_ticks(*pid)).sum();
-        self.processes()
-            .iter()
-            .map(|(kind, pids)| (kind.clone(), sum(pids)))
-            .collect()
+        self.processes().iter().map(|(kind, pids)| (kind.clone(), sum(pids))).collect()
     }
 
     async fn idle(&self, pods: usize, period: Duration) -> Result<()> {
@@ -326,23 +262,13 @@ impl Bench {
             let megabytes = |kib: u64| kib as f64 / 1024.0;
             let pss = megabytes(pids.iter().map(|pid| process::pss_kib(*pid)).sum());
             let rss = megabytes(pids.iter().map(|pid| process::rss_kib(*pid)).sum());
-            let spent = after
-                .get(&kind)
-                .copied()
-                .unwrap_or(0)
-                .saturating_sub(before.get(&kind).copied().unwrap_or(0));
+            let spent = after.get(&kind).copied().unwrap_or(0).saturating_sub(before.get(&kind).copied().unwrap_or(0));
             let cpu = 100.0 * seconds(spent) / elapsed;
-            say(format!(
-                "  {kind:<16} {:>6} {pss:>8.1} {rss:>8.1} {cpu:>13.2}",
-                pids.len()
-            ));
+            say(format!("  {kind:<16} {:>6} {pss:>8.1} {rss:>8.1} {cpu:>13.2}", pids.len()));
             all_pss += pss;
             all_cpu += cpu;
         }
-        say(format!(
-            "  {:<16} {:>6} {all_pss:>8.1} {:>8} {all_cpu:>13.2}",
-            "whole node", "", ""
-        ));
+        say(format!("  {:<16} {:>6} {all_pss:>8.1} {:>8} {all_cpu:>13.2}", "whole node", "", ""));
         Ok(())
     }
 }
@@ -356,17 +282,9 @@ fn quantiles(times: &mut [Duration]) -> String {
     times.sort();
     let at = |percent: usize| {
         let index = (times.len().saturating_sub(1) * percent).div_ceil(100);
-        times
-            .get(index)
-            .map_or(0.0, |time| time.as_secs_f64() * 1000.0)
+        times.get(index).map_or(0.0, |time| time.as_secs_f64() * 1000.0)
     };
-    format!(
-        "median {:.0} ms, p95 {:.0} ms, max {:.0} ms (n={})",
-        at(50),
-        at(95),
-        at(100),
-        times.len()
-    )
+    format!("median {:.0} ms, p95 {:.0} ms, max {:.0} ms (n={})", at(50), at(95), at(100), times.len())
 }
 
 #[cfg(test)]
@@ -376,10 +294,7 @@ mod tests {
     #[test]
     fn quantiles_of_few_values() {
         let mut times: Vec<Duration> = [30, 10, 20].map(Duration::from_millis).to_vec();
-        assert_eq!(
-            quantiles(&mut times),
-            "median 20 ms, p95 30 ms, max 30 ms (n=3)"
-        );
+        assert_eq!(quantiles(&mut times), "median 20 ms, p95 30 ms, max 30 ms (n=3)");
         assert_eq!(quantiles(&mut []), "median 0 ms, p95 0 ms, max 0 ms (n=0)");
     }
 }

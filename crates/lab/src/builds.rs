@@ -29,12 +29,7 @@ impl Builds {
     /// When it was not built; the error says how to.
     pub fn program(&self, name: &str) -> Result<PathBuf> {
         let path = self.cache.join("bin").join(name);
-        ensure!(
-            path.exists(),
-            "{} is missing: build it with `lab/build.sh {}` (`make prepare` does)",
-            path.display(),
-            target_of(name)
-        );
+        ensure!(path.exists(), "{} is missing: build it with `lab/build.sh {}` (`make prepare` does)", path.display(), target_of(name));
         Ok(path)
     }
 
@@ -75,14 +70,8 @@ fn target_of(program: &str) -> &'static str {
 pub fn own_program(name: &str, variable: &str) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(variable) {
         let path = PathBuf::from(path);
-        ensure!(
-            path.is_file(),
-            "{variable} names {}, which is no file",
-            path.display()
-        );
-        return path
-            .canonicalize()
-            .with_context(|| format!("resolve {}", path.display()));
+        ensure!(path.is_file(), "{variable} names {}, which is no file", path.display());
+        return path.canonicalize().with_context(|| format!("resolve {}", path.display()));
     }
     let running = std::env::current_exe().context("find the running program")?;
     // target/debug/lab, target/debug/deps/e2e-0123456789abcdef
@@ -90,10 +79,5 @@ pub fn own_program(name: &str, variable: &str) -> Result<PathBuf> {
     beside
         .map(|folder| folder.join(name))
         .find(|path| path.is_file())
-        .with_context(|| {
-            format!(
-                "no {name} beside {}: `cargo build --bins`, or set {variable}",
-                running.display()
-            )
-        })
+        .with_context(|| format!("no {name} beside {}: `cargo build --bins`, or set {variable}", running.display()))
 }

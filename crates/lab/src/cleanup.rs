@@ -28,9 +28,7 @@ pub async fn destroy(lab: &LabRecord) -> Result<()> {
     };
     let machines = machines(lab);
     // Pets first: a pet whose control plane is gone would only fill its log.
-    let (control_plane, pets): (Vec<_>, Vec<_>) = machines
-        .into_iter()
-        .partition(|machine| machine.name == crate::control_plane::MACHINE);
+    let (control_plane, pets): (Vec<_>, Vec<_>) = machines.into_iter().partition(|machine| machine.name == crate::control_plane::MACHINE);
     for machine in pets.iter().chain(&control_plane) {
         note(machine.power_off().await);
     }
@@ -53,10 +51,7 @@ pub fn machines(lab: &LabRecord) -> Vec<Machine> {
     let Ok(entries) = fs::read_dir(lab.machines_dir()) else {
         return Vec::new();
     };
-    entries
-        .flatten()
-        .filter_map(|entry| Machine::load(&entry.path()).ok())
-        .collect()
+    entries.flatten().filter_map(|entry| Machine::load(&entry.path()).ok()).collect()
 }
 
 /// Removes what labs left behind whose supervisor is gone. Says what it removes.
@@ -111,11 +106,7 @@ fn folders(path: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(path) else {
         return Vec::new();
     };
-    entries
-        .flatten()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .map(|entry| entry.path())
-        .collect()
+    entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
 }
 
 fn keep_logs(lab: &LabRecord) -> Result<()> {

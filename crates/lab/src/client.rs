@@ -12,12 +12,10 @@ use kube::{Client, Config, config::Kubeconfig};
 pub async fn connect(kubeconfig: &Path) -> Result<Client> {
     // The second call of a process finds the provider installed, which is just as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let config = Kubeconfig::read_from(kubeconfig)
-        .with_context(|| format!("read {}", kubeconfig.display()))?;
-    let config =
-        Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default())
-            .await
-            .with_context(|| format!("understand {}", kubeconfig.display()))?;
+    let config = Kubeconfig::read_from(kubeconfig).with_context(|| format!("read {}", kubeconfig.display()))?;
+    let config = Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default())
+        .await
+        .with_context(|| format!("understand {}", kubeconfig.display()))?;
     Client::try_from(config).context("make a client")
 }
 
@@ -26,11 +24,6 @@ pub async fn connect(kubeconfig: &Path) -> Result<Client> {
 /// # Errors
 /// When the request fails or the answer is not a success.
 pub async fn get(client: &Client, path: &str) -> Result<String> {
-    let request = http::Request::get(path)
-        .body(Vec::new())
-        .context("make a request")?;
-    client
-        .request_text(request)
-        .await
-        .with_context(|| format!("GET {path}"))
+    let request = http::Request::get(path).body(Vec::new()).context("make a request")?;
+    client.request_text(request).await.with_context(|| format!("GET {path}"))
 }

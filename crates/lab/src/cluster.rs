@@ -30,26 +30,10 @@ const BOOTSTRAPPERS: &str = "system:bootstrappers:kube-pet-lab";
 /// When the API server refuses.
 pub async fn admit_nodes(client: &Client) -> Result<()> {
     let bindings = [
-        (
-            "kube-pet-lab:bootstrap",
-            "system:node-bootstrapper",
-            group(BOOTSTRAPPERS),
-        ),
-        (
-            "kube-pet-lab:approve-first",
-            "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
-            group(BOOTSTRAPPERS),
-        ),
-        (
-            "kube-pet-lab:approve-renewal",
-            "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
-            group("system:nodes"),
-        ),
-        (
-            "kube-pet-lab:kubelet-api",
-            "system:kubelet-api-admin",
-            user("kube-apiserver-kubelet-client"),
-        ),
+        ("kube-pet-lab:bootstrap", "system:node-bootstrapper", group(BOOTSTRAPPERS)),
+        ("kube-pet-lab:approve-first", "system:certificates.k8s.io:certificatesigningrequests:nodeclient", group(BOOTSTRAPPERS)),
+        ("kube-pet-lab:approve-renewal", "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient", group("system:nodes")),
+        ("kube-pet-lab:kubelet-api", "system:kubelet-api-admin", user("kube-apiserver-kubelet-client")),
     ];
     let api: Api<ClusterRoleBinding> = Api::all(client.clone());
     for (name, role, subject) in bindings {
@@ -107,26 +91,16 @@ pub async fn bootstrap_token(client: &Client) -> Result<String> {
     });
     let api: Api<Secret> = Api::namespaced(client.clone(), "kube-system");
     // kube-system itself appears shortly after the API server is ready.
-    eventually(
-        Duration::from_secs(10),
-        "a bootstrap token can be made",
-        || create(&api, object.clone()),
-    )
-    .await?;
+    eventually(Duration::from_secs(10), "a bootstrap token can be made", || create(&api, object.clone())).await?;
     Ok(format!("{id}.{secret}"))
 }
 
 fn random_text(length: usize) -> Result<String> {
     use std::io::Read;
     let mut bytes = vec![0_u8; length];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut file| file.read_exact(&mut bytes))
-        .context("read random bytes")?;
+    std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).context("read random bytes")?;
     let alphabet = b"abcdefghijklmnopqrstuvwxyz234567";
-    Ok(bytes
-        .iter()
-        .map(|byte| char::from(alphabet[usize::from(byte % 32)]))
-        .collect())
+    Ok(bytes.iter().map(|byte| char::from(alphabet[usize::from(byte % 32)])).collect())
 }
 
 /// Approves nodes' requests for serving certificates, as an operator or a cloud's controller would; never returns.
@@ -156,25 +130,15 @@ async fn wait_for_switch(lab: &LabRecord) {
     }
 }
 
-async fn approve(
-    api: &Api<CertificateSigningRequest>,
-    request: &CertificateSigningRequest,
-) -> Result<()> {
-    let decided = request
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_ref())
-        .is_some_and(|conditions| !conditions.is_empty());
+async fn approve(api: &Api<CertificateSigningRequest>, request: &CertificateSigningRequest) -> Result<()> {
+    let decided = request.status.as_ref().and_then(|status| status.conditions.as_ref()).is_some_and(|conditions| !conditions.is_empty());
     let Some(name) = request.metadata.name.as_deref().filter(|_| !decided) else {
         return Ok(());
     };
     let patch = json!({"status": {"conditions": [{
         "type": "Approved", "status": "True", "reason": "LabApproves", "message": "approved by the lab",
     }]}});
-    api.patch_approval(name, &PatchParams::default(), &Patch::Merge(patch))
-        .await
-        .with_context(|| format!("approve {name}"))
-        .map(drop)
+    api.patch_approval(name, &PatchParams::default(), &Patch::Merge(patch)).await.with_context(|| format!("approve {name}")).map(drop)
 }
 
 /// Keeps a route to each node's pods in the control plane's namespace, as a cloud's route controller would; never returns.
@@ -212,10 +176,7 @@ fn node_route(node: &Node) -> Option<(String, (String, Ipv4Addr))> {
     let name = node.metadata.name.clone()?;
     let pods = node.spec.as_ref()?.pod_cidr.clone()?;
     let addresses = node.status.as_ref()?.addresses.as_ref()?;
-    let internal = addresses
-        .iter()
-        .filter(|address| address.type_ == "InternalIP")
-        .find_map(|address| address.address.parse().ok())?;
+    let internal = addresses.iter().filter(|address| address.type_ == "InternalIP").find_map(|address| address.address.parse().ok())?;
     Some((name, (pods, internal)))
 }
 
@@ -235,13 +196,7 @@ mod tests {
             ]},
         });
         let parse = |node: &Value| node_route(&serde_json::from_value(node.clone()).unwrap());
-        assert_eq!(
-            parse(&node),
-            Some((
-                "pet1".into(),
-                ("10.244.3.0/24".into(), Ipv4Addr::new(10, 201, 0, 11))
-            ))
-        );
+        assert_eq!(parse(&node), Some(("pet1".into(), ("10.244.3.0/24".into(), Ipv4Addr::new(10, 201, 0, 11)))));
         node["spec"] = json!({});
         assert_eq!(parse(&node), None);
     }
@@ -250,10 +205,7 @@ mod tests {
     fn tokens_have_the_form_that_the_api_server_accepts() {
         let text = random_text(16).unwrap();
         assert_eq!(text.len(), 16);
-        assert!(
-            text.chars()
-                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
-        );
+        assert!(text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit()));
         assert_ne!(text, random_text(16).unwrap());
     }
 }

@@ -34,11 +34,7 @@ pub fn argv<S: AsRef<OsStr>>(argv: &[S]) -> Command {
 /// When it cannot be started or exits with anything but 0; the error carries its standard error.
 pub async fn output(mut command: Command) -> Result<String> {
     let shown = shown(&command);
-    let done = command
-        .kill_on_drop(true)
-        .output()
-        .await
-        .with_context(|| format!("start `{shown}`"))?;
+    let done = command.kill_on_drop(true).output().await.with_context(|| format!("start `{shown}`"))?;
     let stdout = String::from_utf8_lossy(&done.stdout).into_owned();
     if !done.status.success() {
         let stderr = String::from_utf8_lossy(&done.stderr);
@@ -72,32 +68,22 @@ pub async fn run_with_input(mut command: Command, input: &str) -> Result<String>
         // A program that ends early closes its end: its exit code tells why, not our EPIPE.
         let _ = stdin.write_all(input.as_bytes()).await;
     }
-    let done = child
-        .wait_with_output()
-        .await
-        .with_context(|| format!("wait for `{shown}`"))?;
+    let done = child.wait_with_output().await.with_context(|| format!("wait for `{shown}`"))?;
     if !done.status.success() {
         let stderr = String::from_utf8_lossy(&done.stderr);
-        bail!(
-            "`{shown}`: {}: {}; its input was:\n{input}",
-            done.status,
-            stderr.trim()
-        );
+        bail!("`{shown}`: {}: {}; its input was:\n{input}", done.status, stderr.trim());
     }
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
 
 /// Whether `name` is a program on the search path.
 pub fn on_path(name: &str) -> bool {
-    std::env::var_os("PATH").is_some_and(|path| {
-        std::env::split_paths(&path).any(|folder| is_executable(&folder.join(name)))
-    })
+    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|folder| is_executable(&folder.join(name))))
 }
 
 fn is_executable(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    path.metadata()
-        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 fn shown(command: &Command) -> String {
@@ -116,9 +102,7 @@ mod tests {
 
     #[tokio::test]
     async fn failure_tells_program_status_and_stderr() {
-        let error = run(&["sh", "-c", "echo out; echo oops >&2; exit 3"])
-            .await
-            .unwrap_err();
+        let error = run(&["sh", "-c", "echo out; echo oops >&2; exit 3"]).await.unwrap_err();
         let text = format!("{error:#}");
         assert!(text.contains("exit status: 3"), "{text}");
         assert!(text.contains("oops"), "{text}");

@@ -97,17 +97,9 @@ pub async fn run_on(lab: &Lab, selection: &Selection, output: &Path) -> Result<R
     let _ = fs::remove_file(&json);
     let start = Instant::now();
     let log = output.join("suite.log");
-    say(format!(
-        "suite: running; its whole output is in {}",
-        log.display()
-    ));
+    say(format!("suite: running; its whole output is in {}", log.display()));
     let mut command = command(lab, selection, output)?;
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .kill_on_drop(true)
-        .spawn()
-        .context("start ginkgo")?;
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true).spawn().context("start ginkgo")?;
     if let Some(stdout) = child.stdout.take() {
         show_progress(BufReader::new(stdout), &log).await?;
     }
@@ -138,14 +130,8 @@ fn command(lab: &Lab, selection: &Selection, output: &Path) -> Result<tokio::pro
         .arg(format!("--skip={}", selection.skip))
         .arg(builds.program("e2e.test")?)
         .args(["--", "--provider=skeleton", "--dns-domain=cluster.local"])
-        .arg(format!(
-            "--kubeconfig={}",
-            lab.record().kubeconfig().display()
-        ))
-        .arg(format!(
-            "--kubectl-path={}",
-            builds.program("kubectl")?.display()
-        ))
+        .arg(format!("--kubeconfig={}", lab.record().kubeconfig().display()))
+        .arg(format!("--kubectl-path={}", builds.program("kubectl")?.display()))
         .arg(format!("--num-nodes={}", selection.nodes))
         .args(["--minStartupPods=0", "--allowed-not-ready-nodes=0"])
         .args(["--disable-log-dump", "--dump-logs-on-failure=false"])
@@ -156,31 +142,18 @@ fn command(lab: &Lab, selection: &Selection, output: &Path) -> Result<tokio::pro
 }
 
 /// Copies everything to the log, and to the person only what tells how far it is.
-async fn show_progress(
-    mut lines: BufReader<impl tokio::io::AsyncRead + Unpin>,
-    log: &Path,
-) -> Result<()> {
-    let mut log = tokio::fs::File::create(log)
-        .await
-        .with_context(|| format!("create {}", log.display()))?;
+async fn show_progress(mut lines: BufReader<impl tokio::io::AsyncRead + Unpin>, log: &Path) -> Result<()> {
+    let mut log = tokio::fs::File::create(log).await.with_context(|| format!("create {}", log.display()))?;
     let mut line = Vec::new();
     loop {
         line.clear();
-        let length = lines
-            .read_until(b'\n', &mut line)
-            .await
-            .context("read the suite's output")?;
+        let length = lines.read_until(b'\n', &mut line).await.context("read the suite's output")?;
         if length == 0 {
             return log.flush().await.context("write the suite's log");
         }
-        log.write_all(&line)
-            .await
-            .context("write the suite's log")?;
+        log.write_all(&line).await.context("write the suite's log")?;
         let text = String::from_utf8_lossy(&line);
-        if ["• [FAILED]", "[FAIL]", "Ran ", "Will run", "Running Suite"]
-            .iter()
-            .any(|start| text.starts_with(start))
-        {
+        if ["• [FAILED]", "[FAIL]", "Ran ", "Will run", "Running Suite"].iter().any(|start| text.starts_with(start)) {
             say(text.trim_end());
         }
     }
@@ -214,15 +187,9 @@ struct FailureJson {
 }
 
 fn parse(json: &Path, took: Duration) -> Result<Report> {
-    let text = fs::read(json)
-        .with_context(|| format!("read {}: the suite ended without a report", json.display()))?;
-    let suites: Vec<SuiteJson> =
-        serde_json::from_slice(&text).with_context(|| format!("understand {}", json.display()))?;
-    let specs = suites
-        .into_iter()
-        .flat_map(|suite| suite.spec_reports.unwrap_or_default())
-        .filter_map(spec)
-        .collect();
+    let text = fs::read(json).with_context(|| format!("read {}: the suite ended without a report", json.display()))?;
+    let suites: Vec<SuiteJson> = serde_json::from_slice(&text).with_context(|| format!("understand {}", json.display()))?;
+    let specs = suites.into_iter().flat_map(|suite| suite.spec_reports.unwrap_or_default()).filter_map(spec).collect();
     Ok(Report { specs, took })
 }
 
@@ -234,23 +201,12 @@ fn spec(report: SpecJson) -> Option<Spec> {
         return None;
     }
     let mut name = report.container_hierarchy_texts.unwrap_or_default();
-    name.push(if named {
-        report.leaf_node_text
-    } else {
-        format!("[{}] {}", report.leaf_node_type, report.leaf_node_text)
-    });
+    name.push(if named { report.leaf_node_text } else { format!("[{}] {}", report.leaf_node_type, report.leaf_node_text) });
     Some(Spec {
         name: name.join(" ").trim().to_owned(),
         state: report.state,
         took: Duration::from_nanos(report.run_time),
-        failure: report
-            .failure
-            .message
-            .trim()
-            .lines()
-            .next()
-            .unwrap_or("")
-            .to_owned(),
+        failure: report.failure.message.trim().lines().next().unwrap_or("").to_owned(),
     })
 }
 
@@ -267,24 +223,13 @@ impl Surroundings {
     /// When Podman cannot be asked.
     pub async fn find() -> Result<Self> {
         let line = |text: Result<String>| text.unwrap_or_default().trim().to_owned();
-        let kernel =
-            fs::read_to_string("/proc/sys/kernel/osrelease").context("read the kernel's version");
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("read the kernel's version");
         Ok(Self {
             facts: vec![
-                (
-                    "Date",
-                    jiff::Timestamp::now().strftime("%Y-%m-%d").to_string(),
-                ),
-                (
-                    "kube-pet",
-                    line(crate::command::run(&["git", "describe", "--always", "--dirty"]).await),
-                ),
+                ("Date", jiff::Timestamp::now().strftime("%Y-%m-%d").to_string()),
+                ("kube-pet", line(crate::command::run(&["git", "describe", "--always", "--dirty"]).await)),
                 ("Kubernetes", "1.37.1".to_owned()),
-                (
-                    "Podman",
-                    line(crate::command::run(&["podman", "--version"]).await)
-                        .replace("podman version ", ""),
-                ),
+                ("Podman", line(crate::command::run(&["podman", "--version"]).await).replace("podman version ", "")),
                 ("Kernel", line(kernel)),
             ],
         })
@@ -295,20 +240,13 @@ impl Surroundings {
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn write_page(
-    path: &Path,
-    selection: &Selection,
-    report: &Report,
-    surroundings: &Surroundings,
-) -> Result<()> {
-    fs::write(path, page(selection, report, surroundings))
-        .with_context(|| format!("write {}", path.display()))
+pub fn write_page(path: &Path, selection: &Selection, report: &Report, surroundings: &Surroundings) -> Result<()> {
+    fs::write(path, page(selection, report, surroundings)).with_context(|| format!("write {}", path.display()))
 }
 
 fn page(selection: &Selection, report: &Report, surroundings: &Surroundings) -> String {
-    let mut text = String::from(
-        "# The official conformance suite\n\nWritten by `make conformance`; do not edit.\n\n| | |\n| --- | --- |\n",
-    );
+    let mut text =
+        String::from("# The official conformance suite\n\nWritten by `make conformance`; do not edit.\n\n| | |\n| --- | --- |\n");
     for (what, value) in &surroundings.facts {
         let _ = writeln!(text, "| {what} | {value} |");
     }
@@ -329,18 +267,8 @@ fn page(selection: &Selection, report: &Report, surroundings: &Surroundings) -> 
     if !failures.is_empty() {
         text.push_str("## Failures\n\n| Spec | Why | Seconds |\n| --- | --- | --- |\n");
         for spec in failures.values() {
-            let why = if spec.failure.is_empty() {
-                &spec.state
-            } else {
-                &spec.failure
-            };
-            let _ = writeln!(
-                text,
-                "| {} | {} | {} |",
-                cell(&spec.name),
-                cell(why),
-                spec.took.as_secs()
-            );
+            let why = if spec.failure.is_empty() { &spec.state } else { &spec.failure };
+            let _ = writeln!(text, "| {} | {} | {} |", cell(&spec.name), cell(why), spec.took.as_secs());
         }
     }
     text
@@ -357,16 +285,10 @@ fn cell(text: &str) -> String {
 
 /// Where a run's logs and reports go by default: below cargo's own folder, which no commit takes.
 pub fn default_output(name: &str) -> PathBuf {
-    let target = std::env::current_exe().ok().and_then(|program| {
-        program
-            .ancestors()
-            .find(|folder| folder.file_name().is_some_and(|name| name == "target"))
-            .map(Path::to_owned)
-    });
-    target
-        .unwrap_or_else(|| PathBuf::from("/var/tmp/kube-pet-lab"))
-        .join("lab")
-        .join(name)
+    let target = std::env::current_exe()
+        .ok()
+        .and_then(|program| program.ancestors().find(|folder| folder.file_name().is_some_and(|name| name == "target")).map(Path::to_owned));
+    target.unwrap_or_else(|| PathBuf::from("/var/tmp/kube-pet-lab")).join("lab").join(name)
 }
 
 #[cfg(test)]
@@ -393,23 +315,11 @@ mod tests {
             report("skipped", "It", ""),
             report("passed", "BeforeEach", ""),
         ];
-        let report = Report {
-            specs: specs.into_iter().filter_map(spec).collect(),
-            took: Duration::from_secs(3),
-        };
-        let selection = Selection {
-            focus: "a|b".into(),
-            skip: String::new(),
-            procs: 1,
-            nodes: 1,
-            limit: Duration::ZERO,
-        };
+        let report = Report { specs: specs.into_iter().filter_map(spec).collect(), took: Duration::from_secs(3) };
+        let selection = Selection { focus: "a|b".into(), skip: String::new(), procs: 1, nodes: 1, limit: Duration::ZERO };
         let page = page(&selection, &report, &Surroundings { facts: vec![] });
         assert!(page.contains("**1 of 2 passed.**"), "{page}");
-        assert!(
-            page.contains("| [sig-node] Pods should a \\| b | first line | 2 |"),
-            "{page}"
-        );
+        assert!(page.contains("| [sig-node] Pods should a \\| b | first line | 2 |"), "{page}");
         assert!(!page.contains("second line"), "{page}");
     }
 }

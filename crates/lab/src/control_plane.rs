@@ -19,12 +19,7 @@ use crate::{
 /// The machine's name, in the lab's folder too.
 pub const MACHINE: &str = "control-plane";
 /// The names of its programs, in starting order.
-pub const PROGRAMS: [&str; 4] = [
-    "etcd",
-    "kube-apiserver",
-    "kube-controller-manager",
-    "kube-scheduler",
-];
+pub const PROGRAMS: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
 
 /// What may differ between control planes.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -50,12 +45,7 @@ pub async fn boot(lab: &LabRecord) -> Result<Machine> {
 ///
 /// # Errors
 /// When one of them does not come up; the error has the end of its log.
-pub async fn start(
-    lab: &LabRecord,
-    machine: &Machine,
-    builds: &Builds,
-    options: &ControlPlaneOptions,
-) -> Result<()> {
+pub async fn start(lab: &LabRecord, machine: &Machine, builds: &Builds, options: &ControlPlaneOptions) -> Result<()> {
     credentials(lab)?;
     let program = |name: &str, arguments: Vec<String>| -> Result<DaemonSpec> {
         let mut argv = vec![builds.program(name)?.display().to_string()];
@@ -68,22 +58,13 @@ pub async fn start(
         })
     };
     Daemon::start(machine, program("etcd", etcd(&lab.dir))?).await?;
-    let api_server = program(
-        "kube-apiserver",
-        api_server(lab.wire(), &lab.pki_dir(), options),
-    )?;
+    let api_server = program("kube-apiserver", api_server(lab.wire(), &lab.pki_dir(), options))?;
     let api_server = Daemon::start(machine, api_server).await?;
     wait_ready(lab, &api_server).await?;
     // These two give up when the API server is not there within 10 s of their own start.
-    let manager = program(
-        "kube-controller-manager",
-        controller_manager(&lab.pki_dir()),
-    )?;
+    let manager = program("kube-controller-manager", controller_manager(&lab.pki_dir()))?;
     let scheduler = program("kube-scheduler", scheduler(&lab.pki_dir()))?;
-    tokio::try_join!(
-        Daemon::start(machine, manager),
-        Daemon::start(machine, scheduler)
-    )?;
+    tokio::try_join!(Daemon::start(machine, manager), Daemon::start(machine, scheduler))?;
     Ok(())
 }
 
@@ -93,20 +74,13 @@ pub async fn start(
 /// When it ends, or is not ready after a minute.
 pub async fn wait_ready(lab: &LabRecord, api_server: &Daemon) -> Result<()> {
     let client = client::connect(&lab.kubeconfig()).await?;
-    eventually(
-        Duration::from_secs(60),
-        "the API server is ready",
-        || async {
-            if api_server.is_running() {
-                client::get(&client, "/readyz").await.map(drop).map(Ok)
-            } else {
-                Ok(Err(anyhow::anyhow!(
-                    "the API server ended: {}",
-                    crate::daemon::tail(&api_server.spec.log)
-                )))
-            }
-        },
-    )
+    eventually(Duration::from_secs(60), "the API server is ready", || async {
+        if api_server.is_running() {
+            client::get(&client, "/readyz").await.map(drop).map(Ok)
+        } else {
+            Ok(Err(anyhow::anyhow!("the API server ended: {}", crate::daemon::tail(&api_server.spec.log))))
+        }
+    })
     .await?
 }
 
@@ -142,10 +116,7 @@ fn credentials(lab: &LabRecord) -> Result<()> {
 }
 
 fn flags(pairs: &[(&str, String)]) -> Vec<String> {
-    pairs
-        .iter()
-        .map(|(name, value)| format!("--{name}={value}"))
-        .collect()
+    pairs.iter().map(|(name, value)| format!("--{name}={value}")).collect()
 }
 
 fn etcd(dir: &Path) -> Vec<String> {
@@ -177,10 +148,7 @@ fn api_server(wire: Wire, pki: &Path, options: &ControlPlaneOptions) -> Vec<Stri
         ("client-ca-file", file("ca.crt")),
         ("service-account-key-file", file("sa.pub")),
         ("service-account-signing-key-file", file("sa.key")),
-        (
-            "service-account-issuer",
-            "https://kubernetes.default.svc.cluster.local".into(),
-        ),
+        ("service-account-issuer", "https://kubernetes.default.svc.cluster.local".into()),
         ("authorization-mode", "Node,RBAC".into()),
         ("enable-admission-plugins", "NodeRestriction".into()),
         ("enable-bootstrap-token-auth", "true".into()),
@@ -191,10 +159,7 @@ fn api_server(wire: Wire, pki: &Path, options: &ControlPlaneOptions) -> Vec<Stri
         ("requestheader-allowed-names", "front-proxy-client".into()),
         ("requestheader-username-headers", "X-Remote-User".into()),
         ("requestheader-group-headers", "X-Remote-Group".into()),
-        (
-            "requestheader-extra-headers-prefix",
-            "X-Remote-Extra-".into(),
-        ),
+        ("requestheader-extra-headers-prefix", "X-Remote-Extra-".into()),
         ("proxy-client-cert-file", file("front-proxy.crt")),
         ("proxy-client-key-file", file("front-proxy.key")),
         // No service proxy runs beside the API server: it dials endpoints, to which it has routes.
@@ -202,10 +167,7 @@ fn api_server(wire: Wire, pki: &Path, options: &ControlPlaneOptions) -> Vec<Stri
         ("allow-privileged", "true".into()),
     ]);
     if options.verify_kubelets {
-        arguments.push(format!(
-            "--kubelet-certificate-authority={}",
-            file("ca.crt")
-        ));
+        arguments.push(format!("--kubelet-certificate-authority={}", file("ca.crt")));
     }
     arguments
 }

@@ -45,11 +45,7 @@ impl Daemon {
     /// # Errors
     /// When it cannot be started, or ends within the first moments.
     pub async fn start(machine: &Machine, spec: DaemonSpec) -> Result<Self> {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(&spec.log)
-            .with_context(|| format!("open {}", spec.log.display()))?;
+        let log = File::options().create(true).append(true).open(&spec.log).with_context(|| format!("open {}", spec.log.display()))?;
         let mut command = machine.enter();
         command
             .args(&spec.argv)
@@ -59,18 +55,12 @@ impl Daemon {
             .stdout(log.try_clone().context("share the log")?)
             .stderr(log);
         let mut nsenter = command.spawn().context("start `nsenter`")?;
-        let outer = nsenter
-            .id()
-            .and_then(|pid| i32::try_from(pid).ok())
-            .context("`nsenter` has no PID")?;
+        let outer = nsenter.id().and_then(|pid| i32::try_from(pid).ok()).context("`nsenter` has no PID")?;
         let what = format!("{} on {}", spec.name, machine.name);
         // nsenter forks once it is in the PID namespace; the child is the program. It shows within milliseconds or never.
         for _ in 0..200 {
             if let Some(pid) = process::children(outer).first().copied() {
-                let daemon = Self {
-                    process: ProcessId::of(pid)?,
-                    spec,
-                };
+                let daemon = Self { process: ProcessId::of(pid)?, spec };
                 record::save(&Self::file(&machine.dir, &daemon.spec.name), &daemon)?;
                 return Ok(daemon);
             }
@@ -129,16 +119,12 @@ impl Daemon {
     /// # Errors
     /// When it ends or `limit` passes; the error has the end of the log.
     pub async fn logged(&self, text: &str, limit: Duration) -> Result<()> {
-        let waited = eventually(
-            limit,
-            &format!("`{text}` in the log of {}", self.spec.name),
-            || async {
-                if self.log().contains(text) || !self.is_running() {
-                    return Ok(());
-                }
-                bail!("{}", tail(&self.spec.log))
-            },
-        )
+        let waited = eventually(limit, &format!("`{text}` in the log of {}", self.spec.name), || async {
+            if self.log().contains(text) || !self.is_running() {
+                return Ok(());
+            }
+            bail!("{}", tail(&self.spec.log))
+        })
         .await;
         waited?;
         if !self.is_running() {
@@ -156,7 +142,5 @@ pub fn tail(log: &Path) -> String {
 }
 
 fn read_lossy(path: &Path) -> String {
-    std::fs::read(path)
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .unwrap_or_default()
+    std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }

@@ -25,12 +25,7 @@ pub async fn run() -> Result<()> {
     let pet = lab.pet(PetOptions::new("pet1")).await?;
     pet.ready(Duration::from_secs(60)).await?;
     let demo = Demo { lab };
-    demo.show().await.with_context(|| {
-        format!(
-            "the demo's lab is still up; its logs are in {}",
-            demo.lab.record().logs_dir().display()
-        )
-    })?;
+    demo.show().await.with_context(|| format!("the demo's lab is still up; its logs are in {}", demo.lab.record().logs_dir().display()))?;
     say("\nThe cluster stays up. Go on with");
     say(format!(
         "  export KUBECONFIG={} PATH={}:$PATH; kubectl get pods -o wide",
@@ -50,11 +45,7 @@ impl Demo {
         self.kubectl("get nodes -o wide").await?;
         say("\n# A Deployment of three replicas");
         say("$ kubectl apply -f hello.yaml");
-        say(self
-            .lab
-            .kubectl_with_input(&["apply", "-f", "-"], DEPLOYMENT)
-            .await?
-            .trim_end());
+        say(self.lab.kubectl_with_input(&["apply", "-f", "-"], DEPLOYMENT).await?.trim_end());
         self.rolled_out().await?;
         self.kubectl("get pods -o wide").await?;
         say("\n# Each pod answers under its own address");
@@ -72,8 +63,7 @@ impl Demo {
         self.settled(3).await?;
         self.kubectl("get pods").await?;
         say("\n# A rolling update");
-        self.kubectl("set env deployment/hello GREETING=again")
-            .await?;
+        self.kubectl("set env deployment/hello GREETING=again").await?;
         self.rolled_out().await?;
         self.settled(3).await?;
         self.kubectl("get pods -o wide").await
@@ -83,20 +73,13 @@ impl Demo {
     async fn kubectl(&self, line: &str) -> Result<()> {
         say(format!("$ kubectl {line}"));
         let arguments: Vec<&str> = line.split(' ').collect();
-        let status = self
-            .lab
-            .kubectl_command(&arguments)?
-            .stdout(Stdio::inherit())
-            .status()
-            .await
-            .context("start kubectl")?;
+        let status = self.lab.kubectl_command(&arguments)?.stdout(Stdio::inherit()).status().await.context("start kubectl")?;
         ensure!(status.success(), "kubectl {line}: {status}");
         Ok(())
     }
 
     async fn rolled_out(&self) -> Result<()> {
-        self.kubectl("rollout status deployment/hello --timeout 120s")
-            .await
+        self.kubectl("rollout status deployment/hello --timeout 120s").await
     }
 
     /// Waits until exactly this many pods are left, the ones on their way out gone.
@@ -112,15 +95,8 @@ impl Demo {
     /// Name and address of each pod.
     async fn pods(&self) -> Result<Vec<(String, String)>> {
         let format = "jsonpath={range .items[*]}{.metadata.name} {.status.podIP}{\"\\n\"}{end}";
-        let text = self
-            .lab
-            .kubectl(&["get", "pods", "-l", "app=hello", "-o", format])
-            .await?;
-        Ok(text
-            .lines()
-            .filter_map(|line| line.split_once(' '))
-            .map(|(name, address)| (name.to_owned(), address.to_owned()))
-            .collect())
+        let text = self.lab.kubectl(&["get", "pods", "-l", "app=hello", "-o", format]).await?;
+        Ok(text.lines().filter_map(|line| line.split_once(' ')).map(|(name, address)| (name.to_owned(), address.to_owned())).collect())
     }
 
     /// Calls each pod from the API server's side of the network.
@@ -134,10 +110,7 @@ impl Demo {
             })
             .await?;
             say(format!("$ curl {url}\n{answer}"));
-            ensure!(
-                answer == name,
-                "{url} is answered by {answer}, not by {name}"
-            );
+            ensure!(answer == name, "{url} is answered by {answer}, not by {name}");
         }
         Ok(())
     }

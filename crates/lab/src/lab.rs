@@ -81,26 +81,17 @@ impl Lab {
     }
 
     async fn launch(options: LabOptions, lifeline: bool) -> Result<Self> {
-        ensure!(
-            rustix::process::geteuid().is_root(),
-            "the lab makes network namespaces and mounts: run it as root"
-        );
+        ensure!(rustix::process::geteuid().is_root(), "the lab makes network namespaces and mounts: run it as root");
         ensure!(
             !options.name.is_empty()
                 && options.name.len() <= 32
-                && options
-                    .name
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
+                && options.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
             "lab name `{}`: 1 to 32 of a-z, 0-9 and -",
             options.name
         );
         cleanup::collect_dead().await?;
         let dir = record::default_dir(&options.name);
-        if let Some(running) = record::live()?
-            .into_iter()
-            .find(|lab| lab.name == options.name)
-        {
+        if let Some(running) = record::live()?.into_iter().find(|lab| lab.name == options.name) {
             bail!(
                 "lab {} is running already: `lab down --name {}` ends it; it is in {}",
                 running.name,
@@ -112,12 +103,10 @@ impl Lab {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("empty {}", dir.display()));
             }
-            _ => fs::create_dir_all(dir.join("logs"))
-                .with_context(|| format!("make {}", dir.display()))?,
+            _ => fs::create_dir_all(dir.join("logs")).with_context(|| format!("make {}", dir.display()))?,
         }
         record::save(&dir.join(OPTIONS), &options)?;
-        let log =
-            File::create(dir.join("logs/supervisor.log")).context("create the supervisor's log")?;
+        let log = File::create(dir.join("logs/supervisor.log")).context("create the supervisor's log")?;
         let mut command = command::program(builds::own_program("lab", "KUBE_PET_LAB_BIN")?);
         command
             .arg("supervise")
@@ -167,11 +156,7 @@ impl Lab {
 
     fn open(dir: &Path, lifeline: Option<OwnedFd>) -> Result<Self> {
         let record: LabRecord = record::load(&dir.join(RECORD))?;
-        Ok(Self {
-            control_plane: Machine::load(&record.machine_dir(control_plane::MACHINE))?,
-            record,
-            _lifeline: lifeline,
-        })
+        Ok(Self { control_plane: Machine::load(&record.machine_dir(control_plane::MACHINE))?, record, _lifeline: lifeline })
     }
 
     /// Ends the lab and waits until nothing of it is left.
@@ -181,11 +166,7 @@ impl Lab {
     pub async fn stop(self) -> Result<()> {
         let supervisor = self.record.supervisor;
         supervisor.signal(Signal::TERM)?;
-        ensure!(
-            supervisor.ended_within(Duration::from_secs(60)).await,
-            "the supervisor of lab {} does not end",
-            self.record.name
-        );
+        ensure!(supervisor.ended_within(Duration::from_secs(60)).await, "the supervisor of lab {} does not end", self.record.name);
         // Finds nothing when the supervisor was able to do its work.
         cleanup::collect_dead().await
     }
@@ -252,10 +233,7 @@ impl Lab {
     /// When it is not built.
     pub fn kubectl_command(&self, arguments: &[&str]) -> Result<tokio::process::Command> {
         let mut command = command::program(Builds::locate()?.program("kubectl")?);
-        command
-            .arg("--kubeconfig")
-            .arg(self.record.kubeconfig())
-            .args(arguments);
+        command.arg("--kubeconfig").arg(self.record.kubeconfig()).args(arguments);
         Ok(command)
     }
 
@@ -285,9 +263,7 @@ impl Lab {
         let switch = self.record.approval_switch();
         if approve {
             match fs::remove_file(&switch) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    Err(error).context("switch approval on")
-                }
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("switch approval on"),
                 _ => Ok(()),
             }
         } else {

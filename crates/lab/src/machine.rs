@@ -47,8 +47,7 @@ impl Machine {
     /// # Errors
     /// When the kernel refuses or a command of `setup` fails; the error carries what it wrote.
     pub async fn boot(name: &str, dir: &Path, setup: &str) -> Result<Self> {
-        fs::create_dir_all(dir.join("daemons"))
-            .with_context(|| format!("make {}", dir.display()))?;
+        fs::create_dir_all(dir.join("daemons")).with_context(|| format!("make {}", dir.display()))?;
         let boot_log = dir.join("boot.log");
         let script = format!("{PRELUDE}hostname {name}\n{setup}\n{EPILOGUE}");
         let mut unshare = program("unshare")
@@ -65,12 +64,9 @@ impl Machine {
         let (stdin, stdout) = (unshare.stdin.take(), unshare.stdout.take());
         let mut line = String::new();
         if let Some(stdout) = stdout {
-            tokio::time::timeout(
-                Duration::from_secs(20),
-                BufReader::new(stdout).read_line(&mut line),
-            )
-            .await
-            .with_context(|| format!("machine {name} does not boot"))??;
+            tokio::time::timeout(Duration::from_secs(20), BufReader::new(stdout).read_line(&mut line))
+                .await
+                .with_context(|| format!("machine {name} does not boot"))??;
         }
         if line.trim() != "ready" {
             let log = fs::read_to_string(&boot_log).unwrap_or_default();
@@ -80,17 +76,10 @@ impl Machine {
         let keeper = parent
             .and_then(|pid| process::children(pid).first().copied())
             .with_context(|| format!("machine {name} ended while it booted"))?;
-        let machine = Self {
-            name: name.to_owned(),
-            keeper: ProcessId::of(keeper)?,
-            dir: dir.to_owned(),
-        };
+        let machine = Self { name: name.to_owned(), keeper: ProcessId::of(keeper)?, dir: dir.to_owned() };
         record::save(&dir.join(RECORD), &machine)?;
         if let Some(mut stdin) = stdin {
-            stdin
-                .write_all(b"go\n")
-                .await
-                .with_context(|| format!("let machine {name} go"))?;
+            stdin.write_all(b"go\n").await.with_context(|| format!("let machine {name} go"))?;
         }
         Ok(machine)
     }
@@ -135,26 +124,20 @@ impl Machine {
     pub async fn shell(&self, script: &str) -> Result<String> {
         let mut command = self.enter();
         command.args(["/bin/sh", "-c", script]);
-        crate::command::output(command)
-            .await
-            .with_context(|| format!("on machine {}", self.name))
+        crate::command::output(command).await.with_context(|| format!("on machine {}", self.name))
     }
 
     /// A file of the machine as it can be opened from outside, mounts made on the machine included.
     pub fn path(&self, inside: impl AsRef<Path>) -> PathBuf {
         let inside = inside.as_ref();
-        PathBuf::from(format!("/proc/{}/root", self.keeper.pid))
-            .join(inside.strip_prefix("/").unwrap_or(inside))
+        PathBuf::from(format!("/proc/{}/root", self.keeper.pid)).join(inside.strip_prefix("/").unwrap_or(inside))
     }
 
     /// Runs blocking code in the machine's network, on a thread of its own.
     ///
     /// # Errors
     /// When the network namespace cannot be entered or the thread panics.
-    pub async fn in_network<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T> {
+    pub async fn in_network<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
         let path = format!("/proc/{}/ns/net", self.keeper.pid);
         let namespace = File::open(&path).with_context(|| format!("open {path}"))?;
         let (sender, receiver) = tokio::sync::oneshot::channel();
@@ -163,17 +146,12 @@ impl Machine {
             .name(format!("in-{}", self.name))
             .spawn(move || {
                 use std::os::fd::AsFd;
-                let entered = rustix::thread::move_into_link_name_space(
-                    namespace.as_fd(),
-                    Some(rustix::thread::LinkNameSpaceType::Network),
-                );
+                let entered =
+                    rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(rustix::thread::LinkNameSpaceType::Network));
                 let _ = sender.send(entered.map(|()| work()));
             })
             .context("start a thread")?;
-        receiver
-            .await
-            .context("the thread ended early")?
-            .with_context(|| format!("enter {path}"))
+        receiver.await.context("the thread ended early")?.with_context(|| format!("enter {path}"))
     }
 
     /// All processes of the machine, by their PID outside.
@@ -186,9 +164,6 @@ impl Machine {
     /// # Errors
     /// When the kernel does not end them within 20 s.
     pub async fn power_off(&self) -> Result<()> {
-        self.keeper
-            .kill()
-            .await
-            .with_context(|| format!("turn machine {} off", self.name))
+        self.keeper.kill().await.with_context(|| format!("turn machine {} off", self.name))
     }
 }

@@ -118,57 +118,23 @@ async fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Up {
-            name,
-            pets,
-            verify_kubelets,
-        } => up(name, pets, verify_kubelets).await?,
+        Command::Up { name, pets, verify_kubelets } => up(name, pets, verify_kubelets).await?,
         Command::Down { name } => down(&name).await?,
         Command::List => {
             for lab in record::live()? {
-                say(format!(
-                    "{}\t{}\t{}",
-                    lab.name,
-                    lab.wire().control_plane(),
-                    lab.dir.display()
-                ));
+                say(format!("{}\t{}\t{}", lab.name, lab.wire().control_plane(), lab.dir.display()));
             }
         }
         Command::Gc => cleanup::collect_dead().await?,
-        Command::Exec {
-            name,
-            machine,
-            command,
-        } => return exec(&name, &machine, &command).await,
+        Command::Exec { name, machine, command } => return exec(&name, &machine, &command).await,
         Command::Demo => demo::run().await?,
-        Command::Conformance {
-            focus,
-            skip,
-            procs,
-            nodes,
-            report,
-        } => {
-            let selection = Selection {
-                focus,
-                skip,
-                procs,
-                nodes,
-                limit: Duration::from_secs(3 * 3600),
-            };
+        Command::Conformance { focus, skip, procs, nodes, report } => {
+            let selection = Selection { focus, skip, procs, nodes, limit: Duration::from_secs(3 * 3600) };
             conform(&selection, report).await?;
         }
-        Command::Bench {
-            sequence,
-            burst,
-            idle,
-        } => {
+        Command::Bench { sequence, burst, idle } => {
             let idle = Duration::from_secs(idle);
-            bench::run(&Plan {
-                sequence,
-                burst,
-                idle,
-            })
-            .await?;
+            bench::run(&Plan { sequence, burst, idle }).await?;
         }
         Command::Supervise { dir, lifeline } => supervisor::supervise(&dir, lifeline).await?,
     }
@@ -179,10 +145,7 @@ async fn up(name: String, pets: u8, verify_kubelets: bool) -> Result<()> {
     let mut options = LabOptions::new(name);
     options.control_plane.verify_kubelets = verify_kubelets;
     let lab = Lab::start_detached(options).await?;
-    say(format!(
-        "export KUBECONFIG={}",
-        lab.record().kubeconfig().display()
-    ));
+    say(format!("export KUBECONFIG={}", lab.record().kubeconfig().display()));
     for number in 1..=pets {
         let pet = lab.pet(PetOptions::new(format!("pet{number}"))).await?;
         pet.ready(Duration::from_secs(30)).await?;
@@ -223,14 +186,6 @@ async fn down(name: &str) -> Result<()> {
 async fn exec(name: &str, machine: &str, arguments: &[String]) -> Result<ExitCode> {
     let lab = Lab::find(name)?;
     let machine = kube_pet_lab::machine::Machine::load(&lab.record().machine_dir(machine))?;
-    let status = machine
-        .enter()
-        .args(arguments)
-        .stdin(std::process::Stdio::inherit())
-        .status()
-        .await
-        .context("start `nsenter`")?;
-    Ok(ExitCode::from(
-        u8::try_from(status.code().unwrap_or(1)).unwrap_or(1),
-    ))
+    let status = machine.enter().args(arguments).stdin(std::process::Stdio::inherit()).status().await.context("start `nsenter`")?;
+    Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)))
 }

@@ -85,10 +85,7 @@ pub async fn attach(wire: Wire, control_plane: &Machine, pet: &Machine, number: 
     let _ = in_namespace(control_plane, &["link", "del", &port]).await;
     batch(
         Some(control_plane),
-        &format!(
-            "link add {port} type veth peer name eth0 netns {}\nlink set {port} master br0\nlink set {port} up\n",
-            pet.keeper.pid
-        ),
+        &format!("link add {port} type veth peer name eth0 netns {}\nlink set {port} master br0\nlink set {port} up\n", pet.keeper.pid),
     )
     .await?;
     batch(
@@ -108,11 +105,7 @@ pub async fn attach(wire: Wire, control_plane: &Machine, pet: &Machine, number: 
 /// When `ip` refuses.
 pub async fn set_link(control_plane: &Machine, number: u8, up: bool) -> Result<()> {
     let state = if up { "up" } else { "down" };
-    in_namespace(
-        control_plane,
-        &["link", "set", &format!("pet{number}"), state],
-    )
-    .await
+    in_namespace(control_plane, &["link", "set", &format!("pet{number}"), state]).await
 }
 
 /// Routes a pet's pod network to the pet, from the control plane's side.
@@ -120,11 +113,7 @@ pub async fn set_link(control_plane: &Machine, number: u8, up: bool) -> Result<(
 /// # Errors
 /// When `ip` refuses.
 pub async fn route(control_plane: &Machine, pods: &str, node: Ipv4Addr) -> Result<()> {
-    in_namespace(
-        control_plane,
-        &["route", "replace", pods, "via", &node.to_string()],
-    )
-    .await
+    in_namespace(control_plane, &["route", "replace", pods, "via", &node.to_string()]).await
 }
 
 /// Removes the route to a pod network; one that does not exist is not an error.
@@ -148,10 +137,7 @@ async fn batch(machine: Option<&Machine>, lines: &str) -> Result<()> {
         None => program("ip"),
     };
     command.args(["-batch", "-"]);
-    command::run_with_input(command, lines)
-        .await
-        .context("set up the lab's network")
-        .map(drop)
+    command::run_with_input(command, lines).await.context("set up the lab's network").map(drop)
 }
 
 #[cfg(test)]

@@ -56,15 +56,10 @@ mod tests {
 
     #[tokio::test]
     async fn gives_up_with_the_last_reason() {
-        let error = eventually(Duration::from_millis(30), "the moon", || async {
-            bail!("still dark") as Result<()>
-        })
-        .await
-        .unwrap_err()
-        .to_string();
-        assert!(
-            error.contains("the moon") && error.contains("still dark"),
-            "{error}"
-        );
+        let error = eventually(Duration::from_millis(30), "the moon", || async { bail!("still dark") as Result<()> })
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("the moon") && error.contains("still dark"), "{error}");
     }
 }

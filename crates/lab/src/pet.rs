@@ -37,10 +37,7 @@ pub struct PetOptions {
 impl PetOptions {
     /// A pet with the lab's settings.
     pub fn new(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            settings: Map::new(),
-        }
+        Self { name: name.into(), settings: Map::new() }
     }
 
     /// With this setting of `node.yaml`.
@@ -81,12 +78,7 @@ impl Pet {
     pub async fn create(lab: &Lab, options: PetOptions) -> Result<Self> {
         let record = lab.record();
         let dir = record.machine_dir(&options.name);
-        ensure!(
-            !dir.exists(),
-            "lab {} has a machine named {} already",
-            record.name,
-            options.name
-        );
+        ensure!(!dir.exists(), "lab {} has a machine named {} already", record.name, options.name);
         fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
         let number = take_number(&record.dir)?;
         let address = record.wire().pet(number);
@@ -97,7 +89,6 @@ impl Pet {
             address,
             wire: record.wire(),
             cgroup: record.cgroup(Some(&options.name)),
-            number,
             server: server_of(&record.kubeconfig())?,
             token: cluster::bootstrap_token(&client).await?,
             settings: options.settings,
@@ -162,14 +153,8 @@ impl Pet {
     /// When it fails.
     pub async fn podman(&self, arguments: &[&str]) -> Result<String> {
         let mut command = self.machine.enter();
-        command
-            .arg("podman")
-            .args(arguments)
-            .env_clear()
-            .envs(environment());
-        crate::command::output(command)
-            .await
-            .with_context(|| format!("on pet {}", self.name()))
+        command.arg("podman").args(arguments).env_clear().envs(environment());
+        crate::command::output(command).await.with_context(|| format!("on pet {}", self.name()))
     }
 
     /// Starts the agent. Its program is looked up anew: a build since the last start is used.
@@ -178,18 +163,9 @@ impl Pet {
     /// When it runs already or does not start.
     pub async fn start_agent(&self) -> Result<()> {
         if let Ok(agent) = self.agent() {
-            ensure!(
-                !agent.is_running(),
-                "the agent of {} is running",
-                self.name()
-            );
+            ensure!(!agent.is_running(), "the agent of {} is running", self.name());
         }
-        let argv = [
-            &format!("{PROGRAMS}/kube-pet"),
-            "node",
-            "--config",
-            pet_files::NODE_CONFIG,
-        ];
+        let argv = [&format!("{PROGRAMS}/kube-pet"), "node", "--config", pet_files::NODE_CONFIG];
         let spec = DaemonSpec {
             name: AGENT.into(),
             argv: argv.map(str::to_owned).to_vec(),
@@ -225,9 +201,7 @@ impl Pet {
 
     /// All that the agent has written since the pet was created.
     pub fn agent_log(&self) -> String {
-        fs::read(&self.agent_log)
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default()
+        fs::read(&self.agent_log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
     /// The processes of the agent's Podman service.
@@ -237,12 +211,8 @@ impl Pet {
             .into_iter()
             .filter(|pid| {
                 let arguments = process::arguments(*pid);
-                arguments
-                    .first()
-                    .is_some_and(|program| program.ends_with("podman"))
-                    && arguments
-                        .windows(2)
-                        .any(|pair| pair == ["system", "service"])
+                arguments.first().is_some_and(|program| program.ends_with("podman"))
+                    && arguments.windows(2).any(|pair| pair == ["system", "service"])
             })
             .filter_map(|pid| ProcessId::of(pid).ok())
             .collect()
@@ -277,10 +247,7 @@ impl Pet {
         let waited = eventually(limit, &what, || async {
             let node = nodes.get(self.name()).await.context("get the node")?;
             let conditions = node.status.and_then(|status| status.conditions);
-            let ready = conditions
-                .iter()
-                .flatten()
-                .find(|condition| condition.type_ == "Ready");
+            let ready = conditions.iter().flatten().find(|condition| condition.type_ == "Ready");
             match ready {
                 Some(condition) if condition.status == "True" => Ok(()),
                 Some(condition) => {
@@ -316,35 +283,23 @@ impl Pet {
             Err(kube::Error::Api(status)) if status.code == 404 => {}
             deleted => drop(deleted.context("delete the node")?),
         }
-        fs::remove_dir_all(&self.machine.dir)
-            .with_context(|| format!("remove {}", self.machine.dir.display()))
+        fs::remove_dir_all(&self.machine.dir).with_context(|| format!("remove {}", self.machine.dir.display()))
     }
 }
 
 async fn boot(lab: &Lab, name: &str) -> Result<Pet> {
     let dir = lab.record().machine_dir(name);
     let agent = builds::own_program("kube-pet", "KUBE_PET_BIN")?;
-    let programs = agent
-        .parent()
-        .context("the agent's program has no folder")?;
+    let programs = agent.parent().context("the agent's program has no folder")?;
     let machine = Machine::boot(name, &dir, &pet_files::boot_script(&dir, programs)).await?;
     let pet = Pet::assemble(lab, machine)?;
-    network::attach(
-        lab.record().wire(),
-        lab.control_plane(),
-        &pet.machine,
-        pet.record.number,
-    )
-    .await?;
+    network::attach(lab.record().wire(), lab.control_plane(), &pet.machine, pet.record.number).await?;
     Ok(pet)
 }
 
 fn environment() -> Vec<(String, String)> {
     let mut environment = vec![
-        (
-            "PATH".to_owned(),
-            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
-        ),
+        ("PATH".to_owned(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
         // Not root's own home: it may hold registry credentials and Podman settings of the person who runs the lab.
         ("HOME".to_owned(), "/var/root".to_owned()),
         ("RUST_BACKTRACE".to_owned(), "1".to_owned()),
@@ -358,31 +313,18 @@ fn environment() -> Vec<(String, String)> {
 }
 
 fn server_of(kubeconfig: &Path) -> Result<pet_files::Server> {
-    let config = kube::config::Kubeconfig::read_from(kubeconfig)
-        .with_context(|| format!("read {}", kubeconfig.display()))?;
-    let cluster = config
-        .clusters
-        .into_iter()
-        .find_map(|named| named.cluster)
-        .context("the kubeconfig names no cluster")?;
-    let authority = match (
-        cluster.certificate_authority_data,
-        cluster.certificate_authority,
-    ) {
+    let config = kube::config::Kubeconfig::read_from(kubeconfig).with_context(|| format!("read {}", kubeconfig.display()))?;
+    let cluster = config.clusters.into_iter().find_map(|named| named.cluster).context("the kubeconfig names no cluster")?;
+    let authority = match (cluster.certificate_authority_data, cluster.certificate_authority) {
         (Some(encoded), _) => {
             use base64::Engine;
-            let bytes = base64::engine::general_purpose::STANDARD
-                .decode(encoded)
-                .context("decode the kubeconfig's authority")?;
+            let bytes = base64::engine::general_purpose::STANDARD.decode(encoded).context("decode the kubeconfig's authority")?;
             String::from_utf8(bytes).context("the kubeconfig's authority is no PEM")?
         }
         (None, Some(file)) => fs::read_to_string(&file).with_context(|| format!("read {file}"))?,
         (None, None) => anyhow::bail!("the kubeconfig names no certificate authority"),
     };
-    Ok(pet_files::Server {
-        url: cluster.server.context("the kubeconfig names no server")?,
-        authority,
-    })
+    Ok(pet_files::Server { url: cluster.server.context("the kubeconfig names no server")?, authority })
 }
 
 fn take_number(lab: &Path) -> Result<u8> {

@@ -12,8 +12,6 @@ use crate::{
 
 /// The agent's configuration, as the pet sees it.
 pub const NODE_CONFIG: &str = "/etc/kube-pet/node.yaml";
-/// The agent's first credentials, as the pet sees them.
-const BOOTSTRAP: &str = "/etc/kube-pet/bootstrap.kubeconfig";
 const OVERLAYFS: u64 = 0x794c_7630;
 
 /// The API server as a pet reaches it.
@@ -34,8 +32,6 @@ pub struct PetFiles {
     pub wire: Wire,
     /// Parent of all the pods' cgroups.
     pub cgroup: String,
-    /// The pet's number within the lab.
-    pub number: u8,
     /// The cluster's API server.
     pub server: Server,
     /// Bootstrap token.
@@ -67,47 +63,29 @@ impl PetFiles {
         }
         std::os::unix::fs::symlink("/run", dir.join("var/run")).context("link /var/run")?;
         let write = |name: &str, text: &str| pki::write_secret(&dir.join("etc").join(name), text);
-        write(
-            "resolv.conf",
-            &format!("nameserver {}\n", self.wire.control_plane()),
-        )?;
+        write("resolv.conf", &format!("nameserver {}\n", self.wire.control_plane()))?;
         write("hostname", &format!("{}\n", self.name))?;
-        write(
-            "hosts",
-            &format!("127.0.0.1 localhost\n{} {}\n", self.address, self.name),
-        )?;
+        write("hosts", &format!("127.0.0.1 localhost\n{} {}\n", self.address, self.name))?;
         for name in ["resolv.conf", "hosts", "hostname"] {
-            fs::set_permissions(
-                dir.join("etc").join(name),
-                fs::Permissions::from_mode(0o644),
-            )
-            .with_context(|| format!("let everybody read {name}"))?;
+            fs::set_permissions(dir.join("etc").join(name), fs::Permissions::from_mode(0o644))
+                .with_context(|| format!("let everybody read {name}"))?;
         }
-        write(
-            "containers/registries.conf",
-            &registry::registries_conf(self.wire),
-        )?;
+        write("containers/registries.conf", &registry::registries_conf(self.wire))?;
         write("containers/containers.conf", CONTAINERS_CONF)?;
         write("containers/storage.conf", &storage_conf(dir)?)?;
-        write(
-            "kube-pet/bootstrap.kubeconfig",
-            &pki::token_kubeconfig(&self.server.url, &self.server.authority, &self.token),
-        )?;
+        write("kube-pet/bootstrap.kubeconfig", &pki::token_kubeconfig(&self.server.url, &self.server.authority, &self.token))?;
         write("kube-pet/node.yaml", &self.node_config())
     }
 
-    /// JSON is YAML.
+    /// As little as on a real host: names, addresses and paths are the agent's own defaults, because the machine has its own.
+    /// Only the cgroup must be named: hierarchies are not namespaced here. JSON is YAML.
     fn node_config(&self) -> String {
         let mut config = json!({
             "apiVersion": "kube-pet.dev/v1alpha1",
             "kind": "NodeConfiguration",
-            "nodeName": self.name,
-            "nodeIP": self.address,
-            "bootstrapKubeconfig": BOOTSTRAP,
-            "cgroupRoot": self.cgroup,
             "clusterDNS": [DNS_SERVICE_IP],
-            "clusterDomain": "cluster.local",
-            "maxPods": 110,
+            "cgroupRoot": self.cgroup,
+            "logging": {"level": std::env::var("KUBE_PET_LAB_LOG").unwrap_or_else(|_| "info".into())},
         });
         if let Some(fields) = config.as_object_mut() {
             fields.extend(self.settings.clone());
@@ -129,14 +107,11 @@ network_backend = "netavark"
 "#;
 
 fn storage_conf(dir: &Path) -> Result<String> {
-    let filesystem =
-        rustix::fs::statfs(dir).with_context(|| format!("ask what {} is on", dir.display()))?;
+    let filesystem = rustix::fs::statfs(dir).with_context(|| format!("ask what {} is on", dir.display()))?;
     // The kernel refuses an overlay whose upper layer is on an overlay.
     let nested = u64::try_from(filesystem.f_type).is_ok_and(|kind| kind == OVERLAYFS);
     let driver = if nested { "vfs" } else { "overlay" };
-    Ok(format!(
-        "[storage]\ndriver = \"{driver}\"\nrunroot = \"/run/containers/storage\"\ngraphroot = \"/var/lib/containers/storage\"\n"
-    ))
+    Ok(format!("[storage]\ndriver = \"{driver}\"\nrunroot = \"/run/containers/storage\"\ngraphroot = \"/var/lib/containers/storage\"\n"))
 }
 
 /// The shell commands that make a new namespace a host of its own. `dir` is the pet's folder, `programs` the agent's.

@@ -10,8 +10,8 @@ use std::{
 use anyhow::{Context, Result};
 use base64::Engine;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose,
 };
 use serde_json::json;
 
@@ -31,16 +31,9 @@ impl Pki {
         let mut params = CertificateParams::default();
         params.distinguished_name = subject("kubernetes", None);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![
-            KeyUsagePurpose::KeyCertSign,
-            KeyUsagePurpose::CrlSign,
-            KeyUsagePurpose::DigitalSignature,
-        ];
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
         let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
-        let pki = Self {
-            dir: dir.to_owned(),
-            authority,
-        };
+        let pki = Self { dir: dir.to_owned(), authority };
         pki.write("ca.crt", &pki.authority.pem())?;
         pki.write("ca.key", &pki.authority.key().serialize_pem())?;
         let accounts = KeyPair::generate()?;
@@ -77,15 +70,9 @@ impl Pki {
     }
 
     fn sign(&self, name: &str, mut params: CertificateParams) -> Result<Identity> {
-        params.key_usages = vec![
-            KeyUsagePurpose::DigitalSignature,
-            KeyUsagePurpose::KeyEncipherment,
-        ];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         let key = KeyPair::generate()?;
-        let identity = Identity {
-            certificate: params.signed_by(&key, &self.authority)?.pem(),
-            key: key.serialize_pem(),
-        };
+        let identity = Identity { certificate: params.signed_by(&key, &self.authority)?.pem(), key: key.serialize_pem() };
         self.write(&format!("{name}.crt"), &identity.certificate)?;
         self.write(&format!("{name}.key"), &identity.key)?;
         Ok(identity)

@@ -22,16 +22,12 @@ impl ProcessId {
     /// When there is none.
     pub fn of(pid: i32) -> Result<Self> {
         let stat = Stat::read(pid).with_context(|| format!("process {pid} is gone"))?;
-        Ok(Self {
-            pid,
-            start_time: stat.start_time,
-        })
+        Ok(Self { pid, start_time: stat.start_time })
     }
 
     /// Whether it still runs (a zombie does not).
     pub fn is_alive(&self) -> bool {
-        Stat::read(self.pid)
-            .is_some_and(|stat| stat.start_time == self.start_time && stat.state != 'Z')
+        Stat::read(self.pid).is_some_and(|stat| stat.start_time == self.start_time && stat.state != 'Z')
     }
 
     /// Sends a signal to exactly this process; nothing happens when it has ended.
@@ -51,9 +47,7 @@ impl ProcessId {
         }
         match pidfd_send_signal(&descriptor, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-            Err(error) => {
-                Err(error).with_context(|| format!("send {signal:?} to process {}", self.pid))
-            }
+            Err(error) => Err(error).with_context(|| format!("send {signal:?} to process {}", self.pid)),
         }
     }
 
@@ -75,22 +69,14 @@ impl ProcessId {
     /// When it does not end within 20 s.
     pub async fn kill(&self) -> Result<()> {
         self.signal(Signal::KILL)?;
-        anyhow::ensure!(
-            self.ended_within(Duration::from_secs(20)).await,
-            "process {} does not end after SIGKILL",
-            self.pid
-        );
+        anyhow::ensure!(self.ended_within(Duration::from_secs(20)).await, "process {} does not end after SIGKILL", self.pid);
         Ok(())
     }
 }
 
 /// The children of a process, by PID.
 pub fn children(pid: i32) -> Vec<i32> {
-    all()
-        .into_iter()
-        .filter(|(_, stat)| stat.parent == pid)
-        .map(|(pid, _)| pid)
-        .collect()
+    all().into_iter().filter(|(_, stat)| stat.parent == pid).map(|(pid, _)| pid).collect()
 }
 
 /// A process and all that descend from it.
@@ -115,11 +101,7 @@ pub fn arguments(pid: i32) -> Vec<String> {
     let Ok(bytes) = fs::read(format!("/proc/{pid}/cmdline")) else {
         return Vec::new();
     };
-    bytes
-        .split(|byte| *byte == 0)
-        .filter(|part| !part.is_empty())
-        .map(|part| String::from_utf8_lossy(part).into_owned())
-        .collect()
+    bytes.split(|byte| *byte == 0).filter(|part| !part.is_empty()).map(|part| String::from_utf8_lossy(part).into_owned()).collect()
 }
 
 /// CPU time used by a process so far, its waited-for children not included, in clock ticks.
@@ -166,11 +148,7 @@ impl Stat {
     fn parse(text: &str) -> Option<Self> {
         // The program's name may hold blanks and parentheses: fields count from the last ')'.
         let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
-        let number = |index: usize| {
-            fields
-                .get(index)
-                .and_then(|field| field.parse::<u64>().ok())
-        };
+        let number = |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok());
         Some(Self {
             state: fields.first()?.chars().next()?,
             parent: fields.get(1)?.parse().ok()?,
@@ -199,20 +177,14 @@ mod tests {
     fn stat_survives_odd_program_names() {
         let text = "42 (a) b (c) S 7 42 42 0 -1 4194560 1 2 3 4 5 6 0 0 20 0 1 0 987654 0 0";
         let stat = Stat::parse(text).unwrap();
-        assert_eq!(
-            (stat.state, stat.parent, stat.cpu_ticks, stat.start_time),
-            ('S', 7, 11, 987_654)
-        );
+        assert_eq!((stat.state, stat.parent, stat.cpu_ticks, stat.start_time), ('S', 7, 11, 987_654));
     }
 
     #[tokio::test]
     async fn a_process_with_another_start_time_is_not_touched() {
         let mut child = crate::command::argv(&["sleep", "60"]).spawn().unwrap();
         let real = ProcessId::of(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
-        let stale = ProcessId {
-            start_time: real.start_time + 1,
-            ..real
-        };
+        let stale = ProcessId { start_time: real.start_time + 1, ..real };
         stale.signal(Signal::KILL).unwrap();
         assert!(real.is_alive());
         assert!(tree(std::process::id().cast_signed()).contains(&real.pid));

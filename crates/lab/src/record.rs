@@ -42,9 +42,7 @@ impl LabRecord {
     }
     /// The kubeconfig of the cluster's administrator.
     pub fn kubeconfig(&self) -> PathBuf {
-        self.foreign_kubeconfig
-            .clone()
-            .unwrap_or_else(|| self.dir.join("admin.conf"))
+        self.foreign_kubeconfig.clone().unwrap_or_else(|| self.dir.join("admin.conf"))
     }
     /// Folder of the certificates and keys.
     pub fn pki_dir(&self) -> PathBuf {
@@ -102,10 +100,7 @@ impl Slot {
         // Two labs that start at once must not both find the name free: held until the record is written.
         guard.lock().context("lock the slots")?;
         if let Some(other) = live()?.into_iter().find(|lab| lab.name == name) {
-            bail!(
-                "a lab named {name} is running already, in {}: `lab down --name {name}` ends it",
-                other.dir.display()
-            );
+            bail!("a lab named {name} is running already, in {}: `lab down --name {name}` ends it", other.dir.display());
         }
         for index in 0..MOST_LABS {
             let mut file = open(index, true)?.context("slot file was just created")?;
@@ -116,9 +111,7 @@ impl Slot {
                 return Ok((slot, record));
             }
         }
-        bail!(
-            "all {MOST_LABS} lab slots are taken: `lab list` shows them, `lab gc` removes dead ones"
-        )
+        bail!("all {MOST_LABS} lab slots are taken: `lab list` shows them, `lab gc` removes dead ones")
     }
 
     /// Marks the slot free.
@@ -132,9 +125,7 @@ impl Slot {
     fn write(&mut self, text: &str) -> Result<()> {
         self.file.set_len(0).context("empty the slot")?;
         self.file.rewind().context("rewind the slot")?;
-        self.file
-            .write_all(text.as_bytes())
-            .context("write the slot")
+        self.file.write_all(text.as_bytes()).context("write the slot")
     }
 }
 
@@ -174,13 +165,7 @@ pub fn dead() -> Result<Vec<(LabRecord, Slot)>> {
 
 fn open(index: u8, create: bool) -> Result<Option<File>> {
     let path = Path::new(SLOTS).join(format!("{index}.json"));
-    match File::options()
-        .read(true)
-        .write(true)
-        .create(create)
-        .truncate(false)
-        .open(&path)
-    {
+    match File::options().read(true).write(true).create(create).truncate(false).open(&path) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("open {}", path.display())),
@@ -204,8 +189,7 @@ fn read(file: &mut File) -> Result<Option<LabRecord>> {
 /// When the file cannot be written.
 pub fn save<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let temporary = path.with_extension("new");
-    fs::write(&temporary, serde_json::to_vec_pretty(value)?)
-        .with_context(|| format!("write {}", temporary.display()))?;
+    fs::write(&temporary, serde_json::to_vec_pretty(value)?).with_context(|| format!("write {}", temporary.display()))?;
     fs::rename(&temporary, path).with_context(|| format!("write {}", path.display()))
 }
 

@@ -15,15 +15,8 @@ use crate::{
 /// Not 5000: the official suite's own registry takes that as a host port.
 pub const PORT: u16 = 5555;
 /// Public registries that the lab's registry stands for.
-const STANDS_FOR: [&str; 7] = [
-    "registry.k8s.io",
-    "invalid.registry.k8s.io",
-    "docker.io",
-    "gcr.io",
-    "us-docker.pkg.dev",
-    "quay.io",
-    "ghcr.io",
-];
+const STANDS_FOR: [&str; 7] =
+    ["registry.k8s.io", "invalid.registry.k8s.io", "docker.io", "gcr.io", "us-docker.pkg.dev", "quay.io", "ghcr.io"];
 /// The registry that wants credentials, as pods name it: a name under the lab's DNS, so it is a registry of its own.
 pub const PRIVATE: &str = "private.lab:5555";
 /// Who may pull from [`PRIVATE`]: user and password.
@@ -41,16 +34,8 @@ pub async fn start(lab: &LabRecord, machine: &Machine, builds: &Builds) -> Resul
         format!("--addr={address}:{PORT}"),
         format!("--dns={address}:53"),
     ];
-    let spec = DaemonSpec {
-        name: "registry".into(),
-        argv,
-        environment: Vec::new(),
-        log: lab.log("registry"),
-    };
-    Daemon::start(machine, spec)
-        .await?
-        .logged("ready ", Duration::from_secs(20))
-        .await
+    let spec = DaemonSpec { name: "registry".into(), argv, environment: Vec::new(), log: lab.log("registry") };
+    Daemon::start(machine, spec).await?.logged("ready ", Duration::from_secs(20)).await
 }
 
 /// The `registries.conf` of a pet: every name that a pod may use leads to the lab.
@@ -58,12 +43,8 @@ pub fn registries_conf(wire: Wire) -> String {
     let address: Ipv4Addr = wire.control_plane();
     let mut text = String::from("unqualified-search-registries = [\"docker.io\"]\n");
     for host in STANDS_FOR {
-        text.push_str(&format!(
-            "\n[[registry]]\nprefix = \"{host}\"\nlocation = \"{address}:{PORT}/{host}\"\ninsecure = true\n"
-        ));
+        text.push_str(&format!("\n[[registry]]\nprefix = \"{host}\"\nlocation = \"{address}:{PORT}/{host}\"\ninsecure = true\n"));
     }
-    text.push_str(&format!(
-        "\n[[registry]]\nlocation = \"{PRIVATE}\"\ninsecure = true\n"
-    ));
+    text.push_str(&format!("\n[[registry]]\nlocation = \"{PRIVATE}\"\ninsecure = true\n"));
     text
 }

@@ -80,10 +80,7 @@ async fn serve(lab: &LabRecord, options: &ControlPlaneOptions) -> Result<()> {
     cluster::admit_nodes(&client).await?;
     crate::record::save(&lab.dir.join(RECORD), lab)?;
     fs::write(lab.dir.join(READY), "").context("say that the lab is ready")?;
-    tokio::join!(
-        cluster::approve_serving_certificates(client.clone(), lab.clone()),
-        cluster::route_pods(client, machine),
-    );
+    tokio::join!(cluster::approve_serving_certificates(client.clone(), lab.clone()), cluster::route_pods(client, machine),);
     bail!("the watches of lab {} ended", lab.name)
 }
 
