@@ -157,3 +157,57 @@ impl FileChanges {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::super::options::LogOptions;
+    use super::*;
+    use crate::pods::store::PodStoreWriter;
+
+    fn pod(state: serde_json::Value) -> Arc<k8s_openapi::api::core::v1::Pod> {
+        let status = json!({"name": "c", "image": "i", "imageID": "i", "ready": true, "restartCount": 0,
+            "containerID": "podman://a", "state": state});
+        let pod = json!({"metadata": {"name": "p"}, "status": {"containerStatuses": [status]}});
+        Arc::new(serde_json::from_value(pod).unwrap())
+    }
+
+    /// The store changes all the time, so the reader is mostly between its last read and its look at the container
+    /// when the last line is written and the container ends.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn component_the_last_line_before_the_end_is_never_lost() {
+        for round in 0..100 {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("0.log");
+            std::fs::write(&path, "").unwrap();
+            let (pods, store) = PodStoreWriter::new();
+            let uid = PodUid::new("u");
+            let running = pod(json!({"running": {}}));
+            pods.put(uid.clone(), running.clone());
+            let followed =
+                Followed { store, uid: uid.clone(), container: "c".into(), instance: Instance::choose(&running, "c", false).unwrap() };
+            let reader = LogReader::open(&path, LogOptions { follow: true, ..Default::default() }).unwrap();
+            let (sender, mut received) = mpsc::channel(1);
+            let folder = dir.path().to_owned();
+            tokio::spawn(async move { send(reader, &folder, Some(followed), sender).await });
+            let container = std::thread::spawn(move || {
+                for _ in 0..50 + round {
+                    pods.put(uid.clone(), running.clone());
+                    std::thread::yield_now();
+                }
+                std::fs::write(&path, "2026-01-01T00:00:00Z stdout F last\n").unwrap();
+                pods.put(uid, pod(json!({"terminated": {"exitCode": 0, "containerID": "podman://a"}})));
+                pods
+            });
+            let mut text = Vec::new();
+            while let Some(piece) = received.recv().await {
+                text.extend(piece.unwrap());
+            }
+            let _pods = container.join().unwrap();
+            assert_eq!(text, b"last\n", "round {round}");
+        }
+    }
+}
