@@ -1,0 +1,112 @@
+//! Graceful, forced and offline deletion.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use kube::api::DeleteParams;
+use serde_json::json;
+
+use crate::harness::{Bed, SOON, shell};
+
+/// Ends two seconds after SIGTERM, and says so on the node's disk.
+const GRACEFUL: &str = "trap 'sleep 2; echo ended > /d/word; exit 0' TERM; echo up; while :; do sleep 0.1; done";
+
+fn spec(script: &str, folder: &str, grace: u32) -> serde_json::Value {
+    let mut container = shell("c", script);
+    container["volumeMounts"] = json!([{"name": "d", "mountPath": "/d"}]);
+    json!({
+        "terminationGracePeriodSeconds": grace,
+        "containers": [container],
+        "volumes": [{"name": "d", "hostPath": {"path": folder, "type": "DirectoryOrCreate"}}],
+    })
+}
+
+#[tokio::test]
+async fn e2e_a_graceful_deletion_lets_the_pod_finish() -> Result<()> {
+    let bed = Bed::shared("graceful").await?;
+    let folder = format!("/var/tmp/{}", bed.namespace);
+    bed.pod("p", spec(GRACEFUL, &folder, 30)).await?;
+    bed.phase("p", "Running").await?;
+    kube_pet_lab::eventually(SOON, "the trap is set", || async {
+        ensure!(bed.logs("p").await? == "up\n");
+        Ok(())
+    })
+    .await?;
+    let start = Instant::now();
+    bed.delete("p").await?;
+    bed.until("p", SOON, "is being deleted", |pod| pod.metadata.deletion_timestamp.is_some()).await?;
+    bed.gone("p", SOON).await?;
+    let took = start.elapsed();
+    ensure!(took >= Duration::from_secs(2), "gone after {took:?}");
+    ensure!(took < Duration::from_secs(20), "gone after {took:?}");
+    let word = std::fs::read_to_string(bed.pet.path(&folder).join("word"))?;
+    ensure!(word == "ended\n", "{word}");
+    bed.event("p", "Normal Killing Stopping container c").await?;
+    bed.done().await
+}
+
+#[tokio::test]
+async fn e2e_the_grace_period_ends_a_pod_that_does_not() -> Result<()> {
+    let bed = Bed::shared("stubborn").await?;
+    let script = "trap '' TERM; while :; do sleep 0.1; done";
+    let spec = json!({"terminationGracePeriodSeconds": 3, "containers": [shell("c", script)]});
+    bed.pod("p", spec).await?;
+    bed.phase("p", "Running").await?;
+    let start = Instant::now();
+    bed.delete("p").await?;
+    bed.gone("p", SOON).await?;
+    let took = start.elapsed();
+    ensure!((Duration::from_secs(3)..Duration::from_secs(12)).contains(&took), "gone after {took:?}");
+    bed.done().await
+}
+
+#[tokio::test]
+async fn e2e_a_forced_deletion_still_ends_the_containers() -> Result<()> {
+    let bed = Bed::own("forced").await?;
+    bed.pod("p", json!({"containers": [shell("c", "sleep 3600")]})).await?;
+    bed.phase("p", "Running").await?;
+    let now = DeleteParams::default().grace_period(0);
+    bed.pods().delete("p", &now).await?;
+    ensure!(bed.pods().get_opt("p").await?.is_none(), "the object goes at once");
+    nothing_left(&bed).await?;
+    bed.done().await
+}
+
+#[tokio::test]
+async fn e2e_a_pod_deleted_while_the_agent_was_down_is_ended() -> Result<()> {
+    let bed = Bed::own("offline").await?;
+    for name in ["graceful", "forced"] {
+        bed.pod(name, json!({"containers": [shell("c", "sleep 3600")]})).await?;
+    }
+    bed.phase("graceful", "Running").await?;
+    bed.phase("forced", "Running").await?;
+    bed.pet.kill_agent().await?;
+    bed.delete("graceful").await?;
+    let now = DeleteParams::default().grace_period(0);
+    bed.pods().delete("forced", &now).await?;
+    bed.pet.start_agent().await?;
+    bed.gone("graceful", SOON).await?;
+    nothing_left(&bed).await?;
+    bed.done().await
+}
+
+/// No container, no pinned namespace, no mount, no link, no cgroup and no folder of any pod on the test's own pet.
+pub async fn nothing_left(bed: &Bed) -> Result<()> {
+    kube_pet_lab::eventually(SOON, "nothing is left of the pod", || async {
+        let containers = bed.pet.podman(&["ps", "--all", "--quiet"]).await?;
+        ensure!(containers.is_empty(), "containers: {containers}");
+        let pods = bed.pet.podman(&["pod", "ps", "--quiet"]).await?;
+        ensure!(pods.is_empty(), "Podman pods: {pods}");
+        let left = bed
+            .pet
+            .shell(
+                "grep -E '/run/kube-pet/(sandboxes|pods)/|/var/lib/kube-pet/pods/' /proc/self/mounts || true; \
+                 ip -o link show type veth | grep -v ' eth0' || true; \
+                 ls -A /run/kube-pet/sandboxes /var/lib/kube-pet/pods 2>/dev/null | grep -v ':$' | grep . || true",
+            )
+            .await?;
+        ensure!(left.is_empty(), "{left}");
+        Ok(())
+    })
+    .await
+}

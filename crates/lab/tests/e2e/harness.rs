@@ -1,0 +1,272 @@
+//! What the tests share: the lab, a pet, a namespace each, and the questions that they ask again and again.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::core::v1::{ContainerStatus, Event, Namespace, Pod};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, ListParams, PostParams},
+};
+use kube_pet_lab::{Lab, LabOptions, Pet, PetOptions, cluster, eventually};
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, OnceCell};
+
+pub const BUSYBOX: &str = "docker.io/library/busybox:1.37";
+pub const AGNHOST: &str = "registry.k8s.io/e2e-test-images/agnhost:2.66.1";
+pub const PAUSE: &str = "registry.k8s.io/pause:3.10.2";
+
+/// Time for what should take a second or two: generous, because many tests share two processors.
+pub const SOON: Duration = Duration::from_secs(60);
+
+static LAB: OnceCell<Arc<Lab>> = OnceCell::const_new();
+static SHARED_PET: Mutex<()> = Mutex::const_new(());
+
+/// The lab of this run. It ends with the process: statics are never dropped, but its lifeline closes.
+pub async fn lab() -> Result<Arc<Lab>> {
+    LAB.get_or_try_init(|| async {
+        if let Ok(name) = std::env::var("KUBE_PET_LAB") {
+            return Ok(Arc::new(Lab::find(&name)?));
+        }
+        let mut options = LabOptions::new(format!("e2e-{}", std::process::id()));
+        options.keep_logs = Some(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("e2e-logs"));
+        // The stricter way: whatever works with it works without it.
+        options.control_plane.verify_kubelets = true;
+        Ok(Arc::new(Lab::start(options).await?))
+    })
+    .await
+    .cloned()
+}
+
+/// One test's namespace, and the pet that its pods run on.
+pub struct Bed {
+    pub lab: Arc<Lab>,
+    pub pet: Pet,
+    pub client: Client,
+    pub namespace: String,
+}
+
+impl Bed {
+    /// On the pet that most tests share. Nothing may be broken here.
+    pub async fn shared(test: &str) -> Result<Self> {
+        let lab = lab().await?;
+        let one_at_a_time = SHARED_PET.lock().await;
+        let pet = match lab.existing_pet("shared") {
+            Ok(pet) => pet,
+            Err(_) => lab.pet(PetOptions::new("shared")).await?,
+        };
+        drop(one_at_a_time);
+        Self::on(lab, pet, test).await
+    }
+
+    /// On a pet of the test's own.
+    pub async fn own(test: &str) -> Result<Self> {
+        Self::own_with(test, |options| options).await
+    }
+
+    /// On a pet of the test's own, with settings of its own.
+    pub async fn own_with(test: &str, settings: impl FnOnce(PetOptions) -> PetOptions) -> Result<Self> {
+        let lab = lab().await?;
+        if let Ok(left) = lab.existing_pet(test) {
+            left.remove().await?;
+        }
+        let pet = lab.pet(settings(PetOptions::new(test))).await?;
+        Self::on(lab, pet, test).await
+    }
+
+    async fn on(lab: Arc<Lab>, pet: Pet, test: &str) -> Result<Self> {
+        pet.ready(SOON).await?;
+        let client = lab.client().await?;
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        let space = json!({"metadata": {"generateName": format!("{test}-")}});
+        let space =
+            namespaces.create(&PostParams::default(), &serde_json::from_value(space)?).await.context("create the test's namespace")?;
+        let namespace = space.metadata.name.context("the namespace has a name")?;
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/default");
+        eventually(SOON, "the default service account", || kube_pet_lab::client::get(&client, &path)).await?;
+        Ok(Self { lab, pet, client, namespace })
+    }
+
+    /// Ends a test in order: its pods are deleted, and its own pet removed.
+    pub async fn done(self) -> Result<()> {
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        namespaces.delete(&self.namespace, &DeleteParams::default()).await.context("delete the test's namespace")?;
+        if self.pet.name() != "shared" {
+            let gone = eventually(SOON, "the namespace is gone", || async {
+                let left = namespaces.get_opt(&self.namespace).await?;
+                ensure!(left.is_none(), "{} is still there", self.namespace);
+                Ok(())
+            });
+            gone.await?;
+            self.pet.remove().await?;
+        }
+        Ok(())
+    }
+
+    /// Objects of a kind in the test's namespace.
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    pub fn pods(&self) -> Api<Pod> {
+        self.api()
+    }
+
+    /// Creates any object, from its JSON.
+    pub async fn create<K>(&self, object: Value) -> Result<()>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + serde::Serialize
+            + serde::de::DeserializeOwned,
+        K::DynamicType: Default,
+    {
+        cluster::create(&self.api::<K>(), object).await
+    }
+
+    /// Creates a pod on the test's pet. Pods whose PID 1 handles no SIGTERM are not waited for longer than a second.
+    pub async fn pod(&self, name: &str, mut spec: Value) -> Result<Pod> {
+        spec["nodeSelector"] = json!({"kubernetes.io/hostname": self.pet.name()});
+        if spec.get("terminationGracePeriodSeconds").is_none() {
+            spec["terminationGracePeriodSeconds"] = json!(1);
+        }
+        let pod = json!({"metadata": {"name": name}, "spec": spec});
+        self.pods().create(&PostParams::default(), &serde_json::from_value(pod)?).await.with_context(|| format!("create pod {name}"))
+    }
+
+    pub async fn get(&self, name: &str) -> Result<Pod> {
+        self.pods().get(name).await.with_context(|| format!("get pod {name}"))
+    }
+
+    /// Waits until the pod is as `check` wants it; on failure the error has the pod's whole status.
+    pub async fn until(&self, name: &str, limit: Duration, what: &str, check: impl Fn(&Pod) -> bool) -> Result<Pod> {
+        eventually(limit, &format!("pod {name}: {what}"), || async {
+            let pod = self.get(name).await?;
+            if check(&pod) {
+                return Ok(pod);
+            }
+            bail!("{}", serde_json::to_string(&pod.status)?)
+        })
+        .await
+    }
+
+    pub async fn phase(&self, name: &str, phase: &str) -> Result<Pod> {
+        self.until(name, SOON, phase, |pod| phase_of(pod) == phase).await
+    }
+
+    pub async fn gone(&self, name: &str, limit: Duration) -> Result<()> {
+        eventually(limit, &format!("pod {name} is gone"), || async {
+            let left = self.pods().get_opt(name).await?;
+            ensure!(left.is_none(), "{:?}", left.and_then(|pod| pod.status));
+            Ok(())
+        })
+        .await
+    }
+
+    pub async fn delete(&self, name: &str) -> Result<()> {
+        self.pods().delete(name, &DeleteParams::default()).await.with_context(|| format!("delete pod {name}")).map(drop)
+    }
+
+    pub async fn logs(&self, name: &str) -> Result<String> {
+        self.kubectl(&["logs", name]).await
+    }
+
+    /// kubectl in the test's namespace.
+    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        let mut all = vec!["--namespace", self.namespace.as_str()];
+        all.extend(arguments);
+        self.lab.kubectl(&all).await
+    }
+
+    /// Runs a shell script to its success in a pod, with these volumes mounted, and returns what it prints.
+    pub async fn script(&self, name: &str, script: &str, mut spec: Value) -> Result<String> {
+        spec["restartPolicy"] = json!("Never");
+        let mut container = spec.as_object_mut().and_then(|fields| fields.remove("container")).unwrap_or(json!({}));
+        container["name"] = json!("c");
+        container["image"] = json!(BUSYBOX);
+        container["command"] = json!(["sh", "-c", script]);
+        spec["containers"] = json!([container]);
+        self.pod(name, spec).await?;
+        let pod = self.until(name, SOON, "has ended", |pod| ["Succeeded", "Failed"].contains(&phase_of(pod))).await?;
+        let log = self.logs(name).await?;
+        ensure!(phase_of(&pod) == "Succeeded", "pod {name} failed: {log}\n{}", serde_json::to_string(&pod.status)?);
+        Ok(log)
+    }
+
+    /// The Events about an object, as `Type Reason Message`.
+    pub async fn events(&self, name: &str) -> Result<Vec<String>> {
+        let about = ListParams::default().fields(&format!("involvedObject.name={name}"));
+        let events = self.api::<Event>().list(&about).await?;
+        Ok(events
+            .items
+            .into_iter()
+            .map(|event| {
+                let text = |field: Option<String>| field.unwrap_or_default();
+                format!("{} {} {}", text(event.type_), text(event.reason), text(event.message))
+            })
+            .collect())
+    }
+
+    pub async fn event(&self, name: &str, part: &str) -> Result<String> {
+        eventually(SOON, &format!("an Event `{part}` about {name}"), || async {
+            let events = self.events(name).await?;
+            let found = events.iter().find(|event| event.contains(part));
+            found.cloned().with_context(|| format!("only {events:#?}"))
+        })
+        .await
+    }
+}
+
+pub fn phase_of(pod: &Pod) -> &str {
+    let status = pod.status.as_ref();
+    status.and_then(|s| s.phase.as_deref()).unwrap_or("")
+}
+
+/// The status of an app or init container.
+pub fn container<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
+    let status = pod.status.as_ref()?;
+    let apps = status.container_statuses.iter().flatten();
+    let inits = status.init_container_statuses.iter().flatten();
+    apps.chain(inits).find(|status| status.name == name)
+}
+
+pub fn restarts(pod: &Pod, name: &str) -> i32 {
+    container(pod, name).map_or(-1, |status| status.restart_count)
+}
+
+/// Why a container waits; empty when it does not.
+pub fn waiting<'a>(pod: &'a Pod, name: &str) -> &'a str {
+    container(pod, name).and_then(|status| status.state.as_ref()?.waiting.as_ref()?.reason.as_deref()).unwrap_or("")
+}
+
+/// Reason and exit code of a container that has ended.
+pub fn ended<'a>(pod: &'a Pod, name: &str) -> Option<(&'a str, i32)> {
+    let ended = container(pod, name)?.state.as_ref()?.terminated.as_ref()?;
+    Some((ended.reason.as_deref().unwrap_or(""), ended.exit_code))
+}
+
+/// When a running container was started.
+pub fn started_at(pod: &Pod, name: &str) -> Option<String> {
+    let running = container(pod, name)?.state.as_ref()?.running.as_ref()?;
+    running.started_at.as_ref().map(|time| time.0.to_string())
+}
+
+pub fn pod_ip(pod: &Pod) -> Option<&str> {
+    pod.status.as_ref()?.pod_ip.as_deref()
+}
+
+pub fn condition<'a>(pod: &'a Pod, kind: &str) -> &'a str {
+    let status = pod.status.as_ref();
+    let mut conditions = status.and_then(|s| s.conditions.as_ref()).into_iter().flatten();
+    conditions.find(|condition| condition.type_ == kind).map_or("", |condition| condition.status.as_str())
+}
+
+/// A container of busybox that runs a shell script.
+pub fn shell(name: &str, script: &str) -> Value {
+    json!({"name": name, "image": BUSYBOX, "command": ["sh", "-c", script]})
+}

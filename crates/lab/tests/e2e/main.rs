@@ -1,0 +1,18 @@
+//! End to end: real control plane, real Podman, real pulls. One lab serves all tests of a run; each test has a namespace of
+//! its own, and a pet of its own where it breaks things.
+//!
+//! `KUBE_PET_LAB=dev cargo test --test e2e` uses the lab that `lab up --name dev` started; `E2E_KUBECONFIG` another cluster.
+
+mod crash;
+mod deletion;
+mod dns;
+mod environment;
+mod harness;
+mod images;
+mod lifecycle;
+mod logs;
+mod node;
+mod node_api;
+mod static_pods;
+mod token;
+mod volumes;
