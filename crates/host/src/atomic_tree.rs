@@ -11,9 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{
-    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, lchown, symlink,
-};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -37,11 +35,7 @@ impl std::fmt::Debug for ProjectedFile {
     /// Without the content: it may be a secret.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { bytes, mode, uid } = self;
-        f.debug_struct("ProjectedFile")
-            .field("len", &bytes.len())
-            .field("mode", &format_args!("{mode:o}"))
-            .field("uid", uid)
-            .finish()
+        f.debug_struct("ProjectedFile").field("len", &bytes.len()).field("mode", &format_args!("{mode:o}")).field("uid", uid).finish()
     }
 }
 
@@ -74,21 +68,13 @@ pub enum TreeError {
 
 fn at(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> TreeError + use<> {
     let path = path.to_owned();
-    move |source| TreeError::Io {
-        doing,
-        path,
-        source,
-    }
+    move |source| TreeError::Io { doing, path, source }
 }
 
 /// Makes the folder `volume` (which exists) show exactly `payload`. Says whether anything was written. `finish` gets the
 /// folder of new files before anyone can see them: the place to set a group. Safe to be killed at any moment, and to be called
 /// again.
-pub fn write(
-    volume: &Path,
-    payload: &Payload,
-    finish: impl FnOnce(&Path) -> io::Result<()>,
-) -> Result<bool, TreeError> {
+pub fn write(volume: &Path, payload: &Payload, finish: impl FnOnce(&Path) -> io::Result<()>) -> Result<bool, TreeError> {
     let payload = cleaned(payload)?;
     let data = volume.join(DATA);
     let current = current_folder(volume)?;
@@ -124,10 +110,7 @@ pub fn write(
 fn cleaned(payload: &Payload) -> Result<Payload, TreeError> {
     let mut clean = Payload::new();
     for (path, file) in payload {
-        let invalid = |reason| TreeError::InvalidPath {
-            path: path.clone(),
-            reason,
-        };
+        let invalid = |reason| TreeError::InvalidPath { path: path.clone(), reason };
         if path.is_empty() {
             return Err(invalid("it is empty"));
         }
@@ -140,10 +123,7 @@ fn cleaned(payload: &Payload) -> Result<Payload, TreeError> {
         if path.contains('\0') {
             return Err(invalid("it has a null byte"));
         }
-        let parts: Vec<&str> = path
-            .split('/')
-            .filter(|part| !part.is_empty() && *part != ".")
-            .collect();
+        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
         if parts.contains(&"..") {
             return Err(invalid("it contains '..'"));
         }
@@ -160,10 +140,7 @@ fn cleaned(payload: &Payload) -> Result<Payload, TreeError> {
     for path in clean.keys() {
         for (at, _) in path.match_indices('/') {
             if clean.contains_key(&path[..at]) {
-                return Err(TreeError::InvalidPath {
-                    path: path.clone(),
-                    reason: "another file of the volume has the name of its folder",
-                });
+                return Err(TreeError::InvalidPath { path: path.clone(), reason: "another file of the volume has the name of its folder" });
             }
         }
     }
@@ -177,11 +154,7 @@ fn current_folder(volume: &Path) -> Result<Option<String>, TreeError> {
         Ok(target) => {
             let name = target.to_string_lossy().into_owned();
             // A link that leads elsewhere is replaced, never followed.
-            Ok((name.starts_with("..")
-                && name.len() > 2
-                && !name.contains('/')
-                && volume.join(&name).is_dir())
-            .then_some(name))
+            Ok((name.starts_with("..") && name.len() > 2 && !name.contains('/') && volume.join(&name).is_dir()).then_some(name))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         // A file or folder of that name: the rename will say what is wrong.
@@ -199,11 +172,7 @@ fn shows(folder: &Path, payload: &Payload) -> Result<bool, TreeError> {
         for entry in fs::read_dir(&path).map_err(at("listing", &path))? {
             let entry = entry.map_err(at("listing", &path))?;
             let relative = relative.join(entry.file_name());
-            if entry
-                .file_type()
-                .map_err(at("reading the type of", &entry.path()))?
-                .is_dir()
-            {
+            if entry.file_type().map_err(at("reading the type of", &entry.path()))?.is_dir() {
                 folders.push(relative);
             } else {
                 found.insert(relative.to_string_lossy().into_owned());
@@ -229,9 +198,7 @@ fn shows(folder: &Path, payload: &Payload) -> Result<bool, TreeError> {
 }
 
 fn new_folder(volume: &Path) -> Result<String, TreeError> {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let stamp = timestamp(now.as_secs());
     let mut suffix = u64::from(now.subsec_nanos());
     loop {
@@ -240,8 +207,7 @@ fn new_folder(volume: &Path) -> Result<String, TreeError> {
         match DirBuilder::new().mode(0o755).create(&path) {
             Ok(()) => {
                 // The umask must not take the others' access.
-                fs::set_permissions(&path, Permissions::from_mode(0o755))
-                    .map_err(at("setting the mode of", &path))?;
+                fs::set_permissions(&path, Permissions::from_mode(0o755)).map_err(at("setting the mode of", &path))?;
                 return Ok(name);
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => suffix += 1,
@@ -258,18 +224,9 @@ fn timestamp(seconds: u64) -> String {
     let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted = (5 * of_year + 2) / 153;
     let day = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 {
-        shifted + 3
-    } else {
-        shifted - 9
-    };
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!(
-        "{year:04}_{month:02}_{day:02}_{:02}_{:02}_{:02}",
-        rest / 3600,
-        rest / 60 % 60,
-        rest % 60
-    )
+    format!("{year:04}_{month:02}_{day:02}_{:02}_{:02}_{:02}", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
 fn write_files(folder: &Path, payload: &Payload) -> Result<(), TreeError> {
@@ -284,34 +241,24 @@ fn write_files(folder: &Path, payload: &Payload) -> Result<(), TreeError> {
             parent.push(part);
             if made.insert(parent.clone()) {
                 fs::create_dir(&parent).map_err(at("making the folder", &parent))?;
-                fs::set_permissions(&parent, Permissions::from_mode(0o755))
-                    .map_err(at("setting the mode of", &parent))?;
+                fs::set_permissions(&parent, Permissions::from_mode(0o755)).map_err(at("setting the mode of", &parent))?;
             }
         }
         let path = folder.join(name);
         // Nobody may read it before it has its final mode and owner.
-        let mut open = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(at("making", &path))?;
+        let mut open = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(at("making", &path))?;
         open.write_all(&file.bytes).map_err(at("writing", &path))?;
         if file.uid.is_some() {
             lchown(&path, file.uid, None).map_err(at("setting the owner of", &path))?;
         }
         // After the owner: changing that one clears bits.
-        open.set_permissions(Permissions::from_mode(file.mode & 0o7777))
-            .map_err(at("setting the mode of", &path))?;
+        open.set_permissions(Permissions::from_mode(file.mode & 0o7777)).map_err(at("setting the mode of", &path))?;
     }
     Ok(())
 }
 
 fn first_parts(payload: &Payload) -> BTreeMap<&str, Option<u32>> {
-    payload
-        .iter()
-        .map(|(path, file)| (path.split('/').next().unwrap_or(path), file.uid))
-        .collect()
+    payload.iter().map(|(path, file)| (path.split('/').next().unwrap_or(path), file.uid)).collect()
 }
 
 /// The links that users see.
@@ -344,9 +291,7 @@ fn remove_stale(volume: &Path, payload: &Payload, current: Option<&str>) -> Resu
             if name != DATA && current.is_some_and(|current| current != name) {
                 remove_any(&path)?;
             }
-        } else if !wanted.contains_key(&*name)
-            && fs::read_link(&path).is_ok_and(|target| target.starts_with(DATA))
-        {
+        } else if !wanted.contains_key(&*name) && fs::read_link(&path).is_ok_and(|target| target.starts_with(DATA)) {
             fs::remove_file(&path).map_err(at("removing the link", &path))?;
         }
     }

@@ -122,15 +122,8 @@ pub fn layout() -> Result<&'static Layout, CgroupError> {
 /// The folder of a group below a hierarchy's mount point. The root itself and paths that leave the hierarchy are refused.
 fn relative(cgroup: &str) -> Result<&Path, CgroupError> {
     let trimmed = cgroup.trim_matches('/');
-    let plain =
-        |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains('\0');
-    if trimmed.split('/').all(plain) {
-        Ok(Path::new(trimmed))
-    } else {
-        Err(CgroupError::InvalidPath {
-            cgroup: cgroup.into(),
-        })
-    }
+    let plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains('\0');
+    if trimmed.split('/').all(plain) { Ok(Path::new(trimmed)) } else { Err(CgroupError::InvalidPath { cgroup: cgroup.into() }) }
 }
 
 /// Makes the group and those above it (where missing), and sets its limits.
@@ -158,89 +151,53 @@ fn make(hierarchy: &Hierarchy, relative: &Path) -> Result<(), CgroupError> {
         match mkdir(&folder, Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => {
-                return Err(CgroupError::Make {
-                    path: folder,
-                    source: errno.into(),
-                });
+                return Err(CgroupError::Make { path: folder, source: errno.into() });
             }
         }
     }
     // The containers' groups are made below this one.
-    if hierarchy.unified {
-        enable_controllers(&folder)
-    } else {
-        Ok(())
-    }
+    if hierarchy.unified { enable_controllers(&folder) } else { Ok(()) }
 }
 
 /// On cgroup v2 a group has the controllers that its parent passes on.
 fn enable_controllers(folder: &Path) -> Result<(), CgroupError> {
     let words = |name: &str| -> Result<BTreeSet<String>, CgroupError> {
         let path = folder.join(name);
-        let text =
-            fs::read_to_string(&path).map_err(|source| CgroupError::Read { path, source })?;
+        let text = fs::read_to_string(&path).map_err(|source| CgroupError::Read { path, source })?;
         Ok(text.split_ascii_whitespace().map(str::to_owned).collect())
     };
-    let (available, enabled) = (
-        words("cgroup.controllers")?,
-        words("cgroup.subtree_control")?,
-    );
+    let (available, enabled) = (words("cgroup.controllers")?, words("cgroup.subtree_control")?);
     for controller in ["cpuset", "cpu", "io", "memory", "hugetlb", "pids"] {
         if available.contains(controller) && !enabled.contains(controller) {
             // One by one: one that is refused (cpu, with real-time processes around) must not take the others along.
-            set(
-                &folder.join("cgroup.subtree_control"),
-                &format!("+{controller}"),
-            )?;
+            set(&folder.join("cgroup.subtree_control"), &format!("+{controller}"))?;
         }
     }
     Ok(())
 }
 
 fn set_limits(layout: &Layout, relative: &Path, limits: &Limits) -> Result<(), CgroupError> {
-    let Limits {
-        cpu_shares,
-        cpu_quota,
-        memory,
-        pids,
-    } = *limits;
+    let Limits { cpu_shares, cpu_quota, memory, pids } = *limits;
     let or = |value: u64, unlimited: &str| {
-        if value == UNLIMITED {
-            unlimited.to_owned()
-        } else {
-            value.to_string()
-        }
+        if value == UNLIMITED { unlimited.to_owned() } else { value.to_string() }
     };
     let file = |controller: &str, name: &str| {
-        layout
-            .hierarchy(controller)
-            .map(|hierarchy| (hierarchy.mount.join(relative).join(name), hierarchy.unified))
+        layout.hierarchy(controller).map(|hierarchy| (hierarchy.mount.join(relative).join(name), hierarchy.unified))
     };
     if let (Some(shares), Some((path, unified))) = (cpu_shares, file("cpu", "")) {
-        let (name, value) = if unified {
-            ("cpu.weight", weight(shares))
-        } else {
-            ("cpu.shares", shares)
-        };
+        let (name, value) = if unified { ("cpu.weight", weight(shares)) } else { ("cpu.shares", shares) };
         set(&path.join(name), &value.to_string())?;
     }
     if let (Some(quota), Some((path, unified))) = (cpu_quota, file("cpu", "")) {
         if unified {
-            set(
-                &path.join("cpu.max"),
-                &format!("{} {CPU_PERIOD}", or(quota, "max")),
-            )?;
+            set(&path.join("cpu.max"), &format!("{} {CPU_PERIOD}", or(quota, "max")))?;
         } else {
             set(&path.join("cpu.cfs_period_us"), &CPU_PERIOD.to_string())?;
             set(&path.join("cpu.cfs_quota_us"), &or(quota, "-1"))?;
         }
     }
     if let (Some(memory), Some((path, unified))) = (memory, file("memory", "")) {
-        let (name, unlimited) = if unified {
-            ("memory.max", "max")
-        } else {
-            ("memory.limit_in_bytes", "-1")
-        };
+        let (name, unlimited) = if unified { ("memory.max", "max") } else { ("memory.limit_in_bytes", "-1") };
         set(&path.join(name), &or(memory, unlimited))?;
     }
     if let (Some(pids), Some((path, _))) = (pids, file("pids", "pids.max")) {
@@ -251,15 +208,8 @@ fn set_limits(layout: &Layout, relative: &Path, limits: &Limits) -> Result<(), C
 
 fn set(path: &Path, value: &str) -> Result<(), CgroupError> {
     // Not `fs::write`, which would try to make a missing file.
-    let written = fs::OpenOptions::new()
-        .write(true)
-        .open(path)
-        .and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes()));
-    written.map_err(|source| CgroupError::Set {
-        path: path.into(),
-        value: value.into(),
-        source,
-    })
+    let written = fs::OpenOptions::new().write(true).open(path).and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes()));
+    written.map_err(|source| CgroupError::Set { path: path.into(), value: value.into(), source })
 }
 
 /// Shares of cgroup v1 (2 to 262144, 1024 by default) as a weight of v2 (1 to 10000, 100 by default): the curve that the OCI
@@ -274,11 +224,7 @@ fn weight(shares: u64) -> u64 {
     #[allow(clippy::cast_precision_loss, reason = "below 2^18")]
     let log = (shares as f64).log2();
     let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "between 1 and 10000"
-    )]
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 1 and 10000")]
     let weight = 10f64.powf(exponent).ceil() as u64;
     weight
 }
@@ -299,10 +245,7 @@ pub fn remove(cgroup: &str) -> Result<(), CgroupError> {
 }
 
 fn remove_tree(folder: &Path, deadline: Instant) -> Result<(), CgroupError> {
-    let failed = |source| CgroupError::Remove {
-        path: folder.into(),
-        source,
-    };
+    let failed = |source| CgroupError::Remove { path: folder.into(), source };
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -323,10 +266,7 @@ fn remove_tree(folder: &Path, deadline: Instant) -> Result<(), CgroupError> {
         match fs::remove_dir(folder) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error)
-                if error.raw_os_error() == Some(Errno::BUSY.raw_os_error())
-                    && Instant::now() < deadline =>
-            {
+            Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) && Instant::now() < deadline => {
                 thread::sleep(Duration::from_millis(5));
             }
             Err(error) => return Err(failed(error)),
@@ -342,9 +282,7 @@ pub fn children(cgroup: &str) -> Result<BTreeSet<String>, CgroupError> {
         let path = hierarchy.mount.join(relative);
         match fs::read_dir(&path) {
             Ok(entries) => {
-                let folders = entries
-                    .flatten()
-                    .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+                let folders = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
                 names.extend(folders.map(|entry| entry.file_name().to_string_lossy().into_owned()));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

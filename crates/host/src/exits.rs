@@ -43,24 +43,15 @@ impl ExitWatch {
     pub fn open(pid: i64) -> Result<Self, ExitError> {
         let number = i32::try_from(pid).map_err(|_| ExitError::NotAPid { pid })?;
         let raw = Pid::from_raw(number).ok_or(ExitError::NotAPid { pid })?;
-        let failed = |source| ExitError::Watch {
-            pid: number,
-            source,
-        };
+        let failed = |source| ExitError::Watch { pid: number, source };
         let opened = match pidfd_open(raw, PidfdFlags::NONBLOCK) {
             // PIDFD_NONBLOCK came with Linux 5.10; nothing here blocks on the descriptor without it.
             Err(Errno::INVAL) => pidfd_open(raw, PidfdFlags::empty()),
             other => other,
         };
         match opened {
-            Ok(fd) => Ok(Self {
-                pid: number,
-                pidfd: Some(register(fd).map_err(failed)?),
-            }),
-            Err(Errno::SRCH) => Ok(Self {
-                pid: number,
-                pidfd: None,
-            }),
+            Ok(fd) => Ok(Self { pid: number, pidfd: Some(register(fd).map_err(failed)?) }),
+            Err(Errno::SRCH) => Ok(Self { pid: number, pidfd: None }),
             Err(errno) => Err(failed(errno.into())),
         }
     }
@@ -71,19 +62,13 @@ impl ExitWatch {
             None => Ok(()),
             Some(pidfd) => match pidfd.readable().await {
                 Ok(_) => Ok(()),
-                Err(source) => Err(ExitError::Watch {
-                    pid: self.pid,
-                    source,
-                }),
+                Err(source) => Err(ExitError::Watch { pid: self.pid, source }),
             },
         }
     }
 }
 
-#[allow(
-    unsafe_code,
-    reason = "tokio wants a promise that the type system cannot give"
-)]
+#[allow(unsafe_code, reason = "tokio wants a promise that the type system cannot give")]
 fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open for as long as it lives, and always names the same file.
     unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)
@@ -120,14 +105,8 @@ mod tests {
     use super::*;
 
     fn child() -> std::process::Child {
-        #[allow(
-            clippy::disallowed_methods,
-            reason = "the test needs a process that it can end"
-        )]
-        std::process::Command::new("sleep")
-            .arg("100")
-            .spawn()
-            .unwrap()
+        #[allow(clippy::disallowed_methods, reason = "the test needs a process that it can end")]
+        std::process::Command::new("sleep").arg("100").spawn().unwrap()
     }
 
     #[tokio::test]
@@ -137,21 +116,11 @@ mod tests {
         let started = start_time(pid).unwrap();
         let wait = wait_exit_of(pid, started);
         tokio::pin!(wait);
-        assert!(
-            tokio::time::timeout(Duration::from_millis(50), &mut wait)
-                .await
-                .is_err()
-        );
+        assert!(tokio::time::timeout(Duration::from_millis(50), &mut wait).await.is_err());
         process.kill().unwrap();
-        tokio::time::timeout(Duration::from_secs(5), wait)
-            .await
-            .unwrap()
-            .unwrap();
+        tokio::time::timeout(Duration::from_secs(5), wait).await.unwrap().unwrap();
         process.wait().unwrap();
-        tokio::time::timeout(Duration::from_secs(5), wait_exit(pid))
-            .await
-            .unwrap()
-            .unwrap();
+        tokio::time::timeout(Duration::from_secs(5), wait_exit(pid)).await.unwrap().unwrap();
     }
 
     #[tokio::test]
@@ -159,10 +128,7 @@ mod tests {
         let mut process = child();
         let pid = i64::from(process.id());
         let started = start_time(pid).unwrap();
-        tokio::time::timeout(Duration::from_secs(5), wait_exit_of(pid, started - 1))
-            .await
-            .unwrap()
-            .unwrap();
+        tokio::time::timeout(Duration::from_secs(5), wait_exit_of(pid, started - 1)).await.unwrap().unwrap();
         process.kill().unwrap();
         process.wait().unwrap();
     }
@@ -170,9 +136,6 @@ mod tests {
     #[tokio::test]
     async fn numbers_that_are_no_process_are_errors() {
         assert!(matches!(wait_exit(0).await, Err(ExitError::NotAPid { .. })));
-        assert!(matches!(
-            wait_exit(1 << 40).await,
-            Err(ExitError::NotAPid { .. })
-        ));
+        assert!(matches!(wait_exit(1 << 40).await, Err(ExitError::NotAPid { .. })));
     }
 }

@@ -47,18 +47,12 @@ impl FileError {
 /// Replaces `path` by `bytes` with exactly `mode`: readers see the old or the new content, never a part. Not flushed to the
 /// disk: after a power cut the old content, the new one or none may be there.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
-    replace(path, bytes, mode, false).map_err(|source| FileError::Write {
-        path: path.into(),
-        source,
-    })
+    replace(path, bytes, mode, false).map_err(|source| FileError::Write { path: path.into(), source })
 }
 
 /// As [`write_atomic`], and on the disk when it returns.
 pub fn write_durable(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
-    replace(path, bytes, mode, true).map_err(|source| FileError::Write {
-        path: path.into(),
-        source,
-    })
+    replace(path, bytes, mode, true).map_err(|source| FileError::Write { path: path.into(), source })
 }
 
 fn replace(path: &Path, bytes: &[u8], mode: u32, durable: bool) -> io::Result<()> {
@@ -69,19 +63,11 @@ fn replace(path: &Path, bytes: &[u8], mode: u32, durable: bool) -> io::Result<()
         _ => Path::new("."),
     };
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let temporary = folder.join(format!(
-        ".{}.{}-{number}.tmp",
-        name.display(),
-        std::process::id()
-    ));
+    let temporary = folder.join(format!(".{}.{}-{number}.tmp", name.display(), std::process::id()));
     let written = (|| {
         // A crashed agent of the same PID may have left the name behind.
         let _ = fs::remove_file(&temporary);
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&temporary)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(bytes)?;
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         if durable {
@@ -103,20 +89,12 @@ fn replace(path: &Path, bytes: &[u8], mode: u32, durable: bool) -> io::Result<()
 pub fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     let read = || {
         let mut bytes = Vec::new();
-        File::open(path)?
-            .take(limit.saturating_add(1))
-            .read_to_end(&mut bytes)?;
+        File::open(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    let bytes = read().map_err(|source| FileError::Read {
-        path: path.into(),
-        source,
-    })?;
+    let bytes = read().map_err(|source| FileError::Read { path: path.into(), source })?;
     if bytes.len() as u64 > limit {
-        return Err(FileError::TooLarge {
-            path: path.into(),
-            limit,
-        });
+        return Err(FileError::TooLarge { path: path.into(), limit });
     }
     Ok(bytes)
 }
@@ -132,10 +110,7 @@ mod tests {
         write_atomic(&path, b"old, and longer", 0o644).unwrap();
         write_durable(&path, b"new", 0o600).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
@@ -154,14 +129,7 @@ mod tests {
         let path = dir.path().join("f");
         fs::write(&path, "12345").unwrap();
         assert_eq!(read_limited(&path, 5).unwrap(), b"12345");
-        assert!(matches!(
-            read_limited(&path, 4),
-            Err(FileError::TooLarge { limit: 4, .. })
-        ));
-        assert!(
-            read_limited(&dir.path().join("none"), 4)
-                .unwrap_err()
-                .is_not_found()
-        );
+        assert!(matches!(read_limited(&path, 4), Err(FileError::TooLarge { limit: 4, .. })));
+        assert!(read_limited(&dir.path().join("none"), 4).unwrap_err().is_not_found());
     }
 }

@@ -29,10 +29,7 @@ pub enum MachineError {
 }
 
 fn read(path: &str) -> Result<String, MachineError> {
-    fs::read_to_string(path).map_err(|source| MachineError::Read {
-        path: path.into(),
-        source,
-    })
+    fs::read_to_string(path).map_err(|source| MachineError::Read { path: path.into(), source })
 }
 
 /// Memory of the machine, in bytes.
@@ -76,22 +73,10 @@ pub struct Filesystem {
 pub fn cpu_count() -> Result<u32, MachineError> {
     const ONLINE: &str = "/sys/devices/system/cpu/online";
     if let Ok(list) = read(ONLINE) {
-        return count_list(list.trim()).ok_or(MachineError::Parse {
-            path: ONLINE,
-            what: "list of CPUs",
-        });
+        return count_list(list.trim()).ok_or(MachineError::Parse { path: ONLINE, what: "list of CPUs" });
     }
-    let count = read("/proc/cpuinfo")?
-        .lines()
-        .filter(|line| line.starts_with("processor"))
-        .count();
-    u32::try_from(count)
-        .ok()
-        .filter(|count| *count > 0)
-        .ok_or(MachineError::Parse {
-            path: "/proc/cpuinfo",
-            what: "processor",
-        })
+    let count = read("/proc/cpuinfo")?.lines().filter(|line| line.starts_with("processor")).count();
+    u32::try_from(count).ok().filter(|count| *count > 0).ok_or(MachineError::Parse { path: "/proc/cpuinfo", what: "processor" })
 }
 
 /// How many numbers a list like `0-3,8` has.
@@ -110,17 +95,9 @@ pub fn memory() -> Result<Memory, MachineError> {
 
 fn memory_from(meminfo: &str) -> Result<Memory, MachineError> {
     let field = |name: &'static str| {
-        let line = meminfo
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        let kibibytes =
-            line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-        kibibytes
-            .map(|value| value.saturating_mul(1024))
-            .ok_or(MachineError::Parse {
-                path: "/proc/meminfo",
-                what: name,
-            })
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let kibibytes = line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+        kibibytes.map(|value| value.saturating_mul(1024)).ok_or(MachineError::Parse { path: "/proc/meminfo", what: name })
     };
     Ok(Memory {
         total: field("MemTotal")?,
@@ -133,38 +110,18 @@ fn memory_from(meminfo: &str) -> Result<Memory, MachineError> {
 /// Process numbers of the machine.
 pub fn pids() -> Result<Pids, MachineError> {
     const LOAD: &str = "/proc/loadavg";
-    let number = |path: &'static str| {
-        read(path)?
-            .trim()
-            .parse::<u64>()
-            .map_err(|_| MachineError::Parse {
-                path,
-                what: "number",
-            })
-    };
+    let number = |path: &'static str| read(path)?.trim().parse::<u64>().map_err(|_| MachineError::Parse { path, what: "number" });
     // The smaller one holds.
     let max = number("/proc/sys/kernel/pid_max")?.min(number("/proc/sys/kernel/threads-max")?);
     // "0.10 0.20 0.30 2/345 6789": the part after the slash counts processes and threads.
     let load = read(LOAD)?;
-    let used = load
-        .split_ascii_whitespace()
-        .nth(3)
-        .and_then(|field| field.split_once('/')?.1.parse().ok());
-    Ok(Pids {
-        max,
-        used: used.ok_or(MachineError::Parse {
-            path: LOAD,
-            what: "number of threads",
-        })?,
-    })
+    let used = load.split_ascii_whitespace().nth(3).and_then(|field| field.split_once('/')?.1.parse().ok());
+    Ok(Pids { max, used: used.ok_or(MachineError::Parse { path: LOAD, what: "number of threads" })? })
 }
 
 /// The file system that `path` is on.
 pub fn filesystem(path: &Path) -> Result<Filesystem, MachineError> {
-    let status = statvfs(path).map_err(|errno| MachineError::Read {
-        path: path.into(),
-        source: errno.into(),
-    })?;
+    let status = statvfs(path).map_err(|errno| MachineError::Read { path: path.into(), source: errno.into() })?;
     let bytes = |blocks: u64| blocks.saturating_mul(status.f_frsize);
     Ok(Filesystem {
         capacity: bytes(status.f_blocks),
@@ -183,13 +140,8 @@ pub fn boot_id() -> Result<String, MachineError> {
 /// When the machine was started, in seconds of the Unix time (moves if the clock is set).
 pub fn boot_time() -> Result<u64, MachineError> {
     let stat = read("/proc/stat")?;
-    let seconds = stat
-        .lines()
-        .find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok());
-    seconds.ok_or(MachineError::Parse {
-        path: "/proc/stat",
-        what: "btime",
-    })
+    let seconds = stat.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok());
+    seconds.ok_or(MachineError::Parse { path: "/proc/stat", what: "btime" })
 }
 
 fn first_text(paths: &[&str]) -> Option<String> {
@@ -207,29 +159,18 @@ pub fn machine_id() -> String {
 
 /// The ID of the hardware by its firmware; the installation's ID where the firmware tells none (the order of cAdvisor).
 pub fn system_uuid() -> String {
-    first_text(&[
-        "/sys/class/dmi/id/product_uuid",
-        "/proc/device-tree/system-id",
-        "/proc/device-tree/vm,uuid",
-        "/etc/machine-id",
-    ])
-    .unwrap_or_else(machine_id)
+    first_text(&["/sys/class/dmi/id/product_uuid", "/proc/device-tree/system-id", "/proc/device-tree/vm,uuid", "/etc/machine-id"])
+        .unwrap_or_else(machine_id)
 }
 
 /// The kernel's version, as `uname -r` tells it.
 pub fn kernel_release() -> String {
-    rustix::system::uname()
-        .release()
-        .to_string_lossy()
-        .into_owned()
+    rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 /// The machine's name.
 pub fn hostname() -> String {
-    rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .into_owned()
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// The name of the operating system for people.
@@ -239,13 +180,8 @@ pub fn os_name() -> String {
 }
 
 fn pretty_name(os_release: &str) -> Option<String> {
-    let value = os_release
-        .lines()
-        .find_map(|line| line.strip_prefix("PRETTY_NAME="))?
-        .trim();
-    let value = value.strip_prefix(['"', '\'']).map_or(value, |inner| {
-        inner.strip_suffix(['"', '\'']).unwrap_or(inner)
-    });
+    let value = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="))?.trim();
+    let value = value.strip_prefix(['"', '\'']).map_or(value, |inner| inner.strip_suffix(['"', '\'']).unwrap_or(inner));
     (!value.is_empty()).then(|| value.replace('\\', ""))
 }
 
@@ -276,22 +212,14 @@ mod tests {
 
     #[test]
     fn memory_is_in_bytes() {
-        let memory =
-            memory_from("MemTotal:       1000 kB\nMemFree: 1 kB\nMemAvailable:    250 kB\n")
-                .unwrap();
-        assert_eq!(
-            (memory.total, memory.available, memory.swap_total),
-            (1_024_000, 256_000, 0)
-        );
+        let memory = memory_from("MemTotal:       1000 kB\nMemFree: 1 kB\nMemAvailable:    250 kB\n").unwrap();
+        assert_eq!((memory.total, memory.available, memory.swap_total), (1_024_000, 256_000, 0));
         assert!(memory_from("MemTotal: 1000 kB\n").is_err());
     }
 
     #[test]
     fn names_are_unquoted() {
-        assert_eq!(
-            pretty_name("ID=x\nPRETTY_NAME=\"Debian GNU/Linux 12\"\n").as_deref(),
-            Some("Debian GNU/Linux 12")
-        );
+        assert_eq!(pretty_name("ID=x\nPRETTY_NAME=\"Debian GNU/Linux 12\"\n").as_deref(), Some("Debian GNU/Linux 12"));
         assert_eq!(pretty_name("PRETTY_NAME=Alpine").as_deref(), Some("Alpine"));
         assert_eq!(pretty_name("PRETTY_NAME=\"\""), None);
     }

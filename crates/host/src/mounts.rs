@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, StatVfsMountFlags, StatxAttributes, StatxFlags, statvfs, statx};
 use rustix::io::Errno;
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive,
-    mount_change, mount_remount, unmount,
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, mount_change, mount_remount, unmount,
 };
 
 /// Why something could not be mounted or unmounted.
@@ -90,12 +89,7 @@ pub struct BindOptions {
 
 /// Mounts a file system in memory at the folder `target`, its root with `mode`, with at most `size` bytes (without: half of
 /// the memory). No set-user-ID programs, no devices; `executable` decides about programs.
-pub fn tmpfs(
-    target: &Path,
-    size: Option<u64>,
-    mode: u32,
-    executable: bool,
-) -> Result<(), MountError> {
+pub fn tmpfs(target: &Path, size: Option<u64>, mode: u32, executable: bool) -> Result<(), MountError> {
     let mut options = format!("mode={mode:o}");
     if let Some(size) = size {
         options.push_str(&format!(",size={size}"));
@@ -105,24 +99,14 @@ pub fn tmpfs(
         flags |= MountFlags::NOEXEC;
     }
     let options = CString::new(options).unwrap_or_default();
-    mount("tmpfs", target, "tmpfs", flags, options.as_c_str()).map_err(|errno| MountError::Tmpfs {
-        target: target.into(),
-        source: errno.into(),
-    })
+    mount("tmpfs", target, "tmpfs", flags, options.as_c_str())
+        .map_err(|errno| MountError::Tmpfs { target: target.into(), source: errno.into() })
 }
 
 /// Makes `source` visible at `target`; both exist, and are both folders or both not.
 pub fn bind(source: &Path, target: &Path, options: BindOptions) -> Result<(), MountError> {
-    let failed = |errno: Errno| MountError::Bind {
-        from: source.into(),
-        target: target.into(),
-        source: errno.into(),
-    };
-    let bound = if options.recursive {
-        mount_bind_recursive(source, target)
-    } else {
-        mount_bind(source, target)
-    };
+    let failed = |errno: Errno| MountError::Bind { from: source.into(), target: target.into(), source: errno.into() };
+    let bound = if options.recursive { mount_bind_recursive(source, target) } else { mount_bind(source, target) };
     bound.map_err(failed)?;
     let finished = (|| {
         if options.read_only {
@@ -178,17 +162,11 @@ pub fn unmount_all(target: &Path) -> Result<(), MountError> {
             Ok(()) => {}
             Err(Errno::INVAL | Errno::NOENT | Errno::NOTDIR) => return Ok(()),
             Err(errno) => {
-                return Err(MountError::Unmount {
-                    target: target.into(),
-                    source: errno.into(),
-                });
+                return Err(MountError::Unmount { target: target.into(), source: errno.into() });
             }
         }
     }
-    Err(MountError::Unmount {
-        target: target.into(),
-        source: Errno::BUSY.into(),
-    })
+    Err(MountError::Unmount { target: target.into(), source: Errno::BUSY.into() })
 }
 
 /// Unmounts all that is mounted at or below `folder`, the deepest first. Goes on after an error and reports the first.
@@ -205,10 +183,7 @@ pub fn unmount_below(folder: &Path) -> Result<(), MountError> {
 
 /// All mount points at or below `folder`, a mount before those inside it.
 pub fn below(folder: &Path) -> Result<Vec<PathBuf>, MountError> {
-    let failed = |source| MountError::Inspect {
-        target: folder.into(),
-        source,
-    };
+    let failed = |source| MountError::Inspect { target: folder.into(), source };
     // Mount points are listed by their real path.
     let real = match fs::canonicalize(folder) {
         Ok(real) => real,
@@ -216,9 +191,7 @@ pub fn below(folder: &Path) -> Result<Vec<PathBuf>, MountError> {
         Err(error) => return Err(failed(error)),
     };
     let table = fs::read("/proc/self/mountinfo").map_err(failed)?;
-    let mut points: Vec<PathBuf> = mount_points(&table)
-        .filter(|point| point.starts_with(&real))
-        .collect();
+    let mut points: Vec<PathBuf> = mount_points(&table).filter(|point| point.starts_with(&real)).collect();
     points.sort();
     points.dedup();
     Ok(points)
@@ -239,9 +212,7 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     while let Some((&byte, tail)) = rest.split_first() {
         rest = tail;
         if byte == b'\\'
-            && let Some(code) = tail
-                .get(..3)
-                .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok())
+            && let Some(code) = tail.get(..3).and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok())
         {
             out.push(code);
             rest = &tail[3..];
@@ -254,22 +225,10 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 
 /// Whether something is mounted at exactly `target` (`false` if there is no such path). Does not follow a link.
 pub fn is_mount_point(target: &Path) -> Result<bool, MountError> {
-    let failed = |source| MountError::Inspect {
-        target: target.into(),
-        source,
-    };
-    match statx(
-        CWD,
-        target,
-        AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT,
-        StatxFlags::empty(),
-    ) {
+    let failed = |source| MountError::Inspect { target: target.into(), source };
+    match statx(CWD, target, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, StatxFlags::empty()) {
         // The kernel tells since 5.8.
-        Ok(status)
-            if status
-                .stx_attributes_mask
-                .contains(StatxAttributes::MOUNT_ROOT) =>
-        {
+        Ok(status) if status.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) => {
             Ok(status.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
         }
         Ok(_) => {
@@ -285,10 +244,7 @@ pub fn is_mount_point(target: &Path) -> Result<bool, MountError> {
 /// Makes `folder` a mount point (if it is none yet) whose mounts propagate to other mount namespaces and back: needed where
 /// `/` itself is private and pods ask for mount propagation.
 pub fn make_shared(folder: &Path) -> Result<(), MountError> {
-    let failed = |errno: Errno| MountError::Propagation {
-        target: folder.into(),
-        source: errno.into(),
-    };
+    let failed = |errno: Errno| MountError::Propagation { target: folder.into(), source: errno.into() };
     if !is_mount_point(folder)? {
         mount_bind_recursive(folder, folder).map_err(failed)?;
     }
@@ -312,12 +268,8 @@ mod tests {
 
     #[test]
     fn escaped_mount_points_are_read() {
-        let table =
-            b"36 35 98:0 /mnt1 /mnt\\0402\\134x rw,noatime master:1 - ext3 /dev/root rw\n\n";
-        assert_eq!(
-            mount_points(table).collect::<Vec<_>>(),
-            [PathBuf::from("/mnt 2\\x")]
-        );
+        let table = b"36 35 98:0 /mnt1 /mnt\\0402\\134x rw,noatime master:1 - ext3 /dev/root rw\n\n";
+        assert_eq!(mount_points(table).collect::<Vec<_>>(), [PathBuf::from("/mnt 2\\x")]);
         assert_eq!(unescape(b"a\\"), b"a\\");
     }
 
@@ -329,15 +281,9 @@ mod tests {
         assert!(!is_mount_point(&target).unwrap());
         tmpfs(&target, Some(1 << 20), 0o1777, false).unwrap();
         assert!(is_mount_point(&target).unwrap());
-        assert_eq!(
-            below(dir.0.path()).unwrap(),
-            [fs::canonicalize(&target).unwrap()]
-        );
+        assert_eq!(below(dir.0.path()).unwrap(), [fs::canonicalize(&target).unwrap()]);
         use std::os::unix::fs::PermissionsExt as _;
-        assert_eq!(
-            fs::metadata(&target).unwrap().permissions().mode() & 0o7777,
-            0o1777
-        );
+        assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o7777, 0o1777);
         assert!(fs::write(target.join("big"), vec![1u8; 2 << 20]).is_err());
         unmount_all(&target).unwrap();
         unmount_all(&target).unwrap();
@@ -351,15 +297,7 @@ mod tests {
         let (source, target) = (dir.0.path().join("s"), dir.0.path().join("t"));
         fs::create_dir(&source).unwrap();
         fs::create_dir(&target).unwrap();
-        bind(
-            &source,
-            &target,
-            BindOptions {
-                read_only: true,
-                ..BindOptions::default()
-            },
-        )
-        .unwrap();
+        bind(&source, &target, BindOptions { read_only: true, ..BindOptions::default() }).unwrap();
         assert!(fs::write(target.join("f"), "x").is_err());
         fs::write(source.join("f"), "x").unwrap();
         assert_eq!(fs::read(target.join("f")).unwrap(), b"x");
@@ -386,10 +324,7 @@ mod tests {
         make_shared(&shared).unwrap();
         make_shared(&shared).unwrap();
         let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let line = table
-            .lines()
-            .find(|line| line.contains(&format!(" {} ", shared.display())))
-            .unwrap();
+        let line = table.lines().find(|line| line.contains(&format!(" {} ", shared.display()))).unwrap();
         assert!(line.contains(" shared:"), "{line}");
         fs::create_dir(shared.join("inner")).unwrap();
         tmpfs(&shared.join("inner"), None, 0o755, false).unwrap();

@@ -81,9 +81,7 @@ pub enum NamespaceError {
         source: io::Error,
     },
     /// A sysctl that belongs to no namespace, or is no name of one.
-    #[error(
-        "sysctl {name:?} cannot be set for a pod: it is not part of a network or IPC namespace"
-    )]
+    #[error("sysctl {name:?} cannot be set for a pod: it is not part of a network or IPC namespace")]
     SysctlNotNamespaced {
         /// Its name.
         name: String,
@@ -139,18 +137,12 @@ impl Kind {
 
 /// Makes a new namespace for each pin and binds it to its file, all in one thread; `inside` runs there before the thread
 /// ends. Files are made if missing; on an error the pins made in this call are taken away again.
-pub fn create<T: Send>(
-    pins: &[(Kind, &Path)],
-    inside: impl FnOnce() -> Result<T, NamespaceError> + Send,
-) -> Result<T, NamespaceError> {
+pub fn create<T: Send>(pins: &[(Kind, &Path)], inside: impl FnOnce() -> Result<T, NamespaceError> + Send) -> Result<T, NamespaceError> {
     in_thread(|| {
         let mut made = Vec::new();
         let result = (|| {
             for &(kind, path) in pins {
-                unshare(kind.flag()).map_err(|errno| NamespaceError::Make {
-                    kind: kind.name(),
-                    source: errno.into(),
-                })?;
+                unshare(kind.flag()).map_err(|errno| NamespaceError::Make { kind: kind.name(), source: errno.into() })?;
                 pin(kind, path)?;
                 made.push(path);
             }
@@ -166,18 +158,8 @@ pub fn create<T: Send>(
 }
 
 fn pin(kind: Kind, path: &Path) -> Result<(), NamespaceError> {
-    let failed = |source| NamespaceError::Pin {
-        kind: kind.name(),
-        path: path.into(),
-        source,
-    };
-    OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(failed)?;
+    let failed = |source| NamespaceError::Pin { kind: kind.name(), path: path.into(), source };
+    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path).map_err(failed)?;
     let bound = mount_bind(format!("/proc/thread-self/ns/{}", kind.name()), path);
     bound.map_err(|errno| failed(errno.into()))
 }
@@ -190,8 +172,7 @@ pub fn is_pinned(kind: Kind, path: &Path) -> bool {
 
 /// Whether anything is bound to `path` that is a namespace, whatever its kind.
 pub fn holds_namespace(path: &Path) -> bool {
-    statfs(path)
-        .is_ok_and(|status| u64::try_from(status.f_type).is_ok_and(|magic| magic == NSFS_MAGIC))
+    statfs(path).is_ok_and(|status| u64::try_from(status.f_type).is_ok_and(|magic| magic == NSFS_MAGIC))
 }
 
 /// The number that tells two namespaces apart.
@@ -203,26 +184,16 @@ pub fn inode(path: &Path) -> io::Result<u64> {
 pub fn unpin(path: &Path) -> Result<(), NamespaceError> {
     mounts::unmount_all(path)?;
     match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(NamespaceError::Remove {
-            path: path.into(),
-            source,
-        }),
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(NamespaceError::Remove { path: path.into(), source }),
         _ => Ok(()),
     }
 }
 
 /// Runs `inside` in a thread of its own that has entered these namespaces. Sockets made there stay in the namespace.
-pub fn run_in<T: Send>(
-    pins: &[(Kind, &Path)],
-    inside: impl FnOnce() -> T + Send,
-) -> Result<T, NamespaceError> {
+pub fn run_in<T: Send>(pins: &[(Kind, &Path)], inside: impl FnOnce() -> T + Send) -> Result<T, NamespaceError> {
     in_thread(|| {
         for &(kind, path) in pins {
-            let failed = |source| NamespaceError::Enter {
-                kind: kind.name(),
-                path: path.into(),
-                source,
-            };
+            let failed = |source| NamespaceError::Enter { kind: kind.name(), path: path.into(), source };
             let file = fs::File::open(path).map_err(failed)?;
             setns(file.as_fd(), kind.flag()).map_err(|errno| failed(errno.into()))?;
         }
@@ -231,26 +202,15 @@ pub fn run_in<T: Send>(
 }
 
 /// [`run_in`] one network namespace.
-pub fn run_in_netns<T: Send>(
-    netns: &Path,
-    inside: impl FnOnce() -> T + Send,
-) -> Result<T, NamespaceError> {
+pub fn run_in_netns<T: Send>(netns: &Path, inside: impl FnOnce() -> T + Send) -> Result<T, NamespaceError> {
     run_in(&[(Kind::Net, netns)], inside)
 }
 
 /// The namespace is the thread's, so the thread ends with the work and is never handed back to a pool.
-fn in_thread<T: Send>(
-    work: impl FnOnce() -> Result<T, NamespaceError> + Send,
-) -> Result<T, NamespaceError> {
+fn in_thread<T: Send>(work: impl FnOnce() -> Result<T, NamespaceError> + Send) -> Result<T, NamespaceError> {
     thread::scope(|scope| {
-        let handle = thread::Builder::new()
-            .name("namespace".into())
-            .stack_size(256 << 10)
-            .spawn_scoped(scope, work);
-        match handle
-            .map_err(|source| NamespaceError::Thread { source })?
-            .join()
-        {
+        let handle = thread::Builder::new().name("namespace".into()).stack_size(256 << 10).spawn_scoped(scope, work);
+        match handle.map_err(|source| NamespaceError::Thread { source })?.join() {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),
         }

@@ -5,9 +5,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, chmod, chownat, fstat, openat,
-};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, chmod, chownat, fstat, openat};
 use rustix::io::Errno;
 
 const READ_WRITE: u32 = 0o660;
@@ -35,9 +33,7 @@ pub fn root_matches(volume: &Path, group: u32, read_only: bool) -> bool {
         return false;
     };
     let needed = EXECUTE | SET_GID | if read_only { READ_ONLY } else { READ_WRITE };
-    FileType::from_raw_mode(status.st_mode).is_dir()
-        && status.st_gid == group
-        && status.st_mode & needed == needed
+    FileType::from_raw_mode(status.st_mode).is_dir() && status.st_gid == group && status.st_mode & needed == needed
 }
 
 /// Gives `volume` and all below it to `group`, with read (and write) access, folders passed on to new files. Links are
@@ -45,18 +41,8 @@ pub fn root_matches(volume: &Path, group: u32, read_only: bool) -> bool {
 /// where the system refuses single files; the first refusal is reported at the end.
 pub fn give_to_group(volume: &Path, group: u32, read_only: bool) -> Result<(), OwnershipError> {
     let mut first = Ok(());
-    let failed = |path: &Path, errno: Errno| OwnershipError {
-        path: path.into(),
-        group,
-        source: errno.into(),
-    };
-    let root = openat(
-        CWD,
-        volume,
-        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(|e| failed(volume, e))?;
+    let failed = |path: &Path, errno: Errno| OwnershipError { path: path.into(), group, source: errno.into() };
+    let root = openat(CWD, volume, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).map_err(|e| failed(volume, e))?;
     visit(&root, volume, read_only, group, &mut |path, errno| {
         if first.is_ok() {
             first = Err(failed(path, errno));
@@ -66,27 +52,14 @@ pub fn give_to_group(volume: &Path, group: u32, read_only: bool) -> Result<(), O
 }
 
 /// Children before their folder: while the root does not match, the work is not done.
-fn visit(
-    node: &OwnedFd,
-    path: &Path,
-    read_only: bool,
-    group: u32,
-    refused: &mut dyn FnMut(&Path, Errno),
-) {
+fn visit(node: &OwnedFd, path: &Path, read_only: bool, group: u32, refused: &mut dyn FnMut(&Path, Errno)) {
     let status = match fstat(node) {
         Ok(status) => status,
         Err(errno) => return refused(path, errno),
     };
     let kind = FileType::from_raw_mode(status.st_mode);
     if kind.is_dir() {
-        match openat(
-            node,
-            ".",
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .and_then(Dir::new)
-        {
+        match openat(node, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).and_then(Dir::new) {
             Ok(mut entries) => {
                 let mut names = Vec::new();
                 while let Some(entry) = entries.read() {
@@ -99,12 +72,7 @@ fn visit(
                 drop(entries);
                 for name in names {
                     let child = path.join(std::ffi::OsStr::from_bytes(name.to_bytes()));
-                    match openat(
-                        node,
-                        name.as_c_str(),
-                        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-                        Mode::empty(),
-                    ) {
+                    match openat(node, name.as_c_str(), OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
                         Ok(fd) => visit(&fd, &child, read_only, group, refused),
                         // Removed meanwhile.
                         Err(Errno::NOENT) => {}
@@ -120,20 +88,8 @@ fn visit(
     }
 }
 
-fn change(
-    node: &OwnedFd,
-    status: &Stat,
-    kind: FileType,
-    read_only: bool,
-    group: u32,
-) -> Result<(), Errno> {
-    chownat(
-        node,
-        c"",
-        None,
-        Some(Gid::from_raw(group)),
-        AtFlags::EMPTY_PATH,
-    )?;
+fn change(node: &OwnedFd, status: &Stat, kind: FileType, read_only: bool, group: u32) -> Result<(), Errno> {
+    chownat(node, c"", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH)?;
     if kind.is_symlink() {
         return Ok(());
     }
@@ -142,10 +98,7 @@ fn change(
         add |= EXECUTE | SET_GID;
     }
     // A descriptor of O_PATH refuses fchmod, the link of it in /proc does not, and it cannot lead elsewhere.
-    chmod(
-        format!("/proc/thread-self/fd/{}", node.as_raw_fd()),
-        Mode::from_raw_mode((status.st_mode & 0o7777) | add),
-    )
+    chmod(format!("/proc/thread-self/fd/{}", node.as_raw_fd()), Mode::from_raw_mode((status.st_mode & 0o7777) | add))
 }
 
 #[cfg(test)]
@@ -187,10 +140,7 @@ mod tests {
         assert!(root_matches(volume, 4321, false));
         assert!(!root_matches(volume, 4322, false));
         set(volume, 0o770);
-        assert!(
-            !root_matches(volume, 4321, false),
-            "new files would not get the group"
-        );
+        assert!(!root_matches(volume, 4321, false), "new files would not get the group");
     }
 
     #[test]

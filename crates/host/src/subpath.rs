@@ -11,9 +11,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{
-    CWD, FileType, Mode, OFlags, ResolveFlags, fchmod, fstat, mkdirat, open, openat, openat2, stat,
-};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fchmod, fstat, mkdirat, open, openat, openat2, stat};
 use rustix::io::Errno;
 use rustix::mount::mount_bind_recursive;
 
@@ -84,37 +82,23 @@ pub enum SubPathError {
 pub fn bind(volume: &Path, subpath: &str, target: &Path) -> Result<(), SubPathError> {
     let relative = checked(subpath)?;
     let opened = open_or_make(volume, &relative, subpath)?;
-    let failed = |source| SubPathError::Bind {
-        subpath: subpath.into(),
-        volume: volume.into(),
-        target: target.into(),
-        source,
-    };
+    let failed = |source| SubPathError::Bind { subpath: subpath.into(), volume: volume.into(), target: target.into(), source };
     let source = fstat(&opened).map_err(|errno| failed(errno.into()))?;
     if mounts::is_mount_point(target)? {
-        if stat(target)
-            .is_ok_and(|bound| (bound.st_dev, bound.st_ino) == (source.st_dev, source.st_ino))
-        {
+        if stat(target).is_ok_and(|bound| (bound.st_dev, bound.st_ino) == (source.st_dev, source.st_ino)) {
             return Ok(());
         }
         mounts::unmount_all(target)?;
     }
     place(target, FileType::from_raw_mode(source.st_mode).is_dir()).map_err(failed)?;
-    mount_bind_recursive(
-        format!("/proc/thread-self/fd/{}", opened.as_raw_fd()),
-        target,
-    )
-    .map_err(|errno| failed(errno.into()))
+    mount_bind_recursive(format!("/proc/thread-self/fd/{}", opened.as_raw_fd()), target).map_err(|errno| failed(errno.into()))
 }
 
 /// Undoes all of [`bind`] at and below `folder`, the folder of the pod's bound parts: unmounts, and removes the empty places.
 /// Nothing in a volume is removed.
 pub fn unbind_below(folder: &Path) -> Result<(), MountError> {
     mounts::unmount_below(folder)?;
-    remove_places(folder).map_err(|source| MountError::Inspect {
-        target: folder.into(),
-        source,
-    })
+    remove_places(folder).map_err(|source| MountError::Inspect { target: folder.into(), source })
 }
 
 /// Only empty files and empty folders: if a mount were still there (made by somebody else meanwhile), removing stops at it.
@@ -131,18 +115,12 @@ fn remove_places(path: &Path) -> io::Result<()> {
     } else if metadata.len() == 0 {
         fs::remove_file(path)
     } else {
-        Err(io::Error::other(format!(
-            "{} is not an empty file",
-            path.display()
-        )))
+        Err(io::Error::other(format!("{} is not an empty file", path.display())))
     }
 }
 
 fn checked(subpath: &str) -> Result<PathBuf, SubPathError> {
-    let invalid = |reason| SubPathError::Invalid {
-        subpath: subpath.into(),
-        reason,
-    };
+    let invalid = |reason| SubPathError::Invalid { subpath: subpath.into(), reason };
     let mut relative = PathBuf::new();
     for component in Path::new(subpath).components() {
         match component {
@@ -162,22 +140,10 @@ fn checked(subpath: &str) -> Result<PathBuf, SubPathError> {
 
 fn open_or_make(volume: &Path, relative: &Path, subpath: &str) -> Result<OwnedFd, SubPathError> {
     let opening = |errno: Errno| match errno {
-        Errno::XDEV | Errno::LOOP => SubPathError::Escape {
-            subpath: subpath.into(),
-            volume: volume.into(),
-        },
-        errno => SubPathError::Open {
-            subpath: subpath.into(),
-            volume: volume.into(),
-            source: errno.into(),
-        },
+        Errno::XDEV | Errno::LOOP => SubPathError::Escape { subpath: subpath.into(), volume: volume.into() },
+        errno => SubPathError::Open { subpath: subpath.into(), volume: volume.into(), source: errno.into() },
     };
-    let root = open(
-        volume,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(opening)?;
+    let root = open(volume, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(opening)?;
     if relative.as_os_str().is_empty() {
         return Ok(root);
     }
@@ -185,11 +151,7 @@ fn open_or_make(volume: &Path, relative: &Path, subpath: &str) -> Result<OwnedFd
         Err(Errno::NOENT) => {}
         found => return found.map_err(opening),
     }
-    let making = |errno: Errno| SubPathError::Make {
-        subpath: subpath.into(),
-        volume: volume.into(),
-        source: errno.into(),
-    };
+    let making = |errno: Errno| SubPathError::Make { subpath: subpath.into(), volume: volume.into(), source: errno.into() };
     let mode = Mode::from_raw_mode(fstat(&root).map_err(making)?.st_mode & 0o7777);
     let mut missing: Vec<_> = relative.components().collect();
     let mut tail = Vec::new();
@@ -197,13 +159,7 @@ fn open_or_make(volume: &Path, relative: &Path, subpath: &str) -> Result<OwnedFd
     let mut parent = loop {
         tail.extend(missing.pop());
         if missing.is_empty() {
-            break openat(
-                &root,
-                ".",
-                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-                Mode::empty(),
-            )
-            .map_err(making)?;
+            break openat(&root, ".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(making)?;
         }
         match beneath(&root, &missing.iter().collect::<PathBuf>()) {
             Ok(parent) => break parent,
@@ -215,26 +171,16 @@ fn open_or_make(volume: &Path, relative: &Path, subpath: &str) -> Result<OwnedFd
         let name = name.as_os_str();
         match mkdirat(&parent, name, mode) {
             Ok(()) => {
-                let made = openat(
-                    &parent,
-                    name,
-                    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-                    Mode::empty(),
-                )
-                .map_err(making)?;
+                let made = openat(&parent, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+                    .map_err(making)?;
                 // The umask must not take what the volume's root allows.
                 fchmod(&made, mode).map_err(making)?;
                 parent = made;
             }
             // Made by somebody else at this moment (or a link to nowhere, which is refused here).
             Err(Errno::EXIST) => {
-                parent = openat(
-                    &parent,
-                    name,
-                    OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-                    Mode::empty(),
-                )
-                .map_err(making)?;
+                parent = openat(&parent, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+                    .map_err(making)?;
             }
             Err(errno) => return Err(making(errno)),
         }
@@ -247,13 +193,7 @@ fn beneath(root: &OwnedFd, relative: &Path) -> Result<OwnedFd, Errno> {
     let mut tries = 0;
     loop {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        match openat2(
-            root,
-            relative,
-            OFlags::PATH | OFlags::CLOEXEC,
-            Mode::empty(),
-            resolve,
-        ) {
+        match openat2(root, relative, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
             // Somebody renamed on the way: the kernel could not tell whether the path stays below.
             Err(Errno::AGAIN) if tries < 100 => tries += 1,
             other => return other,
@@ -264,10 +204,7 @@ fn beneath(root: &OwnedFd, relative: &Path) -> Result<OwnedFd, Errno> {
 /// An empty folder or file to bind to. A file does for everything that is no folder.
 fn place(target: &Path, folder: bool) -> io::Result<()> {
     if let Some(parent) = target.parent() {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o750)
-            .create(parent)?;
+        fs::DirBuilder::new().recursive(true).mode(0o750).create(parent)?;
     }
     let present = match rustix::fs::statat(CWD, target, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
         Ok(status) => Some(FileType::from_raw_mode(status.st_mode)),
@@ -283,12 +220,7 @@ fn place(target: &Path, folder: bool) -> io::Result<()> {
     if folder {
         fs::DirBuilder::new().mode(0o750).create(target)
     } else {
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o640)
-            .open(target)
-            .map(drop)
+        OpenOptions::new().write(true).create_new(true).mode(0o640).open(target).map(drop)
     }
 }
 

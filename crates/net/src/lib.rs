@@ -1,1 +1,10 @@
-//! placeholder
+//! The node's network, by netlink: pods' links, addresses and routes.
+//!
+//! Functions are synchronous (a request to the kernel is answered in microseconds) and work in the network namespace of the
+//! calling thread: the agent may itself live in another one than the machine's first.
+
+pub mod addresses;
+mod netlink;
+pub mod pod_links;
+
+pub use netlink::NetlinkError;

@@ -3,16 +3,7 @@ use super::*;
 fn payload(files: &[(&str, &str)]) -> Payload {
     files
         .iter()
-        .map(|(path, text)| {
-            (
-                (*path).to_owned(),
-                ProjectedFile {
-                    bytes: text.as_bytes().to_vec(),
-                    mode: 0o644,
-                    uid: None,
-                },
-            )
-        })
+        .map(|(path, text)| ((*path).to_owned(), ProjectedFile { bytes: text.as_bytes().to_vec(), mode: 0o644, uid: None }))
         .collect()
 }
 
@@ -21,19 +12,15 @@ fn put(volume: &Path, files: &[(&str, &str)]) -> bool {
 }
 
 fn names(volume: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(volume)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
-        .collect();
+    let mut names: Vec<String> =
+        fs::read_dir(volume).unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }
 
 /// Names without the one timestamped folder, which must be there.
 fn visible(volume: &Path) -> Vec<String> {
-    let (dated, rest): (Vec<String>, Vec<String>) = names(volume)
-        .into_iter()
-        .partition(|name| name.starts_with("..2"));
+    let (dated, rest): (Vec<String>, Vec<String>) = names(volume).into_iter().partition(|name| name.starts_with("..2"));
     assert_eq!(dated.len(), 1, "{dated:?}");
     rest
 }
@@ -42,25 +29,13 @@ fn visible(volume: &Path) -> Vec<String> {
 fn the_layout_is_that_of_the_kubelet() {
     let dir = tempfile::tempdir().unwrap();
     let volume = dir.path();
-    assert!(put(
-        volume,
-        &[("one", "1"), ("sub/dir/two", "2"), ("sub/three", "3")]
-    ));
+    assert!(put(volume, &[("one", "1"), ("sub/dir/two", "2"), ("sub/three", "3")]));
     assert_eq!(visible(volume), ["..data", "one", "sub"]);
-    assert_eq!(
-        fs::read_link(volume.join("one")).unwrap(),
-        Path::new("..data/one")
-    );
-    assert_eq!(
-        fs::read_link(volume.join("sub")).unwrap(),
-        Path::new("..data/sub")
-    );
+    assert_eq!(fs::read_link(volume.join("one")).unwrap(), Path::new("..data/one"));
+    assert_eq!(fs::read_link(volume.join("sub")).unwrap(), Path::new("..data/sub"));
     let dated = fs::read_link(volume.join("..data")).unwrap();
     assert_eq!(dated.components().count(), 1);
-    assert_eq!(
-        fs::metadata(volume.join(&dated)).unwrap().mode() & 0o7777,
-        0o755
-    );
+    assert_eq!(fs::metadata(volume.join(&dated)).unwrap().mode() & 0o7777, 0o755);
     assert_eq!(fs::read(volume.join("sub/dir/two")).unwrap(), b"2");
 }
 
@@ -96,17 +71,11 @@ fn modes_and_owners_are_exact_and_a_changed_one_is_a_change() {
     assert!(write(dir.path(), &files, |_| Ok(())).unwrap());
     let metadata = fs::metadata(dir.path().join("f")).unwrap();
     assert_eq!((metadata.mode() & 0o7777, metadata.uid()), (0o400, 1234));
-    assert_eq!(
-        fs::symlink_metadata(dir.path().join("f")).unwrap().uid(),
-        1234
-    );
+    assert_eq!(fs::symlink_metadata(dir.path().join("f")).unwrap().uid(), 1234);
     assert!(!write(dir.path(), &files, |_| Ok(())).unwrap());
     files.get_mut("f").unwrap().mode = 0o440;
     assert!(write(dir.path(), &files, |_| Ok(())).unwrap());
-    assert!(
-        !format!("{files:?}").contains(&format!("{:?}", b"secret")),
-        "no content in debug output"
-    );
+    assert!(!format!("{files:?}").contains(&format!("{:?}", b"secret")), "no content in debug output");
 }
 
 #[test]
@@ -166,40 +135,13 @@ fn files_that_others_put_into_the_volume_stay() {
 fn hostile_paths_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (long_name, long_path) = ("x".repeat(256), "x/".repeat(2100));
-    for path in [
-        "",
-        "/etc/passwd",
-        "..",
-        "../x",
-        "a/../../x",
-        "a/..",
-        "..data",
-        "..data/x",
-        "..x",
-        ".",
-        "a\0b",
-        &long_name,
-        &long_path,
-    ] {
+    for path in ["", "/etc/passwd", "..", "../x", "a/../../x", "a/..", "..data", "..data/x", "..x", ".", "a\0b", &long_name, &long_path] {
         let result = write(dir.path(), &payload(&[(path, "1")]), |_| Ok(()));
-        assert!(
-            matches!(result, Err(TreeError::InvalidPath { .. })),
-            "{path:?}"
-        );
+        assert!(matches!(result, Err(TreeError::InvalidPath { .. })), "{path:?}");
     }
-    assert!(
-        write(
-            dir.path(),
-            &payload(&[("a", "1"), ("a/b", "1")]),
-            |_| Ok(())
-        )
-        .is_err()
-    );
+    assert!(write(dir.path(), &payload(&[("a", "1"), ("a/b", "1")]), |_| Ok(())).is_err());
     assert!(names(dir.path()).is_empty());
-    assert!(put(
-        dir.path(),
-        &[("a/..b", "1"), ("./c//d", "1"), (".hidden", "1")]
-    ));
+    assert!(put(dir.path(), &[("a/..b", "1"), ("./c//d", "1"), (".hidden", "1")]));
     assert_eq!(visible(dir.path()), ["..data", ".hidden", "a", "c"]);
 }
 

@@ -32,39 +32,19 @@ pub fn counters(cgroup: &str) -> Result<Counters, CgroupError> {
     let relative = relative(cgroup)?;
     let layout = layout()?;
     let mut result = Counters::default();
-    let folder = |controller: &str| {
-        layout
-            .hierarchy(controller)
-            .map(|hierarchy| (hierarchy.mount.join(relative), hierarchy.unified))
-    };
+    let folder = |controller: &str| layout.hierarchy(controller).map(|hierarchy| (hierarchy.mount.join(relative), hierarchy.unified));
     match folder("cpuacct") {
         Some((folder, false)) => result.cpu_nanos = number(&folder.join("cpuacct.usage"))?,
         Some((folder, true)) => {
-            result.cpu_nanos = table(&folder.join("cpu.stat"))?
-                .get("usage_usec")
-                .copied()
-                .unwrap_or(0)
-                .saturating_mul(1000)
+            result.cpu_nanos = table(&folder.join("cpu.stat"))?.get("usage_usec").copied().unwrap_or(0).saturating_mul(1000)
         }
         None => {}
     }
     if let Some((folder, unified)) = folder("memory") {
         let [usage, inactive, rss, faults, major] = if unified {
-            [
-                "memory.current",
-                "inactive_file",
-                "anon",
-                "pgfault",
-                "pgmajfault",
-            ]
+            ["memory.current", "inactive_file", "anon", "pgfault", "pgmajfault"]
         } else {
-            [
-                "memory.usage_in_bytes",
-                "total_inactive_file",
-                "total_rss",
-                "total_pgfault",
-                "total_pgmajfault",
-            ]
+            ["memory.usage_in_bytes", "total_inactive_file", "total_rss", "total_pgfault", "total_pgmajfault"]
         };
         let stat = table(&folder.join("memory.stat"))?;
         let field = |name: &str| stat.get(name).copied().unwrap_or(0);
@@ -73,11 +53,7 @@ pub fn counters(cgroup: &str) -> Result<Counters, CgroupError> {
         result.rss = field(rss);
         result.page_faults = field(faults);
         result.major_page_faults = field(major);
-        let events = table(&folder.join(if unified {
-            "memory.events"
-        } else {
-            "memory.oom_control"
-        }))?;
+        let events = table(&folder.join(if unified { "memory.events" } else { "memory.oom_control" }))?;
         result.oom_kills = events.get("oom_kill").copied().unwrap_or(0);
     }
     if let Some((folder, _)) = folder("pids") {
@@ -95,9 +71,7 @@ fn group_from(table: &str) -> Option<String> {
     let mut unified = None;
     for line in table.lines() {
         let mut fields = line.splitn(3, ':');
-        let (Some(_), Some(controllers), Some(path)) =
-            (fields.next(), fields.next(), fields.next())
-        else {
+        let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
             continue;
         };
         if controllers.split(',').any(|name| name == "memory") {
@@ -111,10 +85,7 @@ fn group_from(table: &str) -> Option<String> {
 }
 
 fn text(path: &Path) -> Result<String, CgroupError> {
-    fs::read_to_string(path).map_err(|source| CgroupError::Read {
-        path: PathBuf::from(path),
-        source,
-    })
+    fs::read_to_string(path).map_err(|source| CgroupError::Read { path: PathBuf::from(path), source })
 }
 
 fn number(path: &Path) -> Result<u64, CgroupError> {
@@ -135,14 +106,8 @@ mod tests {
 
     #[test]
     fn the_group_of_a_process_is_that_of_its_memory() {
-        assert_eq!(
-            group_from("4:memory:/a/b\n3:cpu,cpuacct:/x\n0::/u\n").as_deref(),
-            Some("/a/b")
-        );
-        assert_eq!(
-            group_from("0::/user.slice/a:b\n").as_deref(),
-            Some("/user.slice/a:b")
-        );
+        assert_eq!(group_from("4:memory:/a/b\n3:cpu,cpuacct:/x\n0::/u\n").as_deref(), Some("/a/b"));
+        assert_eq!(group_from("0::/user.slice/a:b\n").as_deref(), Some("/user.slice/a:b"));
         assert_eq!(group_from(""), None);
         assert!(of_process(i64::from(std::process::id())).is_some());
     }

@@ -34,9 +34,7 @@ impl Layout {
     pub(super) fn detect() -> io::Result<Self> {
         let layout = Self::from_table(&fs::read_to_string("/proc/self/mountinfo")?);
         if layout.hierarchies.is_empty() {
-            return Err(io::Error::other(
-                "no cgroup file system is mounted below /sys/fs/cgroup",
-            ));
+            return Err(io::Error::other("no cgroup file system is mounted below /sys/fs/cgroup"));
         }
         Ok(layout)
     }
@@ -58,30 +56,16 @@ impl Layout {
                 continue;
             }
             let hierarchy = match kind {
-                Some("cgroup2") => Hierarchy {
-                    mount: point.into(),
-                    controllers: Vec::new(),
-                    unified: true,
-                },
+                Some("cgroup2") => Hierarchy { mount: point.into(), controllers: Vec::new(), unified: true },
                 Some("cgroup") => {
                     let options = fields.nth(1).unwrap_or_default();
-                    let controllers = options.split(',').filter(|option| {
-                        !matches!(
-                            *option,
-                            "rw" | "ro" | "xattr" | "clone_children" | "noprefix"
-                        )
-                    });
-                    Hierarchy {
-                        mount: point.into(),
-                        controllers: controllers.map(str::to_owned).collect(),
-                        unified: false,
-                    }
+                    let controllers =
+                        options.split(',').filter(|option| !matches!(*option, "rw" | "ro" | "xattr" | "clone_children" | "noprefix"));
+                    Hierarchy { mount: point.into(), controllers: controllers.map(str::to_owned).collect(), unified: false }
                 }
                 _ => continue,
             };
-            let twice = |other: &Hierarchy| {
-                other.unified == hierarchy.unified && other.controllers == hierarchy.controllers
-            };
+            let twice = |other: &Hierarchy| other.unified == hierarchy.unified && other.controllers == hierarchy.controllers;
             if !hierarchies.iter().any(twice) {
                 hierarchies.push(hierarchy);
             }
@@ -103,10 +87,8 @@ impl Layout {
     /// Whether the machine has a controller mounted, or (v2) may have it in its one hierarchy.
     pub fn has(&self, controller: &str) -> bool {
         match self.hierarchy(controller) {
-            Some(hierarchy) if hierarchy.unified => {
-                fs::read_to_string(hierarchy.mount.join("cgroup.controllers"))
-                    .is_ok_and(|list| list.split_ascii_whitespace().any(|name| name == controller))
-            }
+            Some(hierarchy) if hierarchy.unified => fs::read_to_string(hierarchy.mount.join("cgroup.controllers"))
+                .is_ok_and(|list| list.split_ascii_whitespace().any(|name| name == controller)),
             found => found.is_some(),
         }
     }
@@ -123,24 +105,14 @@ impl Layout {
             if hierarchy.unified {
                 v2
             } else {
-                hierarchy
-                    .controllers
-                    .iter()
-                    .any(|name| ["cpu", "cpuacct", "memory", "pids"].contains(&name.as_str()))
+                hierarchy.controllers.iter().any(|name| ["cpu", "cpuacct", "memory", "pids"].contains(&name.as_str()))
             }
         })
     }
 
     /// The hierarchy of a controller.
     pub(super) fn hierarchy(&self, controller: &str) -> Option<&Hierarchy> {
-        let separate = self
-            .hierarchies
-            .iter()
-            .find(|hierarchy| hierarchy.controllers.iter().any(|name| name == controller));
-        separate.or_else(|| {
-            self.hierarchies
-                .iter()
-                .find(|hierarchy| hierarchy.unified && self.version() == Version::V2)
-        })
+        let separate = self.hierarchies.iter().find(|hierarchy| hierarchy.controllers.iter().any(|name| name == controller));
+        separate.or_else(|| self.hierarchies.iter().find(|hierarchy| hierarchy.unified && self.version() == Version::V2))
     }
 }

@@ -13,15 +13,7 @@ impl Group {
         let layout = layout().unwrap();
         let hierarchy = layout.hierarchy(v1.0).unwrap();
         let name = if hierarchy.unified { v2 } else { v1.1 };
-        fs::read_to_string(
-            hierarchy
-                .mount
-                .join(self.pod().trim_matches('/'))
-                .join(name),
-        )
-        .unwrap()
-        .trim()
-        .to_owned()
+        fs::read_to_string(hierarchy.mount.join(self.pod().trim_matches('/')).join(name)).unwrap().trim().to_owned()
     }
 }
 impl Drop for Group {
@@ -31,72 +23,29 @@ impl Drop for Group {
 }
 
 fn procs_file(group: &Group, controller: &str) -> PathBuf {
-    layout()
-        .unwrap()
-        .hierarchy(controller)
-        .unwrap()
-        .mount
-        .join(group.pod().trim_matches('/'))
-        .join("cgroup.procs")
+    layout().unwrap().hierarchy(controller).unwrap().mount.join(group.pod().trim_matches('/')).join("cgroup.procs")
 }
 
-#[allow(
-    clippy::disallowed_methods,
-    reason = "the test needs a process in the group"
-)]
+#[allow(clippy::disallowed_methods, reason = "the test needs a process in the group")]
 fn sleeper() -> std::process::Child {
-    std::process::Command::new("sleep")
-        .arg("100")
-        .spawn()
-        .unwrap()
+    std::process::Command::new("sleep").arg("100").spawn().unwrap()
 }
 
 #[test]
 fn limits_are_set_changed_and_taken_away() {
     let group = Group::new("limits");
-    let limits = Limits {
-        cpu_shares: Some(512),
-        cpu_quota: Some(50_000),
-        memory: Some(64 << 20),
-        pids: Some(100),
-    };
+    let limits = Limits { cpu_shares: Some(512), cpu_quota: Some(50_000), memory: Some(64 << 20), pids: Some(100) };
     ensure(&group.pod(), &limits).unwrap();
     ensure(&group.pod(), &limits).unwrap();
-    assert_eq!(
-        group.read(("memory", "memory.limit_in_bytes"), "memory.max"),
-        (64 << 20).to_string()
-    );
+    assert_eq!(group.read(("memory", "memory.limit_in_bytes"), "memory.max"), (64 << 20).to_string());
     assert_eq!(group.read(("pids", "pids.max"), "pids.max"), "100");
     assert!(["512", "59"].contains(&group.read(("cpu", "cpu.shares"), "cpu.weight").as_str()));
-    assert!(
-        ["50000", "50000 100000"]
-            .contains(&group.read(("cpu", "cpu.cfs_quota_us"), "cpu.max").as_str())
-    );
-    update(
-        &group.pod(),
-        &Limits {
-            memory: Some(UNLIMITED),
-            cpu_quota: Some(UNLIMITED),
-            ..Limits::default()
-        },
-    )
-    .unwrap();
-    assert_ne!(
-        group.read(("memory", "memory.limit_in_bytes"), "memory.max"),
-        (64 << 20).to_string()
-    );
-    assert!(
-        ["-1", "max 100000"].contains(&group.read(("cpu", "cpu.cfs_quota_us"), "cpu.max").as_str())
-    );
-    assert_eq!(
-        group.read(("pids", "pids.max"), "pids.max"),
-        "100",
-        "what is not named stays"
-    );
-    assert_eq!(
-        children(&group.0).unwrap(),
-        BTreeSet::from(["burstable".to_owned()])
-    );
+    assert!(["50000", "50000 100000"].contains(&group.read(("cpu", "cpu.cfs_quota_us"), "cpu.max").as_str()));
+    update(&group.pod(), &Limits { memory: Some(UNLIMITED), cpu_quota: Some(UNLIMITED), ..Limits::default() }).unwrap();
+    assert_ne!(group.read(("memory", "memory.limit_in_bytes"), "memory.max"), (64 << 20).to_string());
+    assert!(["-1", "max 100000"].contains(&group.read(("cpu", "cpu.cfs_quota_us"), "cpu.max").as_str()));
+    assert_eq!(group.read(("pids", "pids.max"), "pids.max"), "100", "what is not named stays");
+    assert_eq!(children(&group.0).unwrap(), BTreeSet::from(["burstable".to_owned()]));
     remove(&group.0).unwrap();
     remove(&group.0).unwrap();
     assert!(children(&group.0).unwrap().is_empty());
@@ -115,10 +64,7 @@ fn processes_are_counted_and_keep_their_group_until_they_end() {
     let used = counters(&group.pod()).unwrap();
     assert_eq!(used.pids, 1);
     assert!(used.working_set <= used.memory_usage && used.oom_kills == 0);
-    assert!(matches!(
-        remove(&group.pod()),
-        Err(CgroupError::Remove { .. })
-    ));
+    assert!(matches!(remove(&group.pod()), Err(CgroupError::Remove { .. })));
     assert!(sleeping(&mut process), "removing ends no process");
     // Ends while the removal waits for it.
     let pod = group.pod();
@@ -136,20 +82,14 @@ fn sleeping(process: &mut std::process::Child) -> bool {
 #[test]
 fn paths_that_are_no_group_of_ours_are_refused() {
     for bad in ["", "/", "//", "/a/../..", "..", "/a//b", "/a/./b"] {
-        assert!(
-            matches!(remove(bad), Err(CgroupError::InvalidPath { .. })),
-            "{bad:?}"
-        );
+        assert!(matches!(remove(bad), Err(CgroupError::InvalidPath { .. })), "{bad:?}");
         assert!(ensure(bad, &Limits::default()).is_err());
     }
 }
 
 #[test]
 fn weights_follow_the_runtimes() {
-    assert_eq!(
-        [0, 2, 102, 512, 1024, 262_144, u64::MAX].map(weight),
-        [1, 1, 17, 59, 100, 10_000, 10_000]
-    );
+    assert_eq!([0, 2, 102, 512, 1024, 262_144, u64::MAX].map(weight), [1, 1, 17, 59, 100, 10_000, 10_000]);
 }
 
 #[test]
@@ -162,22 +102,12 @@ fn layouts_are_told_apart() {
          5 0 0:4 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n",
     );
     assert_eq!(hybrid.version(), Version::Hybrid);
-    assert_eq!(
-        hybrid.hierarchy("cpuacct").unwrap().mount,
-        Path::new("/sys/fs/cgroup/cpu,cpuacct")
-    );
+    assert_eq!(hybrid.hierarchy("cpuacct").unwrap().mount, Path::new("/sys/fs/cgroup/cpu,cpuacct"));
     assert_eq!(hybrid.all().count(), 4);
     assert_eq!(hybrid.limiting().count(), 2);
-    assert!(
-        hybrid.hierarchy("pids").is_none(),
-        "the unified hierarchy of a hybrid machine has no controllers"
-    );
+    assert!(hybrid.hierarchy("pids").is_none(), "the unified hierarchy of a hybrid machine has no controllers");
     let v2 = Layout::from_table("1 0 0:1 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n");
     assert_eq!(v2.version(), Version::V2);
     assert!(v2.hierarchy("pids").is_some());
-    assert_eq!(
-        Layout::from_table("1 0 0:2 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n")
-            .version(),
-        Version::V1
-    );
+    assert_eq!(Layout::from_table("1 0 0:2 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n").version(), Version::V1);
 }

@@ -63,17 +63,9 @@ pub fn sysctl_path(name: &str) -> Option<PathBuf> {
         None => return None,
     };
     let plain = |part: &str| {
-        !part.is_empty()
-            && part != "."
-            && part != ".."
-            && part
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "._-@:".contains(c))
+        !part.is_empty() && part != "." && part != ".." && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-@:".contains(c))
     };
-    relative
-        .split('/')
-        .all(plain)
-        .then(|| PathBuf::from("/proc/sys").join(relative))
+    relative.split('/').all(plain).then(|| PathBuf::from("/proc/sys").join(relative))
 }
 
 /// Sets a sysctl in the calling thread's namespaces: which values `/proc/sys` shows is decided by the namespaces of the
@@ -86,13 +78,6 @@ pub fn write_sysctl(name: &str, value: &str) -> Result<(), NamespaceError> {
         return Err(NamespaceError::SysctlNotNamespaced { name: name.into() });
     };
     // Without `create`: a missing sysctl is an error of its own, not a refused new file.
-    let written = OpenOptions::new()
-        .write(true)
-        .open(path)
-        .and_then(|mut file| file.write_all(value.as_bytes()));
-    written.map_err(|source| NamespaceError::Sysctl {
-        name: name.into(),
-        value: value.into(),
-        source,
-    })
+    let written = OpenOptions::new().write(true).open(path).and_then(|mut file| file.write_all(value.as_bytes()));
+    written.map_err(|source| NamespaceError::Sysctl { name: name.into(), value: value.into(), source })
 }

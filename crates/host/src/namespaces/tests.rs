@@ -26,11 +26,7 @@ fn read(path: &str) -> String {
 fn namespaces_outlive_their_thread_and_keep_their_settings() {
     let pins = Pins::new();
     let (net, ipc, uts) = (pins.path("net"), pins.path("ipc"), pins.path("uts"));
-    let all = [
-        (Kind::Net, net.as_path()),
-        (Kind::Ipc, ipc.as_path()),
-        (Kind::Uts, uts.as_path()),
-    ];
+    let all = [(Kind::Net, net.as_path()), (Kind::Ipc, ipc.as_path()), (Kind::Uts, uts.as_path())];
     let own_hostname = read("/proc/sys/kernel/hostname");
     let own_shmmni = read("/proc/sys/kernel/shmmni");
     create(&all, || {
@@ -44,27 +40,14 @@ fn namespaces_outlive_their_thread_and_keep_their_settings() {
     for (kind, path) in all {
         assert!(is_pinned(kind, path), "{}", path.display());
     }
-    assert!(
-        !is_pinned(Kind::Ipc, &net),
-        "a namespace of another kind is not what was asked for"
-    );
+    assert!(!is_pinned(Kind::Ipc, &net), "a namespace of another kind is not what was asked for");
     let seen = run_in(&all, || {
-        [
-            "kernel/hostname",
-            "kernel/domainname",
-            "kernel/shmmni",
-            "fs/mqueue/msg_max",
-            "net/ipv4/ip_unprivileged_port_start",
-        ]
-        .map(|name| read(&format!("/proc/sys/{name}")))
+        ["kernel/hostname", "kernel/domainname", "kernel/shmmni", "fs/mqueue/msg_max", "net/ipv4/ip_unprivileged_port_start"]
+            .map(|name| read(&format!("/proc/sys/{name}")))
     })
     .unwrap();
     assert_eq!(seen, ["web-0", "example.test", "77", "9", "99"]);
-    assert_eq!(
-        read("/proc/sys/kernel/hostname"),
-        own_hostname,
-        "the agent's own namespaces are left alone"
-    );
+    assert_eq!(read("/proc/sys/kernel/hostname"), own_hostname, "the agent's own namespaces are left alone");
     assert_eq!(read("/proc/sys/kernel/shmmni"), own_shmmni);
     for (kind, path) in all {
         unpin(path).unwrap();
@@ -77,9 +60,7 @@ fn namespaces_outlive_their_thread_and_keep_their_settings() {
 fn a_failure_inside_leaves_no_pin() {
     let pins = Pins::new();
     let net = pins.path("net");
-    let result = create(&[(Kind::Net, &net)], || {
-        write_sysctl("net.ipv4.no_such_thing", "1")
-    });
+    let result = create(&[(Kind::Net, &net)], || write_sysctl("net.ipv4.no_such_thing", "1"));
     assert!(matches!(result, Err(NamespaceError::Sysctl { .. })));
     assert!(!net.exists());
 }
@@ -91,25 +72,16 @@ fn a_plain_file_is_no_namespace_and_cannot_be_entered() {
     fs::write(&net, "").unwrap();
     assert!(!is_pinned(Kind::Net, &net));
     assert!(!holds_namespace(&net));
-    assert!(matches!(
-        run_in_netns(&net, || ()),
-        Err(NamespaceError::Enter { .. })
-    ));
+    assert!(matches!(run_in_netns(&net, || ()), Err(NamespaceError::Enter { .. })));
     create(&[(Kind::Net, &net)], || Ok(())).unwrap();
-    assert!(
-        is_pinned(Kind::Net, &net),
-        "the file left over from before a reboot is used again"
-    );
+    assert!(is_pinned(Kind::Net, &net), "the file left over from before a reboot is used again");
 }
 
 #[test]
 fn only_names_of_namespaced_sysctls_are_accepted() {
     let scope = sysctl_scope;
     assert_eq!(scope("net.ipv4.ip_forward"), Some(SysctlScope::Net));
-    assert_eq!(
-        scope("net/ipv4/conf/eth0.1/forwarding"),
-        Some(SysctlScope::Net)
-    );
+    assert_eq!(scope("net/ipv4/conf/eth0.1/forwarding"), Some(SysctlScope::Net));
     assert_eq!(scope("kernel.shm_rmid_forced"), Some(SysctlScope::Ipc));
     assert_eq!(scope("kernel/msgmax"), Some(SysctlScope::Ipc));
     assert_eq!(scope("fs.mqueue.queues_max"), Some(SysctlScope::Ipc));
@@ -128,8 +100,5 @@ fn only_names_of_namespaced_sysctls_are_accepted() {
         assert_eq!(scope(bad), None, "{bad}");
         assert!(write_sysctl(bad, "1").is_err());
     }
-    assert_eq!(
-        sysctl_path("net.ipv4.conf.eth0/1.forwarding").unwrap(),
-        PathBuf::from("/proc/sys/net/ipv4/conf/eth0.1/forwarding")
-    );
+    assert_eq!(sysctl_path("net.ipv4.conf.eth0/1.forwarding").unwrap(), PathBuf::from("/proc/sys/net/ipv4/conf/eth0.1/forwarding"));
 }

@@ -39,22 +39,14 @@ fn folders_and_files_are_bound_and_released() {
     assert_eq!(fs::read(scene.target().join("f")).unwrap(), b"1");
     let before = mounts::below(&scene.path("pod")).unwrap();
     scene.bind("data").unwrap();
-    assert_eq!(
-        mounts::below(&scene.path("pod")).unwrap(),
-        before,
-        "bound once"
-    );
+    assert_eq!(mounts::below(&scene.path("pod")).unwrap(), before, "bound once");
     // Another container of the same place: a file now.
     scene.bind("data/f").unwrap();
     assert_eq!(fs::read(scene.target()).unwrap(), b"1");
     unbind_below(&scene.path("pod/volume-subpaths")).unwrap();
     unbind_below(&scene.path("pod/volume-subpaths")).unwrap();
     assert!(!scene.path("pod/volume-subpaths").exists());
-    assert_eq!(
-        fs::read(scene.path("volume/data/f")).unwrap(),
-        b"1",
-        "the volume keeps its files"
-    );
+    assert_eq!(fs::read(scene.path("volume/data/f")).unwrap(), b"1", "the volume keeps its files");
 }
 
 #[test]
@@ -63,11 +55,7 @@ fn missing_folders_get_the_permissions_of_the_volume() {
     fs::set_permissions(scene.path("volume"), fs::Permissions::from_mode(0o2777)).unwrap();
     scene.bind("a/b/c").unwrap();
     for folder in ["volume/a", "volume/a/b", "volume/a/b/c"] {
-        assert_eq!(
-            fs::metadata(scene.path(folder)).unwrap().mode() & 0o7777,
-            0o2777,
-            "{folder}"
-        );
+        assert_eq!(fs::metadata(scene.path(folder)).unwrap().mode() & 0o7777, 0o2777, "{folder}");
     }
     fs::write(scene.target().join("f"), "1").unwrap();
     assert!(scene.path("volume/a/b/c/f").exists());
@@ -95,26 +83,11 @@ fn links_that_lead_out_are_refused() {
     symlink("loop", scene.path("volume/loop")).unwrap();
     fs::create_dir(scene.path("volume/deep")).unwrap();
     symlink("../../host/secret", scene.path("volume/deep/secret")).unwrap();
-    for subpath in [
-        "absolute",
-        "absolute/secret",
-        "relative",
-        "relative/new/folder",
-        "magic",
-        "loop",
-        "deep/secret",
-        "absolute/made/by/us",
-    ] {
-        assert!(
-            matches!(scene.bind(subpath), Err(SubPathError::Escape { .. })),
-            "{subpath}"
-        );
+    for subpath in ["absolute", "absolute/secret", "relative", "relative/new/folder", "magic", "loop", "deep/secret", "absolute/made/by/us"]
+    {
+        assert!(matches!(scene.bind(subpath), Err(SubPathError::Escape { .. })), "{subpath}");
     }
-    assert_eq!(
-        fs::read_dir(&host).unwrap().count(),
-        1,
-        "nothing is made outside"
-    );
+    assert_eq!(fs::read_dir(&host).unwrap().count(), 1, "nothing is made outside");
     // A link to nowhere: no folder is made behind it, neither inside nor outside.
     symlink("../host/new", scene.path("volume/dangling")).unwrap();
     symlink("nowhere", scene.path("volume/dangling-inside")).unwrap();
@@ -129,16 +102,10 @@ fn links_that_lead_out_are_refused() {
 fn invalid_paths_are_refused_before_anything_is_touched() {
     let scene = Scene::new();
     for subpath in ["..", "../host", "a/../../host", "/etc", "a/..", "x\0y"] {
-        assert!(
-            matches!(scene.bind(subpath), Err(SubPathError::Invalid { .. })),
-            "{subpath:?}"
-        );
+        assert!(matches!(scene.bind(subpath), Err(SubPathError::Invalid { .. })), "{subpath:?}");
     }
     assert_eq!(fs::read_dir(scene.path("volume")).unwrap().count(), 0);
-    assert!(matches!(
-        bind(&scene.path("none"), "a", &scene.target()),
-        Err(SubPathError::Open { .. })
-    ));
+    assert!(matches!(bind(&scene.path("none"), "a", &scene.target()), Err(SubPathError::Open { .. })));
 }
 
 #[test]
@@ -158,19 +125,13 @@ fn exchanging_a_folder_for_a_link_meanwhile_never_shows_the_host() {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 for (from, to) in [("a", "kept"), ("evil", "a"), ("a", "evil"), ("kept", "a")] {
-                    let _ = fs::rename(
-                        scene.path("volume").join(from),
-                        scene.path("volume").join(to),
-                    );
+                    let _ = fs::rename(scene.path("volume").join(from), scene.path("volume").join(to));
                 }
             }
         });
         for _ in 0..500 {
             if scene.bind("a").is_ok() {
-                assert!(
-                    !scene.target().join("secret").exists(),
-                    "the host's folder is visible"
-                );
+                assert!(!scene.target().join("secret").exists(), "the host's folder is visible");
             }
             mounts::unmount_all(&scene.target()).unwrap();
         }
