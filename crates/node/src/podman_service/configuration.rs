@@ -49,8 +49,13 @@ pub(super) fn containers_conf(limits: Limits) -> String {
     );
     if !limits.can_raise {
         // Podman's defaults are above what this machine allows, and crun would refuse them.
-        let limit = |name: &str, value: Option<u64>| value.map(|v| format!("\"{name}={v}:{v}\""));
-        let limits: Vec<_> = [limit("nofile", limits.files), limit("nproc", limits.processes)].into_iter().flatten().collect();
+        // Podman lowers its own limits when it starts (to 1048576 files; Debian's 4.3.1 to 32768 processes): only what is
+        // below can be given to containers.
+        let limit = |name: &str, own: Option<u64>, podman: u64| {
+            let value = own.map_or(podman, |own| own.min(podman));
+            format!("\"{name}={value}:{value}\"")
+        };
+        let limits = [limit("nofile", limits.files, 1 << 20), limit("nproc", limits.processes, 32_768)];
         // Writing to a String cannot fail.
         let _ = writeln!(text, "default_ulimits = [{}]", limits.join(", "));
     }
@@ -72,7 +77,7 @@ mod tests {
     #[test]
     fn limits_are_set_only_where_they_cannot_be_raised() {
         let limits = |can_raise| Limits { can_raise, files: Some(20_000), processes: None };
-        assert!(containers_conf(limits(false)).contains("\ndefault_ulimits = [\"nofile=20000:20000\"]\n[engine]"));
+        assert!(containers_conf(limits(false)).contains("\ndefault_ulimits = [\"nofile=20000:20000\", \"nproc=32768:32768\"]\n[engine]"));
         assert!(!containers_conf(limits(true)).contains("default_ulimits"));
         assert!(Limits::own().files.is_none_or(|files| files > 0));
     }
