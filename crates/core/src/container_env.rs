@@ -17,7 +17,7 @@ use k8s_openapi::api::core::v1::{
 pub use env_file::{EnvFileError, env_file_value};
 pub use expansion::expand;
 pub use fields::{FieldValueError, field_value, resource_field_value};
-pub use references::{FileRef, ObjectKind, ObjectRef, file_refs, object_refs};
+pub use references::{FileRef, ObjectKind, ObjectRef, container_object_refs, file_refs, object_refs};
 pub use services::{ServiceFacts, ServicePortFacts, service_env};
 
 use crate::node::NodeInfo;

@@ -54,12 +54,22 @@ pub struct FileRef {
 
 /// The objects that the environments of all containers of a pod need, each once.
 pub fn object_refs(pod: &Pod) -> Vec<ObjectRef> {
+    let spec = pod.spec.iter();
+    references(spec.flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers)))
+}
+
+/// The objects that one container's environment needs, each once.
+pub fn container_object_refs(container: &Container) -> Vec<ObjectRef> {
+    references([container])
+}
+
+fn references<'a>(containers: impl IntoIterator<Item = &'a Container>) -> Vec<ObjectRef> {
     let mut found: BTreeMap<(ObjectKind, String), bool> = BTreeMap::new();
     let mut note = |kind, name: &str, optional: Option<bool>| {
         let only_optional = found.entry((kind, name.to_owned())).or_insert(true);
         *only_optional &= optional.unwrap_or(false);
     };
-    for container in containers(pod) {
+    for container in containers {
         for source in container.env_from.iter().flatten() {
             if let Some(r) = &source.config_map_ref {
                 note(ObjectKind::ConfigMap, &r.name, r.optional);
@@ -68,7 +78,8 @@ pub fn object_refs(pod: &Pod) -> Vec<ObjectRef> {
                 note(ObjectKind::Secret, &r.name, r.optional);
             }
         }
-        for source in container.env.iter().flatten().filter_map(|v| v.value_from.as_ref()) {
+        let sources = container.env.iter().flatten();
+        for source in sources.filter_map(|variable| variable.value_from.as_ref()) {
             if let Some(r) = &source.config_map_key_ref {
                 note(ObjectKind::ConfigMap, &r.name, r.optional);
             }
@@ -88,9 +99,4 @@ pub fn file_refs(container: &Container) -> BTreeSet<FileRef> {
         .filter_map(|source| source.file_key_ref.as_ref())
         .map(|r| FileRef { volume: r.volume_name.clone(), path: r.path.clone() })
         .collect()
-}
-
-fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
-    let spec = pod.spec.iter();
-    spec.flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers))
 }

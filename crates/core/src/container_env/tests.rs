@@ -282,6 +282,8 @@ fn references() {
     }));
     let refs: Vec<_> = object_refs(&pod).into_iter().map(|r| (r.kind, r.name, r.optional)).collect();
     assert_eq!(refs, [(ObjectKind::ConfigMap, "m".into(), true), (ObjectKind::Secret, "s".into(), false)]);
+    let app = &pod.spec.as_ref().unwrap().containers[0];
+    assert_eq!(container_object_refs(app).len(), 2);
     let files = file_refs(&pod.spec.as_ref().unwrap().containers[0]);
     assert_eq!(files.into_iter().collect::<Vec<_>>(), [FileRef { volume: "v".into(), path: "p/e.env".into() }]);
 }
