@@ -132,7 +132,7 @@ impl PodmanService {
                 Err(error) => format!("the Podman service cannot be started: {error}"),
             };
             self.down(&message);
-            tracing::warn!(message, retry_in = ?delay, "no Podman service; containers run on");
+            tracing::warn!(cause = message, retry_in = ?delay, "no Podman service; containers run on");
             if begin.elapsed() > PROVEN_AFTER {
                 delay = FIRST_DELAY;
             }

@@ -6,10 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use futures::StreamExt as _;
-use kube_pet_podman::{
-    Client, ExecConfig, FrameReader, Namespace, PodSpecGenerator, SpecGenerator, StreamKind,
-    WaitCondition,
-};
+use kube_pet_podman::{Client, ExecConfig, FrameReader, Namespace, PodSpecGenerator, SpecGenerator, StreamKind, WaitCondition};
 use tokio::io::AsyncWriteExt as _;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
@@ -22,13 +19,7 @@ fn say(text: &str) -> Outcome<()> {
 fn quantiles(what: &str, times: &mut [Duration]) -> String {
     times.sort();
     let at = |q: usize| times[(times.len() * q / 100).min(times.len() - 1)].as_secs_f64() * 1e3;
-    format!(
-        "{what}: p50 {:.1} ms, p95 {:.1} ms, max {:.1} ms (n={})",
-        at(50),
-        at(95),
-        at(100),
-        times.len()
-    )
+    format!("{what}: p50 {:.1} ms, p95 {:.1} ms, max {:.1} ms (n={})", at(50), at(95), at(100), times.len())
 }
 
 fn spec(name: &str, pod: &str, image: &str) -> SpecGenerator {
@@ -53,9 +44,7 @@ async fn main() -> Outcome<()> {
     say(&format!("Podman {}", version.api_version))?;
 
     let tag = format!("floor-{}", std::process::id());
-    client
-        .create_pod(&PodSpecGenerator::new(tag.as_str()))
-        .await?;
+    client.create_pod(&PodSpecGenerator::new(tag.as_str())).await?;
     let outcome = measure(&client, &tag, &image.id, count).await;
     client.remove_pod(&tag, true).await?;
     outcome
@@ -66,9 +55,7 @@ async fn measure(client: &Client, tag: &str, image: &str, count: usize) -> Outco
     let mut ids = Vec::new();
     for i in 0..count {
         let begin = Instant::now();
-        let made = client
-            .create_container(&spec(&format!("{tag}-{i}"), tag, image))
-            .await?;
+        let made = client.create_container(&spec(&format!("{tag}-{i}"), tag, image)).await?;
         let middle = Instant::now();
         client.start_container(&made.id).await?;
         create.push(middle - begin);
@@ -100,9 +87,7 @@ async fn measure(client: &Client, tag: &str, image: &str, count: usize) -> Outco
         .create_exec(
             &ids[0],
             &ExecConfig {
-                cmd: ["sh", "-c", "cat; echo err >&2; exit 7"]
-                    .map(String::from)
-                    .into(),
+                cmd: ["sh", "-c", "cat; echo err >&2; exit 7"].map(String::from).into(),
                 attach_stdin: true,
                 attach_stdout: true,
                 attach_stderr: true,
@@ -122,9 +107,7 @@ async fn measure(client: &Client, tag: &str, image: &str, count: usize) -> Outco
         }
     }
     let code = client.inspect_exec(&session).await?.exit_code;
-    say(&format!(
-        "exec: stdout {out:?}, stderr {err:?}, exit code {code}"
-    ))?;
+    say(&format!("exec: stdout {out:?}, stderr {err:?}, exit code {code}"))?;
 
     // The end of a container, by kill: how soon wait and events tell.
     let mut events = client.events(None).await?;
@@ -132,18 +115,11 @@ async fn measure(client: &Client, tag: &str, image: &str, count: usize) -> Outco
     client.kill_container(&ids[0], "KILL").await?;
     let wait = client.wait_container(&ids[0], WaitCondition::Stopped, Duration::from_secs(10));
     let code = wait.await?;
-    say(&format!(
-        "killed: exit code {code}, wait told after {:?}",
-        begin.elapsed()
-    ))?;
+    say(&format!("killed: exit code {code}, wait told after {:?}", begin.elapsed()))?;
     while let Some(event) = events.next().await {
         let event = event?;
         if event.status == "died" && event.id == ids[0] {
-            say(&format!(
-                "died event, code {:?}, after {:?}",
-                event.exit_code,
-                begin.elapsed()
-            ))?;
+            say(&format!("died event, code {:?}, after {:?}", event.exit_code, begin.elapsed()))?;
             break;
         }
     }

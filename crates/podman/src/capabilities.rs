@@ -19,11 +19,7 @@ impl Version {
     /// `major.minor.patch`.
     #[must_use]
     pub const fn new(major: u16, minor: u16, patch: u16) -> Self {
-        Self {
-            major,
-            minor,
-            patch,
-        }
+        Self { major, minor, patch }
     }
 }
 
@@ -45,17 +41,11 @@ impl FromStr for Version {
         let bad = || ParseVersionError(text.to_owned());
         let numbers = text.trim().trim_start_matches('v');
         let numbers = numbers.split(['-', '+', ' ']).next().unwrap_or_default();
-        let mut parts = numbers
-            .split('.')
-            .map(|p| p.parse::<u16>().map_err(|_| bad()));
+        let mut parts = numbers.split('.').map(|p| p.parse::<u16>().map_err(|_| bad()));
         let major = parts.next().ok_or_else(bad)??;
         let minor = parts.next().transpose()?.unwrap_or(0);
         let patch = parts.next().transpose()?.unwrap_or(0);
-        Ok(Self {
-            major,
-            minor,
-            patch,
-        })
+        Ok(Self { major, minor, patch })
     }
 }
 

@@ -20,9 +20,7 @@ pub struct Client {
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client")
-            .field("socket", &self.transport.socket())
-            .finish()
+        f.debug_struct("Client").field("socket", &self.transport.socket()).finish()
     }
 }
 
@@ -140,9 +138,7 @@ pub struct InfoStore {
 impl Client {
     /// A client of the service at `socket`. Connects when it is first used.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self {
-            transport: Arc::new(Transport::new(socket.into())),
-        }
+        Self { transport: Arc::new(Transport::new(socket.into())) }
     }
 
     /// The socket.
@@ -161,16 +157,8 @@ impl Client {
     pub async fn ping(&self) -> Result<ServiceVersion> {
         let call = Call::new(Operation::Ping, "", Method::GET, "/_ping".to_owned());
         let reply = self.transport.call(&call).await?;
-        let api_version = reply
-            .headers
-            .get("libpod-api-version")
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
-            .to_owned();
-        Ok(ServiceVersion {
-            version: api_version.parse().unwrap_or_default(),
-            api_version,
-        })
+        let api_version = reply.headers.get("libpod-api-version").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        Ok(ServiceVersion { version: api_version.parse().unwrap_or_default(), api_version })
     }
 
     /// Reads what Podman knows of the machine and its storage. Slow (tens of milliseconds).

@@ -230,13 +230,7 @@ impl Client {
     /// [`Error::is_name_in_use`], [`Error::is_image_unknown`] and [`Error::is_not_found`] (the pod) tell the usual refusals
     /// apart. After a broken connection or a missed deadline the container may exist.
     pub async fn create_container(&self, spec: &SpecGenerator) -> Result<CreatedContainer> {
-        let call = Call::new(
-            Operation::ContainerCreate,
-            &spec.name,
-            Method::POST,
-            "/containers/create".to_owned(),
-        )
-        .json(spec)?;
+        let call = Call::new(Operation::ContainerCreate, &spec.name, Method::POST, "/containers/create".to_owned()).json(spec)?;
         self.transport.json(&call).await
     }
 
@@ -246,12 +240,7 @@ impl Client {
     /// A program that does not exist or cannot be executed is refused here, with the runtime's words in
     /// [`Error::podman_message`]; the container then stays `created` with exit code 0.
     pub async fn start_container(&self, id: &str) -> Result<()> {
-        let call = Call::new(
-            Operation::ContainerStart,
-            id,
-            Method::POST,
-            path(id, "/start"),
-        );
+        let call = Call::new(Operation::ContainerStart, id, Method::POST, path(id, "/start"));
         self.transport.call(&call).await.map(drop)
     }
 
@@ -260,13 +249,7 @@ impl Client {
     /// # Errors
     /// [`Error::is_wrong_state`] when it does not run.
     pub async fn kill_container(&self, id: &str, signal: &str) -> Result<()> {
-        let call = Call::new(
-            Operation::ContainerKill,
-            id,
-            Method::POST,
-            path(id, "/kill"),
-        )
-        .query("signal", &encode(signal));
+        let call = Call::new(Operation::ContainerKill, id, Method::POST, path(id, "/kill")).query("signal", &encode(signal));
         self.transport.call(&call).await.map(drop)
     }
 
@@ -274,14 +257,9 @@ impl Client {
     ///
     /// Meanwhile Podman refuses exec sessions in the container.
     pub async fn stop_container(&self, id: &str, timeout: Duration) -> Result<()> {
-        let call = Call::new(
-            Operation::ContainerStop,
-            id,
-            Method::POST,
-            path(id, "/stop"),
-        )
-        .query("timeout", &timeout.as_secs().to_string())
-        .deadline(timeout + Operation::ContainerStop.deadline());
+        let call = Call::new(Operation::ContainerStop, id, Method::POST, path(id, "/stop"))
+            .query("timeout", &timeout.as_secs().to_string())
+            .deadline(timeout + Operation::ContainerStop.deadline());
         // It may hold its place for as long as the container takes, so it does not count as a call in flight.
         self.transport.call_unlimited(&call).await.map(drop)
     }
@@ -305,24 +283,13 @@ impl Client {
 
     /// All that is known of one container, by ID or name.
     pub async fn inspect_container(&self, id: &str) -> Result<ContainerInspect> {
-        let call = Call::new(
-            Operation::ContainerInspect,
-            id,
-            Method::GET,
-            path(id, "/json"),
-        );
+        let call = Call::new(Operation::ContainerInspect, id, Method::GET, path(id, "/json"));
         self.transport.json(&call).await
     }
 
     /// All containers, running or not, that have every one of `labels`; an empty value means any.
     pub async fn list_containers(&self, labels: &[(&str, &str)]) -> Result<Vec<ContainerSummary>> {
-        let mut call = Call::new(
-            Operation::ContainerList,
-            "",
-            Method::GET,
-            "/containers/json".to_owned(),
-        )
-        .query("all", "true");
+        let mut call = Call::new(Operation::ContainerList, "", Method::GET, "/containers/json".to_owned()).query("all", "true");
         if let Some(filters) = label_filters(labels) {
             call = call.query("filters", &filters);
         }
@@ -333,25 +300,15 @@ impl Client {
     /// Waits until a container is in a state, at most `limit`, and gives its exit code. Does not count as a call in flight.
     ///
     /// Podman polls for this (every 250 ms by itself; every 20 ms here).
-    pub async fn wait_container(
-        &self,
-        id: &str,
-        condition: WaitCondition,
-        limit: Duration,
-    ) -> Result<i32> {
+    pub async fn wait_container(&self, id: &str, condition: WaitCondition, limit: Duration) -> Result<i32> {
         let condition = match condition {
             WaitCondition::Stopped => "stopped",
             WaitCondition::Running => "running",
         };
-        let call = Call::new(
-            Operation::ContainerWait,
-            id,
-            Method::POST,
-            path(id, "/wait"),
-        )
-        .query("condition", condition)
-        .query("interval", "20ms")
-        .deadline(limit);
+        let call = Call::new(Operation::ContainerWait, id, Method::POST, path(id, "/wait"))
+            .query("condition", condition)
+            .query("interval", "20ms")
+            .deadline(limit);
         let reply = self.transport.call_unlimited(&call).await?;
         let text = String::from_utf8_lossy(&reply.body);
         text.trim().parse().map_err(|_| Error::Decode {
@@ -364,13 +321,7 @@ impl Client {
     /// Changes the limits of a running container. Give all limits, not only the changed ones: before Podman 5.4 what is
     /// left out falls back to a default.
     pub async fn update_container(&self, id: &str, resources: &LinuxResources) -> Result<()> {
-        let call = Call::new(
-            Operation::ContainerUpdate,
-            id,
-            Method::POST,
-            path(id, "/update"),
-        )
-        .json(resources)?;
+        let call = Call::new(Operation::ContainerUpdate, id, Method::POST, path(id, "/update")).json(resources)?;
         self.transport.call(&call).await.map(drop)
     }
 }

@@ -56,15 +56,9 @@ impl Operation {
             | Self::ExecResize => 20,
             Self::ContainerList | Self::PodList | Self::ImageList => 30,
             Self::ContainerKill | Self::ContainerUpdate | Self::ExecCreate | Self::Events => 30,
-            Self::ContainerCreate
-            | Self::ContainerStop
-            | Self::PodCreate
-            | Self::ExecStart
-            | Self::ContainerAttach => 60,
+            Self::ContainerCreate | Self::ContainerStop | Self::PodCreate | Self::ExecStart | Self::ContainerAttach => 60,
             // An exec session that still ends makes `rm` wait (Podman 4.3 to 6.0), image removal unlinks large trees.
-            Self::ContainerStart | Self::ContainerRemove | Self::PodRemove | Self::ImageRemove => {
-                120
-            }
+            Self::ContainerStart | Self::ContainerRemove | Self::PodRemove | Self::ImageRemove => 120,
             // `wait` replies only when it is over: the caller gives the limit.
             Self::ContainerWait | Self::ImagePull => 120,
         })
@@ -121,10 +115,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The connection ended within the call: the service died, or does not speak HTTP. The call may have been carried out.
-    #[error(
-        "cannot {operation}{}: the connection to the Podman service broke",
-        Named(object)
-    )]
+    #[error("cannot {operation}{}: the connection to the Podman service broke", Named(object))]
     Connection {
         /// What was being done.
         operation: Operation,
@@ -186,11 +177,7 @@ struct Named<'a>(&'a str);
 
 impl fmt::Display for Named<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            write!(f, " {}", self.0)
-        }
+        if self.0.is_empty() { Ok(()) } else { write!(f, " {}", self.0) }
     }
 }
 
@@ -219,9 +206,7 @@ impl Error {
 
     fn mentions(&self, texts: &[&str]) -> bool {
         match self {
-            Self::Status { cause, message, .. } => texts
-                .iter()
-                .any(|text| cause.contains(text) || message.contains(text)),
+            Self::Status { cause, message, .. } => texts.iter().any(|text| cause.contains(text) || message.contains(text)),
             _ => false,
         }
     }
@@ -229,10 +214,7 @@ impl Error {
     /// The service is gone (or hangs): nothing was refused, and the same call may succeed later.
     #[must_use]
     pub fn is_connection(&self) -> bool {
-        matches!(
-            self,
-            Self::Connect { .. } | Self::Connection { .. } | Self::Deadline { .. }
-        )
+        matches!(self, Self::Connect { .. } | Self::Connection { .. } | Self::Deadline { .. })
     }
 
     /// Trying the same call again later may help.
@@ -246,16 +228,8 @@ impl Error {
     /// The container, pod, image or exec session does not exist.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
-        let by_status =
-            matches!(self, Self::Status { status, .. } if *status == StatusCode::NOT_FOUND);
-        by_status
-            || self.mentions(&[
-                "no such container",
-                "no such pod",
-                "no such exec session",
-                "image not known",
-                "no such image",
-            ])
+        let by_status = matches!(self, Self::Status { status, .. } if *status == StatusCode::NOT_FOUND);
+        by_status || self.mentions(&["no such container", "no such pod", "no such exec session", "image not known", "no such image"])
     }
 
     /// The image that a container is made of, or that was asked for, is not in the store.
@@ -264,10 +238,7 @@ impl Error {
         self.mentions(&["image not known", "no such image"])
             || (matches!(
                 self.operation(),
-                Operation::ContainerCreate
-                    | Operation::ImageInspect
-                    | Operation::ImageExists
-                    | Operation::ImageRemove
+                Operation::ContainerCreate | Operation::ImageInspect | Operation::ImageExists | Operation::ImageRemove
             ) && matches!(self, Self::Status { status, .. } if *status == StatusCode::NOT_FOUND)
                 && !self.mentions(&["no such pod", "no such container"]))
     }
@@ -275,31 +246,19 @@ impl Error {
     /// Another container or pod has the name.
     #[must_use]
     pub fn is_name_in_use(&self) -> bool {
-        self.mentions(&[
-            "name is already in use",
-            "is already in use by",
-            "pod already exists",
-            "container already exists",
-        ])
+        self.mentions(&["name is already in use", "is already in use by", "pod already exists", "container already exists"])
     }
 
     /// The object is in a state that does not allow the call: it is not running, still in use, or its name is taken.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
-        let by_status =
-            matches!(self, Self::Status { status, .. } if *status == StatusCode::CONFLICT);
-        by_status
-            || self.is_name_in_use()
-            || self.is_wrong_state()
-            || self.mentions(&["is in use by"])
+        let by_status = matches!(self, Self::Status { status, .. } if *status == StatusCode::CONFLICT);
+        by_status || self.is_name_in_use() || self.is_wrong_state() || self.mentions(&["is in use by"])
     }
 
     /// The container is not in the state that the call needs (for `kill`: it does not run).
     #[must_use]
     pub fn is_wrong_state(&self) -> bool {
-        self.mentions(&[
-            "container state improper",
-            "can only kill running containers",
-        ])
+        self.mentions(&["container state improper", "can only kill running containers"])
     }
 }

@@ -72,11 +72,7 @@ impl From<RawEvent> for Event {
         let mut take = |key: &str| labels.remove(key).unwrap_or_default();
         let (image, name, pod_id) = (take("image"), take("name"), take("podId"));
         let exit_code = take("containerExitCode").parse().ok();
-        let status = if raw.action.is_empty() {
-            raw.status
-        } else {
-            raw.action
-        };
+        let status = if raw.action.is_empty() { raw.status } else { raw.action };
         Self {
             kind: raw.kind,
             // The compatibility layer's word, should it ever come through here.
@@ -101,8 +97,7 @@ impl Client {
     /// One long-lived stream is the way to use it: Podman leaks a little with each. Lines that are no events are skipped.
     pub async fn events(&self, since: Option<Timestamp>) -> Result<EventStream> {
         use futures::StreamExt as _;
-        let mut call = Call::new(Operation::Events, "", Method::GET, "/events".to_owned())
-            .query("stream", "true");
+        let mut call = Call::new(Operation::Events, "", Method::GET, "/events".to_owned()).query("stream", "true");
         if let Some(since) = since {
             call = call.query("since", &encode(&since.to_string()));
         }
@@ -118,13 +113,7 @@ pub(crate) fn json_lines<T: for<'de> Deserialize<'de> + Send + 'static>(
     operation: Operation,
     object: &str,
 ) -> Pin<Box<dyn Stream<Item = Result<T>> + Send>> {
-    let state = Lines {
-        body,
-        operation,
-        object: object.to_owned(),
-        buffer: LineBuffer::default(),
-        ended: false,
-    };
+    let state = Lines { body, operation, object: object.to_owned(), buffer: LineBuffer::default(), ended: false };
     Box::pin(futures::stream::unfold(state, |mut state| async move {
         let item = state.next().await?;
         Some((item, state))
@@ -172,11 +161,7 @@ impl Lines {
                 Some(Err(error)) => error.into(),
             };
             self.ended = true;
-            return Some(Err(Error::Connection {
-                operation: self.operation,
-                object: self.object.clone(),
-                source,
-            }));
+            return Some(Err(Error::Connection { operation: self.operation, object: self.object.clone(), source }));
         }
     }
 }
@@ -221,11 +206,7 @@ mod tests {
             }
             buffer.finish();
             let lines: Vec<_> = buffer.lines.iter().map(|l| &l[..]).collect();
-            assert_eq!(
-                lines,
-                [&b"{\"a\":1}"[..], b"{\"b\":2}", b"{\"c\":3}"],
-                "pieces of {size}"
-            );
+            assert_eq!(lines, [&b"{\"a\":1}"[..], b"{\"b\":2}", b"{\"c\":3}"], "pieces of {size}");
         }
     }
 

@@ -49,11 +49,7 @@ pub struct ExecConfig {
 
 impl std::fmt::Debug for ExecConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ExecConfig")
-            .field("cmd", &self.cmd)
-            .field("tty", &self.tty)
-            .field("user", &self.user)
-            .finish_non_exhaustive()
+        f.debug_struct("ExecConfig").field("cmd", &self.cmd).field("tty", &self.tty).field("user", &self.user).finish_non_exhaustive()
     }
 }
 
@@ -96,69 +92,43 @@ impl Client {
         struct Created {
             id: String,
         }
-        let call = Call::new(
-            Operation::ExecCreate,
-            container,
-            Method::POST,
-            format!("/containers/{}/exec", encode(container)),
-        )
-        .json(config)?;
+        let call =
+            Call::new(Operation::ExecCreate, container, Method::POST, format!("/containers/{}/exec", encode(container))).json(config)?;
         let created: Created = self.transport.json(&call).await?;
         Ok(created.id)
     }
 
     /// Runs a session's process. A dropped connection does not end it.
     pub async fn start_exec(&self, session: &str) -> Result<Duplex> {
-        let call = Call::new(
-            Operation::ExecStart,
-            session,
-            Method::POST,
-            format!("/exec/{}/start", encode(session)),
-        )
-        .json(&serde_json::json!({ "Detach": false }))?
-        .upgrade();
+        let call = Call::new(Operation::ExecStart, session, Method::POST, format!("/exec/{}/start", encode(session)))
+            .json(&serde_json::json!({ "Detach": false }))?
+            .upgrade();
         self.hijack(call, Operation::ExecStart, session).await
     }
 
     /// Tells a session's terminal its size, in characters.
     pub async fn resize_exec(&self, session: &str, width: u16, height: u16) -> Result<()> {
-        let call = Call::new(
-            Operation::ExecResize,
-            session,
-            Method::POST,
-            format!("/exec/{}/resize", encode(session)),
-        )
-        .query("h", &height.to_string())
-        .query("w", &width.to_string());
+        let call = Call::new(Operation::ExecResize, session, Method::POST, format!("/exec/{}/resize", encode(session)))
+            .query("h", &height.to_string())
+            .query("w", &width.to_string());
         self.transport.call(&call).await.map(drop)
     }
 
     /// What a session does now. Podman forgets it soon after its end (`exit_command_delay` in containers.conf).
     pub async fn inspect_exec(&self, session: &str) -> Result<ExecInspect> {
-        let call = Call::new(
-            Operation::ExecInspect,
-            session,
-            Method::GET,
-            format!("/exec/{}/json", encode(session)),
-        );
+        let call = Call::new(Operation::ExecInspect, session, Method::GET, format!("/exec/{}/json", encode(session)));
         self.transport.json(&call).await
     }
 
     /// Connects to the streams of a container's main process.
     pub async fn attach(&self, container: &str, options: AttachOptions) -> Result<Duplex> {
-        let call = Call::new(
-            Operation::ContainerAttach,
-            container,
-            Method::POST,
-            format!("/containers/{}/attach", encode(container)),
-        )
-        .query("stream", "true")
-        .query("stdin", if options.stdin { "true" } else { "false" })
-        .query("stdout", if options.stdout { "true" } else { "false" })
-        .query("stderr", if options.stderr { "true" } else { "false" })
-        .upgrade();
-        self.hijack(call, Operation::ContainerAttach, container)
-            .await
+        let call = Call::new(Operation::ContainerAttach, container, Method::POST, format!("/containers/{}/attach", encode(container)))
+            .query("stream", "true")
+            .query("stdin", if options.stdin { "true" } else { "false" })
+            .query("stdout", if options.stdout { "true" } else { "false" })
+            .query("stderr", if options.stderr { "true" } else { "false" })
+            .upgrade();
+        self.hijack(call, Operation::ContainerAttach, container).await
     }
 
     async fn hijack(&self, call: Call, operation: Operation, object: &str) -> Result<Duplex> {
@@ -170,13 +140,11 @@ impl Client {
                 source: format!("expected HTTP 101, got {}", response.status()).into(),
             });
         }
-        let upgraded = hyper::upgrade::on(response)
-            .await
-            .map_err(|source| Error::Connection {
-                operation,
-                object: object.to_owned(),
-                source: source.into(),
-            })?;
+        let upgraded = hyper::upgrade::on(response).await.map_err(|source| Error::Connection {
+            operation,
+            object: object.to_owned(),
+            source: source.into(),
+        })?;
         Ok(TokioIo::new(upgraded))
     }
 }

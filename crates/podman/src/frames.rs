@@ -95,11 +95,7 @@ pub struct FrameReader<R> {
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// Reads from `reader`.
     pub fn new(reader: R) -> Self {
-        Self {
-            reader,
-            buffer: BytesMut::with_capacity(32 << 10),
-            demultiplexer: Demultiplexer::default(),
-        }
+        Self { reader, buffer: BytesMut::with_capacity(32 << 10), demultiplexer: Demultiplexer::default() }
     }
 
     /// The next piece of output, or `None` at the end. Safe to cancel.
@@ -109,10 +105,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub async fn next(&mut self) -> std::io::Result<Option<Frame>> {
         use std::io::{Error, ErrorKind};
         loop {
-            let frame = self
-                .demultiplexer
-                .next(&mut self.buffer)
-                .map_err(|bad| Error::new(ErrorKind::InvalidData, bad))?;
+            let frame = self.demultiplexer.next(&mut self.buffer).map_err(|bad| Error::new(ErrorKind::InvalidData, bad))?;
             if frame.is_some() {
                 return Ok(frame);
             }
@@ -121,10 +114,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 return if self.demultiplexer.is_complete() {
                     Ok(None)
                 } else {
-                    Err(Error::new(
-                        ErrorKind::UnexpectedEof,
-                        "the output ended within a frame",
-                    ))
+                    Err(Error::new(ErrorKind::UnexpectedEof, "the output ended within a frame"))
                 };
             }
         }
@@ -171,11 +161,7 @@ mod tests {
         want.extend([7; 300]);
         for size in 1..=bytes.len() {
             let (out, err, complete) = demultiplex(&bytes, size);
-            assert_eq!(
-                (&out, &err[..], complete),
-                (&want, &b"oops"[..], true),
-                "pieces of {size}"
-            );
+            assert_eq!((&out, &err[..], complete), (&want, &b"oops"[..], true), "pieces of {size}");
         }
         assert!(!demultiplex(&bytes[..bytes.len() - 1], 9).2);
         assert!(!demultiplex(&bytes[..3], 9).2);
@@ -184,10 +170,7 @@ mod tests {
     #[test]
     fn a_terminals_output_is_not_taken_for_frames() {
         let mut buffer = BytesMut::from(&b"# ls -l\r\n"[..]);
-        assert_eq!(
-            Demultiplexer::default().next(&mut buffer),
-            Err(BadFrame(b'#'))
-        );
+        assert_eq!(Demultiplexer::default().next(&mut buffer), Err(BadFrame(b'#')));
     }
 
     #[tokio::test]
@@ -195,10 +178,7 @@ mod tests {
         let bytes = frame(1, b"hello");
         let mut reader = FrameReader::new(&bytes[..10]);
         assert_eq!(reader.next().await.unwrap().unwrap().data, &b"he"[..]);
-        assert_eq!(
-            reader.next().await.unwrap_err().kind(),
-            std::io::ErrorKind::UnexpectedEof
-        );
+        assert_eq!(reader.next().await.unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
         let mut reader = FrameReader::new(&bytes[..]);
         assert_eq!(reader.next().await.unwrap().unwrap().data, &b"hello"[..]);
         assert_eq!(reader.next().await.unwrap(), None);

@@ -138,14 +138,9 @@ impl Client {
         auth: Option<&RegistryAuth>,
         mut on_progress: impl FnMut(PullProgress),
     ) -> Result<String> {
-        let mut call = Call::new(
-            Operation::ImagePull,
-            reference,
-            Method::POST,
-            "/images/pull".to_owned(),
-        )
-        .query("reference", &encode(reference))
-        .query("policy", "always");
+        let mut call = Call::new(Operation::ImagePull, reference, Method::POST, "/images/pull".to_owned())
+            .query("reference", &encode(reference))
+            .query("policy", "always");
         if let Some(auth) = auth {
             let header = auth.header().map_err(|source| Error::Encode {
                 operation: Operation::ImagePull,
@@ -162,8 +157,7 @@ impl Client {
             cause,
             message,
         };
-        let mut reports =
-            json_lines::<PullReport>(response.into_body(), Operation::ImagePull, reference);
+        let mut reports = json_lines::<PullReport>(response.into_body(), Operation::ImagePull, reference);
         let mut id = String::new();
         while let Some(report) = reports.next().await {
             let report = report?;
@@ -174,9 +168,7 @@ impl Client {
                 return Err(refused(report.cause, report.message));
             }
             if !report.stream.is_empty() {
-                on_progress(PullProgress {
-                    line: report.stream.trim_end().to_owned(),
-                });
+                on_progress(PullProgress { line: report.stream.trim_end().to_owned() });
             }
             if !report.id.is_empty() {
                 id = report.id;
@@ -199,23 +191,13 @@ impl Client {
     /// # Errors
     /// [`Error::is_image_unknown`] when it is not in the store.
     pub async fn inspect_image(&self, reference: &str) -> Result<ImageInspect> {
-        let call = Call::new(
-            Operation::ImageInspect,
-            reference,
-            Method::GET,
-            format!("/images/{}/json", encode(reference)),
-        );
+        let call = Call::new(Operation::ImageInspect, reference, Method::GET, format!("/images/{}/json", encode(reference)));
         self.transport.json(&call).await
     }
 
     /// All images with a name, and those without.
     pub async fn list_images(&self) -> Result<Vec<ImageSummary>> {
-        let call = Call::new(
-            Operation::ImageList,
-            "",
-            Method::GET,
-            "/images/json".to_owned(),
-        );
+        let call = Call::new(Operation::ImageList, "", Method::GET, "/images/json".to_owned());
         let list: Option<Vec<ImageSummary>> = self.transport.json(&call).await?;
         Ok(list.unwrap_or_default())
     }
@@ -223,12 +205,7 @@ impl Client {
     /// Removes an image; one that does not exist is fine. One that a container uses is refused
     /// ([`Error::is_conflict`]) and never forced.
     pub async fn remove_image(&self, reference: &str) -> Result<()> {
-        let call = Call::new(
-            Operation::ImageRemove,
-            reference,
-            Method::DELETE,
-            format!("/images/{}", encode(reference)),
-        );
+        let call = Call::new(Operation::ImageRemove, reference, Method::DELETE, format!("/images/{}", encode(reference)));
         match self.transport.call(&call).await {
             Err(error) if error.is_image_unknown() => Ok(()),
             other => other.map(drop),
@@ -237,12 +214,7 @@ impl Client {
 
     /// Whether an image is in the store. Cheaper than inspecting it.
     pub async fn image_exists(&self, reference: &str) -> Result<bool> {
-        let call = Call::new(
-            Operation::ImageExists,
-            reference,
-            Method::GET,
-            format!("/images/{}/exists", encode(reference)),
-        );
+        let call = Call::new(Operation::ImageExists, reference, Method::GET, format!("/images/{}/exists", encode(reference)));
         match self.transport.call(&call).await {
             Ok(_) => Ok(true),
             Err(error) if error.is_image_unknown() => Ok(false),

@@ -24,12 +24,9 @@ mod transport;
 mod wire;
 
 pub use capabilities::{Capabilities, Version};
-pub use client::{
-    Client, Info, InfoDistribution, InfoHost, InfoRuntime, InfoSecurity, InfoStore, ServiceVersion,
-};
+pub use client::{Client, Info, InfoDistribution, InfoHost, InfoRuntime, InfoSecurity, InfoStore, ServiceVersion};
 pub use containers::{
-    ContainerConfig, ContainerInspect, ContainerMount, ContainerState, ContainerSummary,
-    CreatedContainer, WaitCondition,
+    ContainerConfig, ContainerInspect, ContainerMount, ContainerState, ContainerSummary, CreatedContainer, WaitCondition,
 };
 pub use error::{Error, Operation};
 pub use events::{Event, EventStream};
@@ -39,10 +36,7 @@ pub use images::{ImageConfig, ImageInspect, ImageSummary, PullProgress};
 pub use pods::{PodContainer, PodSummary};
 pub use registry_auth::RegistryAuth;
 pub use resources::{HugepageLimit, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
-pub use spec::{
-    Device, HealthConfig, LogConfiguration, Mount, NamedVolume, Namespace, PodSpecGenerator,
-    Rlimit, SpecGenerator,
-};
+pub use spec::{Device, HealthConfig, LogConfiguration, Mount, NamedVolume, Namespace, PodSpecGenerator, Rlimit, SpecGenerator};
 pub use transport::MAX_IN_FLIGHT;
 
 /// The result of a call.

@@ -62,25 +62,14 @@ impl Client {
         struct Created {
             id: String,
         }
-        let call = Call::new(
-            Operation::PodCreate,
-            &spec.name,
-            Method::POST,
-            "/pods/create".to_owned(),
-        )
-        .json(spec)?;
+        let call = Call::new(Operation::PodCreate, &spec.name, Method::POST, "/pods/create".to_owned()).json(spec)?;
         let created: Created = self.transport.json(&call).await?;
         Ok(created.id)
     }
 
     /// Removes a pod; one that does not exist is fine. With `force` its containers are killed and removed too.
     pub async fn remove_pod(&self, id_or_name: &str, force: bool) -> Result<()> {
-        let mut call = Call::new(
-            Operation::PodRemove,
-            id_or_name,
-            Method::DELETE,
-            format!("/pods/{}", encode(id_or_name)),
-        );
+        let mut call = Call::new(Operation::PodRemove, id_or_name, Method::DELETE, format!("/pods/{}", encode(id_or_name)));
         if force {
             call = call.query("force", "true").query("timeout", "0");
         }
@@ -102,12 +91,7 @@ impl Client {
 
     /// Whether a pod exists.
     pub async fn pod_exists(&self, id_or_name: &str) -> Result<bool> {
-        let call = Call::new(
-            Operation::PodExists,
-            id_or_name,
-            Method::GET,
-            format!("/pods/{}/exists", encode(id_or_name)),
-        );
+        let call = Call::new(Operation::PodExists, id_or_name, Method::GET, format!("/pods/{}/exists", encode(id_or_name)));
         match self.transport.call(&call).await {
             Ok(_) => Ok(true),
             Err(error) if error.is_not_found() => Ok(false),

@@ -24,9 +24,7 @@ pub struct RegistryAuth {
 
 impl fmt::Debug for RegistryAuth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RegistryAuth")
-            .field("server", &self.server)
-            .finish_non_exhaustive()
+        f.debug_struct("RegistryAuth").field("server", &self.server).finish_non_exhaustive()
     }
 }
 

@@ -22,34 +22,22 @@ impl Namespace {
     /// A namespace pinned as a file.
     #[must_use]
     pub fn path(path: impl Into<String>) -> Self {
-        Self {
-            nsmode: "path".to_owned(),
-            value: path.into(),
-        }
+        Self { nsmode: "path".to_owned(), value: path.into() }
     }
     /// The host's own.
     #[must_use]
     pub fn host() -> Self {
-        Self {
-            nsmode: "host".to_owned(),
-            value: String::new(),
-        }
+        Self { nsmode: "host".to_owned(), value: String::new() }
     }
     /// A new one for this container alone.
     #[must_use]
     pub fn private() -> Self {
-        Self {
-            nsmode: "private".to_owned(),
-            value: String::new(),
-        }
+        Self { nsmode: "private".to_owned(), value: String::new() }
     }
     /// That of another container.
     #[must_use]
     pub fn container(id: impl Into<String>) -> Self {
-        Self {
-            nsmode: "container".to_owned(),
-            value: id.into(),
-        }
+        Self { nsmode: "container".to_owned(), value: id.into() }
     }
 }
 
@@ -70,20 +58,12 @@ pub struct Mount {
 
 impl Mount {
     /// A recursive bind mount.
-    pub fn bind(
-        source: impl Into<String>,
-        destination: impl Into<String>,
-        read_only: bool,
-    ) -> Self {
+    pub fn bind(source: impl Into<String>, destination: impl Into<String>, read_only: bool) -> Self {
         Self {
             destination: destination.into(),
             kind: "bind".to_owned(),
             source: source.into(),
-            options: vec![
-                "rbind".to_owned(),
-                if read_only { "ro" } else { "rw" }.to_owned(),
-                "rprivate".to_owned(),
-            ],
+            options: vec!["rbind".to_owned(), if read_only { "ro" } else { "rw" }.to_owned(), "rprivate".to_owned()],
         }
     }
 }
@@ -155,11 +135,7 @@ impl LogConfiguration {
     /// CRI lines in a file of ours, without Podman's own size limit (which truncates).
     #[must_use]
     pub fn k8s_file(path: impl Into<String>) -> Self {
-        Self {
-            driver: "k8s-file".to_owned(),
-            path: path.into(),
-            options: BTreeMap::new(),
-        }
+        Self { driver: "k8s-file".to_owned(), path: path.into(), options: BTreeMap::new() }
     }
 }
 
@@ -175,9 +151,7 @@ impl HealthConfig {
     /// The image's HEALTHCHECK is not run (a kubelet ignores it; Podman would make a systemd timer).
     #[must_use]
     pub fn disabled() -> Self {
-        Self {
-            test: vec!["NONE".to_owned()],
-        }
+        Self { test: vec!["NONE".to_owned()] }
     }
 }
 
@@ -197,7 +171,11 @@ pub struct SpecGenerator {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
     /// Image name or ID. An ID is never pulled or resolved.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub image: String,
+    /// A folder to use as the root instead of an image.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub rootfs: String,
     /// Replaces the image's CMD (a pod's `args`). With an entrypoint set, the image's CMD is not used in any case.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
@@ -449,10 +427,6 @@ pub struct PodSpecGenerator {
 impl PodSpecGenerator {
     /// A pod without infra container.
     pub fn new(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            no_infra: true,
-            ..Self::default()
-        }
+        Self { name: name.into(), no_infra: true, ..Self::default() }
     }
 }

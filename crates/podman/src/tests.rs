@@ -93,16 +93,7 @@ async fn read_request(stream: &mut UnixStream) -> Option<(String, String)> {
         head.push(stream.read_u8().await.ok()?);
     }
     let text = String::from_utf8(head).unwrap();
-    let length = text
-        .lines()
-        .find_map(|l| {
-            l.to_lowercase()
-                .strip_prefix("content-length:")?
-                .trim()
-                .parse()
-                .ok()
-        })
-        .unwrap_or(0);
+    let length = text.lines().find_map(|l| l.to_lowercase().strip_prefix("content-length:")?.trim().parse().ok()).unwrap_or(0);
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.ok()?;
     let path = text.split(' ').nth(1).unwrap().to_owned();

@@ -56,8 +56,7 @@ impl Call {
 
     /// Adds a query parameter; `value` is already encoded.
     pub(crate) fn query(mut self, name: &str, value: &str) -> Self {
-        self.query
-            .push(if self.query.is_empty() { '?' } else { '&' });
+        self.query.push(if self.query.is_empty() { '?' } else { '&' });
         self.query.push_str(name);
         self.query.push('=');
         self.query.push_str(value);
@@ -66,14 +65,9 @@ impl Call {
 
     pub(crate) fn json<T: serde::Serialize>(mut self, body: &T) -> Result<Self, Error> {
         self.body = serde_json::to_vec(body)
-            .map_err(|source| Error::Encode {
-                operation: self.operation,
-                object: self.object.clone(),
-                source: source.into(),
-            })?
+            .map_err(|source| Error::Encode { operation: self.operation, object: self.object.clone(), source: source.into() })?
             .into();
-        self.headers
-            .push(("content-type", "application/json".to_owned()));
+        self.headers.push(("content-type", "application/json".to_owned()));
         Ok(self)
     }
 
@@ -93,49 +87,31 @@ impl Call {
     }
 
     fn request(&self) -> Result<Request<Full<Bytes>>, Error> {
-        let mut builder = Request::builder()
-            .method(self.method.clone())
-            .uri(format!("{PREFIX}{}{}", self.path, self.query))
-            .header(header::HOST, "d");
+        let mut builder =
+            Request::builder().method(self.method.clone()).uri(format!("{PREFIX}{}{}", self.path, self.query)).header(header::HOST, "d");
         for (name, value) in &self.headers {
             builder = builder.header(*name, value);
         }
         if self.upgrade {
-            builder = builder
-                .header(header::CONNECTION, "Upgrade")
-                .header(header::UPGRADE, "tcp");
+            builder = builder.header(header::CONNECTION, "Upgrade").header(header::UPGRADE, "tcp");
         }
-        builder
-            .body(Full::new(self.body.clone()))
-            .map_err(|source| Error::Encode {
-                operation: self.operation,
-                object: self.object.clone(),
-                source: source.into(),
-            })
-    }
-
-    fn broken(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-        Error::Connection {
+        builder.body(Full::new(self.body.clone())).map_err(|source| Error::Encode {
             operation: self.operation,
             object: self.object.clone(),
             source: source.into(),
-        }
+        })
+    }
+
+    fn broken(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+        Error::Connection { operation: self.operation, object: self.object.clone(), source: source.into() }
     }
 
     fn late(&self) -> Error {
-        Error::Deadline {
-            operation: self.operation,
-            object: self.object.clone(),
-            after: self.deadline,
-        }
+        Error::Deadline { operation: self.operation, object: self.object.clone(), after: self.deadline }
     }
 
     fn decode<T: for<'de> Deserialize<'de>>(&self, body: &[u8]) -> Result<T, Error> {
-        serde_json::from_slice(body).map_err(|source| Error::Decode {
-            operation: self.operation,
-            object: self.object.clone(),
-            source,
-        })
+        serde_json::from_slice(body).map_err(|source| Error::Decode { operation: self.operation, object: self.object.clone(), source })
     }
 
     /// What Podman says in the body of a refused call.
@@ -148,22 +124,10 @@ impl Call {
         }
         let refusal: Refusal = serde_json::from_slice(body).unwrap_or_else(|_| Refusal {
             cause: String::new(),
-            message: String::from_utf8_lossy(&body[..body.len().min(1024)])
-                .trim()
-                .to_owned(),
+            message: String::from_utf8_lossy(&body[..body.len().min(1024)]).trim().to_owned(),
         });
-        let message = if refusal.message.is_empty() {
-            refusal.cause.clone()
-        } else {
-            refusal.message
-        };
-        Error::Status {
-            operation: self.operation,
-            object: self.object.clone(),
-            status,
-            cause: refusal.cause,
-            message,
-        }
+        let message = if refusal.message.is_empty() { refusal.cause.clone() } else { refusal.message };
+        Error::Status { operation: self.operation, object: self.object.clone(), status, cause: refusal.cause, message }
     }
 }
 
@@ -195,10 +159,7 @@ impl Transport {
     }
 
     pub(crate) fn capabilities(&self) -> Capabilities {
-        *self
-            .capabilities
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        *self.capabilities.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends a call and reads the whole reply; anything but 2xx and 304 is an error.
@@ -207,21 +168,14 @@ impl Transport {
         let _permit = if call.operation == Operation::Ping {
             None
         } else {
-            Some(
-                self.permits
-                    .acquire()
-                    .await
-                    .map_err(|closed| call.broken(closed))?,
-            )
+            Some(self.permits.acquire().await.map_err(|closed| call.broken(closed))?)
         };
         self.call_unlimited(call).await
     }
 
     /// Like [`Transport::call`], outside the limit of calls in flight: for calls that wait for a container.
     pub(crate) async fn call_unlimited(&self, call: &Call) -> Result<Reply, Error> {
-        tokio::time::timeout(call.deadline, self.exchange(call))
-            .await
-            .map_err(|_| call.late())?
+        tokio::time::timeout(call.deadline, self.exchange(call)).await.map_err(|_| call.late())?
     }
 
     /// Sends a call and decodes the reply's JSON.
@@ -233,11 +187,7 @@ impl Transport {
     async fn exchange(&self, call: &Call) -> Result<Reply, Error> {
         let (mut connection, response) = self.send(call).await?;
         let (parts, body) = response.into_parts();
-        let body = body
-            .collect()
-            .await
-            .map_err(|source| call.broken(source))?
-            .to_bytes();
+        let body = body.collect().await.map_err(|source| call.broken(source))?.to_bytes();
         // Only a connection whose reply was read to the end may serve another call.
         if connection.ready().await.is_ok() {
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -246,10 +196,7 @@ impl Transport {
             }
         }
         if parts.status.is_success() || parts.status == StatusCode::NOT_MODIFIED {
-            Ok(Reply {
-                headers: parts.headers,
-                body,
-            })
+            Ok(Reply { headers: parts.headers, body })
         } else {
             Err(call.refused(parts.status, &body))
         }
@@ -258,11 +205,7 @@ impl Transport {
     async fn send(&self, call: &Call) -> Result<(Connection, Response<Incoming>), Error> {
         let mut request = call.request()?;
         loop {
-            let kept = self
-                .idle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pop();
+            let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let reused = kept.is_some();
             let mut connection = match kept {
                 Some(connection) if connection.is_closed() => continue,
@@ -290,40 +233,26 @@ impl Transport {
         let open = async {
             let request = call.request()?;
             let mut connection = self.connect(call).await?;
-            let response = connection
-                .send_request(request)
-                .await
-                .map_err(|source| call.broken(source))?;
+            let response = connection.send_request(request).await.map_err(|source| call.broken(source))?;
             self.note_version(&response);
             let status = response.status();
             if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
                 return Ok(response);
             }
-            let body = response
-                .into_body()
-                .collect()
-                .await
-                .map_err(|source| call.broken(source))?
-                .to_bytes();
+            let body = response.into_body().collect().await.map_err(|source| call.broken(source))?.to_bytes();
             Err(call.refused(status, &body))
         };
-        tokio::time::timeout(call.deadline, open)
-            .await
-            .map_err(|_| call.late())?
+        tokio::time::timeout(call.deadline, open).await.map_err(|_| call.late())?
     }
 
     async fn connect(&self, call: &Call) -> Result<Connection, Error> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|source| Error::Connect {
-                operation: call.operation,
-                object: call.object.clone(),
-                socket: self.socket.clone(),
-                source,
-            })?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|source| call.broken(source))?;
+        let stream = UnixStream::connect(&self.socket).await.map_err(|source| Error::Connect {
+            operation: call.operation,
+            object: call.object.clone(),
+            socket: self.socket.clone(),
+            source,
+        })?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|source| call.broken(source))?;
         // Ends with the connection: when the sender and the reply's body are dropped, or the service closes it. Its error
         // reaches the caller through the sender.
         tokio::spawn(async move {
@@ -336,18 +265,12 @@ impl Transport {
 
     /// Every reply names the version, so a service that was upgraded behind its socket is noticed at once.
     fn note_version(&self, response: &Response<Incoming>) {
-        let Some(version) = response
-            .headers()
-            .get(API_VERSION)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|text| text.parse::<Version>().ok())
+        let Some(version) =
+            response.headers().get(API_VERSION).and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<Version>().ok())
         else {
             return;
         };
-        let mut known = self
-            .capabilities
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.capabilities.lock().unwrap_or_else(PoisonError::into_inner);
         if known.version != version {
             tracing::info!(%version, before = %known.version, "Podman service version");
             *known = Capabilities::for_version(version);

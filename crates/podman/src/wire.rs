@@ -14,9 +14,7 @@ where
 }
 
 /// A time; Go's zero time (year 1) is `None`. Takes RFC 3339 or seconds since 1970.
-pub(crate) fn time<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Timestamp>, D::Error> {
+pub(crate) fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Raw {
@@ -26,13 +24,8 @@ pub(crate) fn time<'de, D: Deserializer<'de>>(
     let time = match Option::<Raw>::deserialize(deserializer)? {
         None => None,
         Some(Raw::Text(text)) if text.is_empty() => None,
-        Some(Raw::Text(text)) => Some(
-            text.parse::<Timestamp>()
-                .map_err(serde::de::Error::custom)?,
-        ),
-        Some(Raw::Seconds(seconds)) => {
-            Some(Timestamp::from_second(seconds).map_err(serde::de::Error::custom)?)
-        }
+        Some(Raw::Text(text)) => Some(text.parse::<Timestamp>().map_err(serde::de::Error::custom)?),
+        Some(Raw::Seconds(seconds)) => Some(Timestamp::from_second(seconds).map_err(serde::de::Error::custom)?),
     };
     // A container cannot have been started before 1970: what is smaller is "never".
     Ok(time.filter(|t| t.as_second() > 0))
@@ -55,9 +48,7 @@ pub(crate) fn words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<St
 }
 
 /// A name, also given as a number (`StopSignal` before Podman 5.0).
-pub(crate) fn name_or_number<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<String>, D::Error> {
+pub(crate) fn name_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Raw {
@@ -95,15 +86,7 @@ pub(crate) fn label_filters(labels: &[(&str, &str)]) -> Option<String> {
     if labels.is_empty() {
         return None;
     }
-    let labels: Vec<String> = labels
-        .iter()
-        .map(|(label, value)| {
-            if value.is_empty() {
-                (*label).to_owned()
-            } else {
-                format!("{label}={value}")
-            }
-        })
-        .collect();
+    let labels: Vec<String> =
+        labels.iter().map(|(label, value)| if value.is_empty() { (*label).to_owned() } else { format!("{label}={value}") }).collect();
     Some(encode(&serde_json::json!({ "label": labels }).to_string()))
 }

@@ -188,7 +188,9 @@ impl Launch {
             None => String::new(),
         };
         let log = tail(&self.log).unwrap_or_default();
-        match log.lines().next_back() {
+        // Warnings are of requests long gone.
+        let told = |line: &&str| ["Error", "level=error", "level=fatal", "panic"].iter().any(|word| line.contains(word));
+        match log.lines().rfind(told) {
             Some(line) => format!("the Podman service ended{status}: {line}"),
             None => format!("the Podman service ended{status}"),
         }

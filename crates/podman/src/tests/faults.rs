@@ -17,10 +17,7 @@ async fn a_call_that_gets_no_answer_ends_at_its_deadline() {
     assert!(matches!(error, Error::Deadline { .. }), "{error}");
     assert!(error.is_connection() && error.is_retryable());
     assert_eq!(begin.elapsed(), Operation::ContainerInspect.deadline());
-    assert_eq!(
-        error.to_string(),
-        "cannot inspect container c: no answer within 20 s"
-    );
+    assert_eq!(error.to_string(), "cannot inspect container c: no answer within 20 s");
 }
 
 #[tokio::test(start_paused = true)]
@@ -37,22 +34,13 @@ async fn a_reply_that_stops_in_the_middle_ends_at_the_deadline() {
         stream.write_all(&bytes).await.unwrap();
         std::future::pending::<()>().await;
     });
-    let error = Client::new(socket)
-        .inspect_container("c")
-        .await
-        .unwrap_err();
+    let error = Client::new(socket).inspect_container("c").await.unwrap_err();
     assert!(matches!(error, Error::Deadline { .. }), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_service_that_hangs_does_not_hold_up_a_ping() {
-    let fake = Fake::start(|path, _| {
-        if path.ends_with("/_ping") {
-            Answer::Reply(200, b"OK".to_vec())
-        } else {
-            Answer::Hang
-        }
-    });
+    let fake = Fake::start(|path, _| if path.ends_with("/_ping") { Answer::Reply(200, b"OK".to_vec()) } else { Answer::Hang });
     let client = fake.client();
     let calls: Vec<_> = (0..MAX_IN_FLIGHT + 3)
         .map(|i| {
@@ -67,11 +55,7 @@ async fn a_service_that_hangs_does_not_hold_up_a_ping() {
     let version = client.ping().await.unwrap();
     assert_eq!(version.version, Version::new(4, 3, 1));
     assert!(begin.elapsed() < Duration::from_secs(1));
-    assert_eq!(
-        fake.requests().len(),
-        MAX_IN_FLIGHT + 1,
-        "no more calls in flight than allowed"
-    );
+    assert_eq!(fake.requests().len(), MAX_IN_FLIGHT + 1, "no more calls in flight than allowed");
     for call in calls {
         assert!(call.await.unwrap().is_err());
     }
@@ -79,33 +63,15 @@ async fn a_service_that_hangs_does_not_hold_up_a_ping() {
 
 #[tokio::test]
 async fn a_missing_socket_and_a_closed_connection_are_the_service_being_gone() {
-    let error = Client::new("/nonexistent/podman.sock")
-        .ping()
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(error, Error::Connect { .. }) && error.is_connection(),
-        "{error}"
-    );
-    assert!(
-        error.to_string().contains("/nonexistent/podman.sock"),
-        "{error}"
-    );
+    let error = Client::new("/nonexistent/podman.sock").ping().await.unwrap_err();
+    assert!(matches!(error, Error::Connect { .. }) && error.is_connection(), "{error}");
+    assert!(error.to_string().contains("/nonexistent/podman.sock"), "{error}");
 
-    let fake = Fake::start(|_, nth| {
-        if nth == 1 {
-            Answer::Reply(200, EMPTY.to_vec())
-        } else {
-            Answer::Close
-        }
-    });
+    let fake = Fake::start(|_, nth| if nth == 1 { Answer::Reply(200, EMPTY.to_vec()) } else { Answer::Close });
     let client = fake.client();
     client.inspect_container("c").await.unwrap();
     let error = client.start_container("c").await.unwrap_err();
-    assert!(
-        matches!(error, Error::Connection { .. }) && error.is_connection(),
-        "{error}"
-    );
+    assert!(matches!(error, Error::Connection { .. }) && error.is_connection(), "{error}");
     assert_eq!(fake.requests().len(), 2, "a start is never sent twice");
 }
 
@@ -116,17 +82,11 @@ async fn garbage_is_an_error_and_not_a_panic() {
 
     let fake = Fake::start(|_, _| Answer::Reply(200, b"<html>".to_vec()));
     let error = fake.client().info().await.unwrap_err();
-    assert!(
-        matches!(error, Error::Decode { .. }) && !error.is_retryable(),
-        "{error}"
-    );
+    assert!(matches!(error, Error::Decode { .. }) && !error.is_retryable(), "{error}");
 
     let fake = Fake::start(|_, _| Answer::Reply(502, b"<html>bad gateway".to_vec()));
     let error = fake.client().info().await.unwrap_err();
-    assert!(
-        error.to_string().contains("bad gateway (HTTP 502)"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("bad gateway (HTTP 502)"), "{error}");
 
     // Wrong types and nulls where lists and maps are expected.
     let body = br#"{"Id":"x","Config":null,"State":null,"Mounts":null,"ExecIDs":null}"#;
@@ -142,21 +102,13 @@ async fn the_cause_of_a_500_is_kept() {
     let fake = Fake::start(|_, _| Answer::Reply(500, body.to_vec()));
     let error = fake.client().start_container("c").await.unwrap_err();
     assert!(error.is_retryable() && !error.is_connection(), "{error}");
-    assert_eq!(
-        error.to_string(),
-        "cannot start container c: saving state: database is locked (HTTP 500)"
-    );
+    assert_eq!(error.to_string(), "cannot start container c: saving state: database is locked (HTTP 500)");
 }
 
 #[tokio::test]
 async fn a_connection_is_kept_and_a_stale_one_is_replaced() {
-    let fake = Fake::start(|_, nth| {
-        if nth == 2 {
-            Answer::ReplyThenClose(200, EMPTY.to_vec())
-        } else {
-            Answer::Reply(200, EMPTY.to_vec())
-        }
-    });
+    let fake =
+        Fake::start(|_, nth| if nth == 2 { Answer::ReplyThenClose(200, EMPTY.to_vec()) } else { Answer::Reply(200, EMPTY.to_vec()) });
     let client = fake.client();
     for _ in 0..4 {
         client.inspect_container("c").await.unwrap();
@@ -167,13 +119,7 @@ async fn a_connection_is_kept_and_a_stale_one_is_replaced() {
 
 #[tokio::test]
 async fn a_get_on_a_connection_that_dies_is_asked_again_on_a_new_one() {
-    let fake = Fake::start(|_, nth| {
-        if nth == 2 {
-            Answer::Close
-        } else {
-            Answer::Reply(200, EMPTY.to_vec())
-        }
-    });
+    let fake = Fake::start(|_, nth| if nth == 2 { Answer::Close } else { Answer::Reply(200, EMPTY.to_vec()) });
     let client = fake.client();
     client.inspect_container("c").await.unwrap();
     client.inspect_container("c").await.unwrap();
@@ -184,10 +130,7 @@ async fn a_get_on_a_connection_that_dies_is_asked_again_on_a_new_one() {
 async fn an_upgraded_service_is_noticed_by_its_next_reply() {
     let versions = ["4.3.1", "5.8.6"];
     let fake = Fake::start(move |_, nth| {
-        let text = format!(
-            "HTTP/1.1 200 OK\r\nLibpod-Api-Version: {}\r\nContent-Length: 2\r\n\r\nOK",
-            versions[nth - 1]
-        );
+        let text = format!("HTTP/1.1 200 OK\r\nLibpod-Api-Version: {}\r\nContent-Length: 2\r\n\r\nOK", versions[nth - 1]);
         Answer::Raw(text.into_bytes())
     });
     let client = fake.client();
@@ -200,39 +143,23 @@ async fn an_upgraded_service_is_noticed_by_its_next_reply() {
 
 #[tokio::test]
 async fn a_pull_whose_stream_breaks_has_not_succeeded() {
-    let chunked = |text: &str| {
-        format!(
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{text}\r\n",
-            text.len()
-        )
-    };
+    let chunked = |text: &str| format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{text}\r\n", text.len());
     let line = "{\"stream\":\"Trying to pull x...\"}\n";
     let cut = chunked(line);
     let fake = Fake::start(move |_, _| Answer::Raw(cut.clone().into_bytes()));
-    let error = fake
-        .client()
-        .pull_image("x", None, |_| {})
-        .await
-        .unwrap_err();
+    let error = fake.client().pull_image("x", None, |_| {}).await.unwrap_err();
     assert!(error.is_connection(), "{error}");
 
     let ended = chunked(line) + "0\r\n\r\n";
     let fake = Fake::start(move |_, _| Answer::Raw(ended.clone().into_bytes()));
-    let error = fake
-        .client()
-        .pull_image("x", None, |_| {})
-        .await
-        .unwrap_err();
+    let error = fake.client().pull_image("x", None, |_| {}).await.unwrap_err();
     assert!(error.is_connection(), "{error}");
 }
 
 #[tokio::test]
 async fn the_stream_of_events_ends_with_an_error_when_the_service_dies() {
     let text = "{\"Type\":\"container\",\"Action\":\"start\",\"Actor\":{\"ID\":\"a\"}}\n";
-    let bytes = format!(
-        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{text}\r\n",
-        text.len()
-    );
+    let bytes = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{text}\r\n", text.len());
     let fake = Fake::start(move |_, _| Answer::Raw(bytes.clone().into_bytes()));
     let mut events = fake.client().events(None).await.unwrap();
     assert_eq!(events.next().await.unwrap().unwrap().status, "start");

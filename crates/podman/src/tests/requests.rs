@@ -29,64 +29,27 @@ fn field_names_are_podmans() {
     spec.entrypoint = vec!["/e".into()];
     spec.netns = Some(Namespace::path("/run/net"));
     spec.mounts = vec![Mount::bind("/a", "/b", true)];
-    spec.rlimits = vec![Rlimit {
-        kind: "RLIMIT_NOFILE".into(),
-        hard: 2,
-        soft: 1,
-    }];
+    spec.rlimits = vec![Rlimit { kind: "RLIMIT_NOFILE".into(), hard: 2, soft: 1 }];
     spec.log_configuration = Some(LogConfiguration::k8s_file("/l"));
     spec.resource_limits = Some(LinuxResources {
-        cpu: Some(LinuxCpu {
-            shares: Some(2),
-            quota: Some(-1),
-            period: Some(100_000),
-            ..LinuxCpu::default()
-        }),
-        memory: Some(LinuxMemory {
-            limit: Some(5),
-            swap: Some(5),
-            ..LinuxMemory::default()
-        }),
+        cpu: Some(LinuxCpu { shares: Some(2), quota: Some(-1), period: Some(100_000), ..LinuxCpu::default() }),
+        memory: Some(LinuxMemory { limit: Some(5), swap: Some(5), ..LinuxMemory::default() }),
         pids: Some(LinuxPids { limit: -1 }),
-        hugepage_limits: vec![HugepageLimit {
-            page_size: "2MB".into(),
-            limit: 1,
-        }],
+        hugepage_limits: vec![HugepageLimit { page_size: "2MB".into(), limit: 1 }],
         ..LinuxResources::default()
     });
-    spec.devices = vec![Device {
-        path: "/dev/fuse".into(),
-        ..Device::default()
-    }];
+    spec.devices = vec![Device { path: "/dev/fuse".into(), ..Device::default() }];
     let json = serde_json::to_value(&spec).unwrap();
     for (pointer, want) in [
-        (
-            "/netns",
-            serde_json::json!({"nsmode": "path", "value": "/run/net"}),
-        ),
+        ("/netns", serde_json::json!({"nsmode": "path", "value": "/run/net"})),
         ("/mounts/0/type", "bind".into()),
-        (
-            "/mounts/0/options",
-            serde_json::json!(["rbind", "ro", "rprivate"]),
-        ),
+        ("/mounts/0/options", serde_json::json!(["rbind", "ro", "rprivate"])),
         ("/r_limits/0/type", "RLIMIT_NOFILE".into()),
-        (
-            "/log_configuration",
-            serde_json::json!({"driver": "k8s-file", "path": "/l"}),
-        ),
-        (
-            "/resource_limits/cpu",
-            serde_json::json!({"shares": 2, "quota": -1, "period": 100_000}),
-        ),
-        (
-            "/resource_limits/memory",
-            serde_json::json!({"limit": 5, "swap": 5}),
-        ),
+        ("/log_configuration", serde_json::json!({"driver": "k8s-file", "path": "/l"})),
+        ("/resource_limits/cpu", serde_json::json!({"shares": 2, "quota": -1, "period": 100_000})),
+        ("/resource_limits/memory", serde_json::json!({"limit": 5, "swap": 5})),
         ("/resource_limits/pids/limit", (-1).into()),
-        (
-            "/resource_limits/hugepageLimits/0",
-            serde_json::json!({"pageSize": "2MB", "limit": 1}),
-        ),
+        ("/resource_limits/hugepageLimits/0", serde_json::json!({"pageSize": "2MB", "limit": 1})),
         ("/devices/0/path", "/dev/fuse".into()),
     ] {
         assert_eq!(json.pointer(pointer), Some(&want), "{pointer}");
@@ -97,16 +60,8 @@ fn field_names_are_podmans() {
 fn secrets_do_not_show_in_debug_output() {
     let mut spec = SpecGenerator::new("c", "i");
     spec.env.insert("PASSWORD".into(), "hunter2".into());
-    let auth = RegistryAuth {
-        server: "r".into(),
-        username: "u".into(),
-        password: "hunter2".into(),
-        ..Default::default()
-    };
-    let exec = ExecConfig {
-        env: vec!["P=hunter2".into()],
-        ..Default::default()
-    };
+    let auth = RegistryAuth { server: "r".into(), username: "u".into(), password: "hunter2".into(), ..Default::default() };
+    let exec = ExecConfig { env: vec!["P=hunter2".into()], ..Default::default() };
     let config: ContainerConfig = serde_json::from_str(r#"{"Env":["P=hunter2"]}"#).unwrap();
     let text = format!("{spec:?} {auth:?} {exec:?} {config:?}");
     assert!(!text.contains("hunter2"), "{text}");
@@ -126,33 +81,18 @@ async fn calls_go_where_podman_expects_them() {
     let client = fake.client();
     client.start_container("c").await.unwrap();
     client.kill_container("c", "SIGTERM").await.unwrap();
-    client
-        .stop_container("c", Duration::from_secs(30))
-        .await
-        .unwrap();
+    client.stop_container("c", Duration::from_secs(30)).await.unwrap();
     client.remove_container("c", true).await.unwrap();
     client.remove_container("c", false).await.unwrap();
-    client
-        .list_containers(&[("a.b/c", "d e"), ("f", "")])
-        .await
-        .unwrap();
+    client.list_containers(&[("a.b/c", "d e"), ("f", "")]).await.unwrap();
     let wait = client.wait_container("c", WaitCondition::Stopped, Duration::from_secs(1));
     assert_eq!(wait.await.unwrap(), 137);
     client.remove_pod("p", true).await.unwrap();
     assert!(client.pod_exists("p").await.unwrap());
     assert!(client.image_exists("docker.io/library/a:1").await.unwrap());
     client.resize_exec("e", 80, 24).await.unwrap();
-    let lines: Vec<_> = fake
-        .requests()
-        .iter()
-        .map(|r| {
-            r.lines()
-                .next()
-                .unwrap()
-                .replace("/v4.0.0/libpod", "")
-                .replace(" HTTP/1.1", "")
-        })
-        .collect();
+    let lines: Vec<_> =
+        fake.requests().iter().map(|r| r.lines().next().unwrap().replace("/v4.0.0/libpod", "").replace(" HTTP/1.1", "")).collect();
     assert_eq!(
         lines,
         [
@@ -175,36 +115,14 @@ async fn calls_go_where_podman_expects_them() {
 async fn credentials_travel_in_the_header_only() {
     use base64::Engine as _;
     let fake = Fake::start(|_, _| Answer::Reply(200, b"{\"id\":\"abc\"}\n".to_vec()));
-    let auth = RegistryAuth {
-        username: "u".into(),
-        password: "p?~".into(),
-        ..Default::default()
-    };
-    assert_eq!(
-        fake.client()
-            .pull_image("r.io/a:1", Some(&auth), |_| {})
-            .await
-            .unwrap(),
-        "abc"
-    );
+    let auth = RegistryAuth { username: "u".into(), password: "p?~".into(), ..Default::default() };
+    assert_eq!(fake.client().pull_image("r.io/a:1", Some(&auth), |_| {}).await.unwrap(), "abc");
     let request = fake.requests().remove(0);
-    assert!(
-        request.starts_with(
-            "POST /v4.0.0/libpod/images/pull?reference=r.io%2Fa%3A1&policy=always HTTP"
-        )
-    );
-    let value = request
-        .lines()
-        .find_map(|l| l.strip_prefix("x-registry-auth: "))
-        .unwrap();
-    let decoded = base64::engine::general_purpose::URL_SAFE
-        .decode(value)
-        .unwrap();
+    assert!(request.starts_with("POST /v4.0.0/libpod/images/pull?reference=r.io%2Fa%3A1&policy=always HTTP"));
+    let value = request.lines().find_map(|l| l.strip_prefix("x-registry-auth: ")).unwrap();
+    let decoded = base64::engine::general_purpose::URL_SAFE.decode(value).unwrap();
     assert_eq!(decoded, br#"{"username":"u","password":"p?~"}"#);
-    fake.client()
-        .pull_image("r.io/a:1", None, |_| {})
-        .await
-        .unwrap();
+    fake.client().pull_image("r.io/a:1", None, |_| {}).await.unwrap();
     assert!(!fake.requests()[1].contains("x-registry-auth"));
 }
 
@@ -213,8 +131,7 @@ async fn an_exec_session_is_a_two_way_stream() {
     use tokio::io::AsyncReadExt as _;
     let fake = Fake::start(|path, _| {
         if path.ends_with("/start") {
-            let mut bytes =
-                b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n".to_vec();
+            let mut bytes = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n".to_vec();
             bytes.extend_from_slice(b"\x01\0\0\0\0\0\0\x02hi");
             Answer::Raw(bytes)
         } else {
@@ -222,17 +139,10 @@ async fn an_exec_session_is_a_two_way_stream() {
         }
     });
     let client = fake.client();
-    let config = ExecConfig {
-        cmd: vec!["true".into()],
-        attach_stdout: true,
-        ..Default::default()
-    };
+    let config = ExecConfig { cmd: vec!["true".into()], attach_stdout: true, ..Default::default() };
     let session = client.create_exec("c", &config).await.unwrap();
     let created = body_of(&fake.requests()[0]);
-    assert_eq!(
-        (&created["Cmd"][0], &created["AttachStdout"]),
-        (&"true".into(), &true.into())
-    );
+    assert_eq!((&created["Cmd"][0], &created["AttachStdout"]), (&"true".into(), &true.into()));
     let mut stream = client.start_exec(&session).await.unwrap();
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).await.unwrap();
