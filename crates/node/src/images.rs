@@ -350,12 +350,13 @@ pub fn pulling_message(image: &str) -> String {
 }
 
 fn pulled_image(reference: Reference, inspect: Arc<ImageInspect>, message: String, pulled: bool) -> PulledImage {
-    PulledImage { id: inspect.id.clone(), image_id: image_id(&reference, &inspect), reference, inspect, message, pulled }
+    PulledImage { id: inspect.id.clone(), image_id: status_image_id(&reference, &inspect), reference, inspect, message, pulled }
 }
 
 /// `imageID` as other runtimes give it: the pod's repository with the digest that the registry knows. For an image of several
 /// architectures that is the digest of the list, which Podman keeps beside that of the one image.
-fn image_id(reference: &Reference, image: &ImageInspect) -> String {
+#[must_use]
+pub fn status_image_id(reference: &Reference, image: &ImageInspect) -> String {
     let of_repository: Vec<(&str, &str)> = image
         .repo_digests
         .iter()

@@ -1,6 +1,7 @@
 //! Carrying out what the core decided. Each action is idempotent and looks at nothing but its arguments and the machine.
 
 mod image;
+mod observe;
 mod prepare;
 mod start;
 mod stop;

@@ -35,7 +35,7 @@ impl ExitWatcher {
         let inspect = self.podman.inspect_container(id.as_str()).await.map_err(|e| e.to_string())?;
         let pid = inspect.state.pid;
         if pid > 0 {
-            kube_pet_host::exits::wait_exit(pid).await.map_err(|e| e.to_string())?;
+            kube_pet_host::exits::wait_exit(i64::from(pid)).await.map_err(|e| e.to_string())?;
         }
         // conmon needs a moment to write the exit code, and Podman to read it.
         let mut pause = Duration::from_millis(4);

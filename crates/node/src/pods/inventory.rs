@@ -144,10 +144,10 @@ impl Inventory {
                     let mut stream = std::pin::pin!(stream);
                     while let Some(event) = stream.next().await {
                         let Ok(event) = event else { break };
-                        if let Some(uid) = event.labels().get(labels::POD_UID)
-                            && event.labels().get(labels::NODE).is_some_and(|n| *n == self.node_name)
+                        if let Some(uid) = event.labels.get(labels::POD_UID)
+                            && event.labels.get(labels::NODE).is_some_and(|n| *n == self.node_name)
                         {
-                            self.subscribers.touch(&PodUid::new(uid), ContainerId::new(event.id()));
+                            self.subscribers.touch(&PodUid::new(uid), ContainerId::new(event.id));
                         }
                     }
                     debug!("Podman's event stream ended");

@@ -1,6 +1,6 @@
 //! What the pod workers share: the machine's managers, the API server, the rules.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -27,7 +27,7 @@ use crate::objects::ObjectFetcher;
 use crate::paths::Paths;
 use crate::sandboxes::SandboxManager;
 use crate::services::ServiceReader;
-use crate::volumes::VolumeManager;
+use crate::volumes::{PodVolumes, VolumeManager};
 
 /// Settings that hold for every pod.
 #[derive(Clone, Debug)]
@@ -52,6 +52,8 @@ pub struct PodSettings {
     pub crash: BackoffPolicy,
     /// Folder of Localhost seccomp profiles.
     pub seccomp_dir: PathBuf,
+    /// The machine enforces AppArmor profiles.
+    pub app_armor: bool,
 }
 
 /// Shared by all workers.
@@ -61,7 +63,7 @@ pub struct PodRuntime {
     pub(super) podman: Client,
     pub(super) images: ImageManager,
     pub(super) sandboxes: SandboxManager,
-    pub(super) volumes: VolumeManager,
+    pub(super) volumes: Arc<VolumeManager>,
     pub(super) objects: ObjectFetcher,
     pub(super) services: ServiceReader,
     pub(super) events: EventRecorder,
@@ -72,6 +74,8 @@ pub struct PodRuntime {
     pub(super) boot_id: String,
     pub(super) store: PodStoreWriter,
     admitted: Mutex<BTreeSet<PodUid>>,
+    /// Volumes known to be there.
+    mounted: Mutex<BTreeMap<PodUid, Arc<PodVolumes>>>,
     synced: watch::Sender<bool>,
 }
 
@@ -151,7 +155,7 @@ impl PodRuntime {
             podman,
             images,
             sandboxes,
-            volumes,
+            volumes: Arc::new(volumes),
             objects,
             services,
             events,
@@ -162,6 +166,7 @@ impl PodRuntime {
             boot_id,
             store,
             admitted: Mutex::new(BTreeSet::new()),
+            mounted: Mutex::new(BTreeMap::new()),
             synced,
         }
     }
@@ -227,6 +232,18 @@ impl PodRuntime {
         self.store.remove(uid);
     }
 
+    pub(super) fn known_volumes(&self, uid: &PodUid) -> Option<Arc<PodVolumes>> {
+        self.mounted.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned()
+    }
+
+    pub(super) fn remember_volumes(&self, uid: PodUid, volumes: Arc<PodVolumes>) {
+        self.mounted.lock().unwrap_or_else(PoisonError::into_inner).insert(uid, volumes);
+    }
+
+    pub(super) fn forget_volumes(&self, uid: &PodUid) {
+        self.mounted.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+
     // --- records
 
     pub(super) async fn checkpoint(&self, uid: &PodUid, source: Source, pod: &Arc<Pod>) {
@@ -280,9 +297,8 @@ impl PodRuntime {
     pub(super) async fn write_status(&self, target: &StatusTarget, status: &PodStatus) -> Result<u64, StatusWriteError> {
         let Some(api) = &self.api else { return Err(StatusWriteError::Gone) };
         let pods: Api<Pod> = Api::namespaced(api.client(), &target.namespace);
-        let body = status_patch(&target.uid, status);
-        let patch = pods.patch_status(&target.name, &PatchParams::default(), &Patch::Strategic(body));
-        match tokio::time::timeout(API_DEADLINE, patch).await {
+        let (params, body) = (PatchParams::default(), Patch::Strategic(status_patch(&target.uid, status)));
+        match tokio::time::timeout(API_DEADLINE, pods.patch_status(&target.name, &params, &body)).await {
             Ok(Ok(pod)) => Ok(pod.metadata.resource_version.and_then(|v| v.parse().ok()).unwrap_or(0)),
             Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => Err(StatusWriteError::Gone),
             Ok(Err(error)) => Err(StatusWriteError::Failed(error.to_string())),

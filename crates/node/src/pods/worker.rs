@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube_pet_core::ids::{ContainerName, PodUid};
-use kube_pet_core::pod::{Action, ActionKey, Desired, Memory, Plan, Stop, decide, status_differs};
+use kube_pet_core::pod::{Action, ActionKey, Desired, Memory, Now, Plan, Stop, decide, status_differs};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{Instrument as _, debug, error_span};
@@ -215,7 +215,7 @@ impl Worker {
         let pod = self.current(wanted);
         let rules = self.runtime.rules();
         let desired = Desired { pod: &pod, stop: Stop::of(&pod, wanted.present) };
-        let plan = decide(desired, self.observation.facts(), &self.memory, &rules, Timestamp::now());
+        let plan = decide(desired, self.observation.facts(), &self.memory, &rules, Now { wall: Timestamp::now(), steady: steady_now() });
         let mut pod = pod;
         pod.status = Some(plan.status.clone());
         self.status = Some(plan.status.clone());
@@ -285,7 +285,7 @@ impl Worker {
     }
 
     async fn wait(&mut self, wake_at: Option<Timestamp>) {
-        let until_wake = wake_at.map(|at| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default());
+        let until_wake = wake_at.map(|at| Duration::try_from(at.duration_since(steady_now())).unwrap_or_default());
         let until_retry = self.writing.retry_at.map(|at| at.saturating_duration_since(Instant::now()));
         let sleep = until_wake.into_iter().chain(until_retry).min().unwrap_or(Duration::from_secs(60)).max(Duration::from_millis(2));
         tokio::select! {
@@ -317,6 +317,13 @@ impl Worker {
         let pod = self.inbox.wanted.borrow().pod.clone();
         self.observation.sighted(&self.runtime, &pod, sighting).await;
     }
+}
+
+/// The clock of everything that this run remembers: it starts as the wall clock and then only runs forward.
+fn steady_now() -> Timestamp {
+    static ORIGIN: std::sync::LazyLock<(Timestamp, Instant)> = std::sync::LazyLock::new(|| (Timestamp::now(), Instant::now()));
+    let (wall, instant) = *ORIGIN;
+    SignedDuration::try_from(instant.elapsed()).ok().and_then(|elapsed| wall.checked_add(elapsed).ok()).unwrap_or(wall)
 }
 
 fn resource_version(pod: &Pod) -> u64 {

@@ -1,20 +1,75 @@
 //! Making sure of an image, with the kubelet's events.
 
-use k8s_openapi::api::core::v1::Pod;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Container, Pod};
 use kube_pet_core::ids::ContainerName;
 use kube_pet_core::pod::ContainerKind;
+use tracing::debug;
 
 use super::ImageError;
-use crate::images::{PullSecretSource, Pulled};
+use crate::images::{Keyring, PullPolicy, PulledImage, pulling_message};
+use crate::objects::SecretObject;
 use crate::pods::runtime::PodRuntime;
 
 impl PodRuntime {
     /// Pulls the container's image if its policy and the store ask for it.
     pub(in crate::pods) async fn ensure_image(&self, pod: &Pod, name: &ContainerName) -> Result<(), ImageError> {
         let Some((kind, container)) = kube_pet_core::pod::containers(pod).find(|(_, c)| c.name == name.as_str()) else {
-            return Err(ImageError { reason: "InvalidImageName", message: format!("container {name} is not in the spec"), backs_off: false });
+            let message = format!("container {name} is not in the spec");
+            return Err(ImageError { reason: "InvalidImageName", message, backs_off: false });
         };
-        let _ = (kind, container);
-        todo_image(self, pod, kind, container).await
+        let place = Some((kind, name.as_str()));
+        match self.image_for(pod, kind, container).await {
+            Ok(image) => {
+                self.note(pod, place, "Pulled", image.message.clone());
+                Ok(())
+            }
+            Err(error) => {
+                self.warn(pod, place, "Failed", format!("Error: {}", error.reason));
+                Err(error)
+            }
+        }
+    }
+
+    async fn image_for(&self, pod: &Pod, kind: ContainerKind, container: &Container) -> Result<PulledImage, ImageError> {
+        let image = container.image.as_deref().unwrap_or_default();
+        let policy = PullPolicy::of(container.image_pull_policy.as_deref(), image);
+        let secrets = self.pull_secrets(pod).await;
+        let keyring = Keyring::from_secrets(secrets.iter().map(|s| &***s))
+            .map_err(|e| ImageError { reason: "ErrImagePull", message: e.to_string(), backs_off: true })?;
+        let place = Some((kind, container.name.as_str()));
+        let on_pulling = || self.note(pod, place, "Pulling", pulling_message(image));
+        self.images.ensure(image, policy, &keyring, on_pulling).await.map_err(|error| {
+            let (reason, message) = error.event();
+            self.warn(pod, place, reason, message);
+            ImageError { reason: error.reason(), message: error.to_string(), backs_off: error.backs_off() }
+        })
+    }
+
+    /// The pod's `imagePullSecrets`. One that is missing is no error: the image may be public.
+    async fn pull_secrets(&self, pod: &Pod) -> Vec<Arc<SecretObject>> {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let references = pod.spec.as_ref().and_then(|s| s.image_pull_secrets.as_deref()).unwrap_or_default();
+        let mut found = Vec::new();
+        let mut missing = Vec::new();
+        for reference in references {
+            match self.objects.secret(namespace, &reference.name).await {
+                Ok(Some(secret)) => found.push(secret),
+                Ok(None) => missing.push(reference.name.as_str()),
+                Err(error) => {
+                    debug!(secret = reference.name, %error, "pull secret not read");
+                    missing.push(reference.name.as_str());
+                }
+            }
+        }
+        if !missing.is_empty() {
+            let message = format!(
+                "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                missing.join(", ")
+            );
+            self.warn(pod, None, "FailedToRetrieveImagePullSecret", message);
+        }
+        found
     }
 }

@@ -9,7 +9,7 @@ use kube_pet_core::ids::{ContainerId, ContainerName};
 use kube_pet_core::pod::{Action, Exit, ImageFailure, ObservedContainer, PrepareFailure, SandboxFacts, StartFailure, next_retry};
 use tracing::{debug, warn};
 
-use super::{Wanted, Worker};
+use super::{Wanted, Worker, steady_now};
 use crate::pods::actions::{ImageError, StartError};
 use crate::pods::runtime::{PodRuntime, StatusWriteError};
 
@@ -87,10 +87,10 @@ impl Worker {
         // The grace period runs from the moment at which the signal is sent, whatever Podman does meanwhile.
         match action {
             Action::Signal { id, .. } => {
-                self.memory.signalled.entry(id.clone()).or_insert_with(Timestamp::now);
+                self.memory.signalled.entry(id.clone()).or_insert_with(steady_now);
             }
             Action::Kill { id, .. } => {
-                self.memory.killed.insert(id.clone(), Timestamp::now());
+                self.memory.killed.insert(id.clone(), steady_now());
             }
             _ => {}
         }
@@ -159,7 +159,7 @@ impl Worker {
                 let previous = self.memory.image_failures.get(&container).filter(|f| f.image == image).map(|f| f.backoff_seconds);
                 let backoff_seconds = if error.backs_off { next_retry(self.runtime.rules().image, previous) } else { 10 };
                 let failure =
-                    ImageFailure { image, reason: error.reason.to_owned(), message: error.message, at: Timestamp::now(), backoff_seconds };
+                    ImageFailure { image, reason: error.reason.to_owned(), message: error.message, at: steady_now(), backoff_seconds };
                 self.memory.image_failures.insert(container, failure);
             }
         }
@@ -215,6 +215,6 @@ impl Worker {
 }
 
 fn after(seconds: i64) -> Timestamp {
-    let now = Timestamp::now();
+    let now = steady_now();
     now.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(now)
 }

@@ -1,0 +1,377 @@
+//! The agent, put together: one paragraph per component, in the order in which they depend on each other.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube_pet_core::pod::BackoffPolicy;
+use rustls::server::ResolvesServerCert;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::config::{AuthorizationMode, NodeConfiguration};
+use crate::events::{EventRecorder, EventType};
+use crate::identity::{self, IdentityOptions, ServingNames, ServingOptions};
+use crate::images::{ImageManager, ImageManagerOptions, PullLimits};
+use crate::node_status::{NodeManager, NodeManagerOptions};
+use crate::objects::ObjectFetcher;
+use crate::podman_service::{PodmanService, PodmanServiceConfig};
+use crate::pods::inventory::{Inventory, InventoryHealth, Subscribers};
+use crate::pods::manager::{ManagerInputs, PodManager};
+use crate::pods::mirror::Mirrors;
+use crate::pods::runtime::{PodRuntime, PodRuntimeParts, PodSettings};
+use crate::pods::sources::{self, Source};
+use crate::pods::store::PodStoreWriter;
+use crate::sandboxes::{SandboxConfig, SandboxManager};
+use crate::server::{self, BuildVersion, ClientCa, Server, ServerOptions, ServerState};
+use crate::services::{self, ServiceReader};
+use crate::volumes::VolumeManager;
+
+/// The agent cannot start. Everything that time can heal is retried instead.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A folder of the agent's cannot be made.
+    #[error("cannot make the folder {path}")]
+    Folder {
+        /// The folder.
+        path: std::path::PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No way to talk to the API server is configured.
+    #[error("the node's identity")]
+    Identity(#[from] identity::IdentityError),
+    /// No certificate to serve with.
+    #[error("the serving certificate")]
+    Serving(#[from] identity::ServingError),
+    /// Podman cannot be set up.
+    #[error("the Podman service")]
+    Podman(#[from] crate::podman_service::PodmanServiceError),
+    /// Port 10250 or 10248.
+    #[error("the node's API")]
+    Server(#[from] server::ServerError),
+    /// A part of the agent ended although it must not.
+    #[error("{0} ended unexpectedly; the supervisor starts the agent again, and no container is touched")]
+    Ended(&'static str),
+}
+
+/// This build, as `nodeInfo.kubeletVersion` and the metrics name it.
+#[derive(Clone, Debug)]
+pub struct Build {
+    /// `v1.37.1+kube-pet.0.1.0.g1234567`
+    pub version: String,
+    /// The commit.
+    pub commit: String,
+}
+
+/// Where this run's pods come from.
+pub enum Mode {
+    /// A node of a cluster.
+    Cluster,
+    /// Given pods and no cluster.
+    Standalone(Vec<Pod>),
+}
+
+/// A named task of the agent's.
+struct Tasks {
+    set: JoinSet<&'static str>,
+    shutdown: CancellationToken,
+}
+
+impl Tasks {
+    fn spawn(&mut self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let shutdown = self.shutdown.clone();
+        self.set.spawn(async move {
+            shutdown.run_until_cancelled(Box::pin(work)).await;
+            name
+        });
+    }
+}
+
+/// Runs the agent until `shutdown`. Containers are left as they are.
+///
+/// # Errors
+/// When it cannot start, or when a part of it ended: both are for the supervisor.
+pub async fn run(config: NodeConfiguration, build: Build, mode: Mode, shutdown: CancellationToken) -> Result<(), StartError> {
+    let paths = config.paths();
+    make_folders(&paths)?;
+    let mut tasks = Tasks { set: JoinSet::new(), shutdown: shutdown.clone() };
+    let boot_id = kube_pet_host::machine::boot_id().unwrap_or_default();
+
+    // Podman: our own service, watched and replaced when it hangs.
+    let podman_config = PodmanServiceConfig {
+        socket: config.podman.socket.clone(),
+        program: config.podman.program.clone(),
+        root: config.podman.root.clone(),
+        run_root: config.podman.run_root.clone(),
+        tmp_dir: config.podman.tmp_dir.clone(),
+        storage_conf: config.podman.storage_conf.clone(),
+        registries_conf: config.podman.registries_conf.clone(),
+        environment: Vec::new(),
+    };
+    let (podman_service, podman_health) = PodmanService::new(podman_config, &paths.run_dir())?;
+    let podman = podman_service.client();
+    let stop = shutdown.clone();
+    tasks.spawn("the Podman keeper", async move { podman_service.run(stop).await });
+
+    // The cluster: our client certificate, and a client that follows its renewals.
+    let cluster = match &mode {
+        Mode::Standalone(_) => None,
+        Mode::Cluster => Some(
+            identity::establish(IdentityOptions {
+                node_name: config.node_name.clone(),
+                kubeconfig: config.kubeconfig.clone(),
+                bootstrap_kubeconfig: Some(config.bootstrap_kubeconfig.clone()),
+                pki_dir: paths.pki_dir(),
+            })
+            .await?,
+        ),
+    };
+    let (api, cluster_ca) = match cluster {
+        None => (None, Vec::new()),
+        Some(identity) => {
+            let stop = shutdown.clone();
+            tasks.spawn("the client certificate", async move { identity.task.run(stop).await });
+            (Some(identity.api), identity.cluster_ca)
+        }
+    };
+
+    // Events, objects, Services: what the API server tells and is told.
+    let events = match &api {
+        None => EventRecorder::disabled(),
+        Some(api) => {
+            let (events, writer) = EventRecorder::new(api.clone(), &config.node_name);
+            tasks.spawn("events", writer);
+            events
+        }
+    };
+    let objects = ObjectFetcher::new(api.clone());
+    let services = match &api {
+        None => ServiceReader::none(),
+        Some(api) => {
+            let (reader, watcher) = services::watch(api.clone());
+            tasks.spawn("services", watcher);
+            reader
+        }
+    };
+
+    // The machine: images, sandboxes, volumes.
+    let images = ImageManager::new(
+        podman.clone(),
+        ImageManagerOptions {
+            limits: PullLimits { parallel: Some(config.max_parallel_image_pulls as usize), ..PullLimits::default() },
+            records: Some(paths.state_dir().join("image-pulls")),
+        },
+    );
+    let sandboxes = SandboxManager::new(
+        paths.clone(),
+        SandboxConfig { link_prefix: config.link_prefix.clone(), mtu: config.mtu.map_or(1500, u32::from), ..SandboxConfig::default() },
+    );
+    sandboxes.recover().await;
+    let volumes = VolumeManager::new(paths.clone(), objects.clone());
+
+    // The Node object, and what the rest needs to know of it.
+    let (store_writer, store) = PodStoreWriter::new();
+    let conflict = sandboxes.clone();
+    let (node_manager, node) = NodeManager::new(NodeManagerOptions {
+        config: config.clone(),
+        paths: paths.clone(),
+        build_version: build.version.clone(),
+        api: api.clone(),
+        podman: podman_health,
+        pods: store.clone(),
+        images: images.clone(),
+        cidr_conflict: Arc::new(move || conflict.cidr_conflict()),
+        events: events.clone(),
+    });
+    tasks.spawn("the node's status", node_manager.run());
+
+    // Pods: inventory, sources, one worker each.
+    let subscribers = Subscribers::default();
+    let (inventory, orphans, inventory_health) = Inventory::new(podman.clone(), config.node_name.clone(), subscribers.clone());
+    tasks.spawn("the inventory", inventory.run());
+    let runtime = Arc::new(PodRuntime::new(PodRuntimeParts {
+        settings: pod_settings(&config),
+        paths: paths.clone(),
+        podman,
+        images,
+        sandboxes,
+        volumes,
+        objects,
+        services,
+        events: events.clone(),
+        api: api.clone(),
+        node: node.clone(),
+        subscribers: subscribers.clone(),
+        boot_id,
+        store: store_writer,
+    }));
+    let (updates_tx, updates) = mpsc::channel(256);
+    let mirrors = Mirrors::default();
+    let sources = match mode {
+        Mode::Standalone(pods) => {
+            tasks.spawn("the given pods", hold_open(updates_tx, |tx| sources::files::once(pods, tx)));
+            BTreeSet::from([Source::File])
+        }
+        Mode::Cluster => {
+            tasks.spawn("static pods", sources::files::watch(config.static_pod_path.clone(), config.node_name.clone(), updates_tx.clone()));
+            if let Some(api) = &api {
+                tasks.spawn("the pod watch", sources::api::watch(api.clone(), config.node_name.clone(), updates_tx));
+                tasks.spawn("mirror pods", mirrors.clone().run(api.clone(), node.clone()));
+            }
+            BTreeSet::from([Source::Api, Source::File])
+        }
+    };
+    let manager = PodManager::new(runtime, subscribers, mirrors);
+    tasks.spawn("the pods", manager.run(ManagerInputs { updates, orphans, sources }));
+
+    // 10250 and 10248.
+    if api.is_some() {
+        let serving = identity::serving(ServingOptions {
+            node_name: config.node_name.clone(),
+            pki_dir: paths.pki_dir(),
+            files: config.tls_cert_file.clone().zip(config.tls_private_key_file.clone()),
+            bootstrap: config.server_tls_bootstrap,
+            api: api.clone(),
+            names: serving_names(&mut tasks, &config, node.clone()),
+        })?;
+        let stop = shutdown.clone();
+        tasks.spawn("the serving certificate", async move { serving.task.run(stop).await });
+        let mut options = ServerOptions::new((config.address, config.port).into(), serving.certificate as Arc<dyn ResolvesServerCert>);
+        options.health_addr = (config.healthz_port != 0).then(|| (config.healthz_bind_address, config.healthz_port).into());
+        options.anonymous = config.authentication.anonymous.enabled;
+        options.token_life = config.authentication.webhook.cache_ttl;
+        options.client_ca = match config.authentication.x509.client_ca_file.clone() {
+            Some(path) => ClientCa::File(path),
+            None => ClientCa::Certificates(cluster_ca),
+        };
+        options.authorization = match config.authorization.mode {
+            AuthorizationMode::AlwaysAllow => server::Authorization::AlwaysAllow,
+            AuthorizationMode::Webhook => server::Authorization::Webhook {
+                allowed_life: config.authorization.webhook.cache_authorized_ttl,
+                denied_life: config.authorization.webhook.cache_unauthorized_ttl,
+            },
+        };
+        let state = ServerState {
+            store,
+            paths,
+            api,
+            node_name: config.node_name.clone(),
+            configz: serde_json::to_value(&config).unwrap_or_default(),
+            health: Arc::new(move || health(&inventory_health)),
+            version: BuildVersion { git_version: build.version.clone(), git_commit: build.commit.clone(), architecture: architecture().into() },
+        };
+        let server = Server::bind(options, state).await?;
+        let stop = shutdown.clone();
+        tasks.spawn("the node's API", async move { server.run(stop).await });
+    }
+    info!(version = build.version, node = config.node_name, "kube-pet runs");
+    events.node_event(EventType::Normal, "Starting", "Starting kubelet.".into());
+
+    // A task that ends by itself ends the agent: nothing is lost, and the supervisor starts it again.
+    let ended = tokio::select! {
+        () = shutdown.cancelled() => None,
+        ended = tasks.set.join_next() => Some(match ended {
+            Some(Ok(name)) => name,
+            Some(Err(error)) => {
+                error!(%error, "a task of the agent broke down");
+                "a task"
+            }
+            None => "everything",
+        }),
+    };
+    shutdown.cancel();
+    let _ = tokio::time::timeout(Duration::from_secs(5), async { while tasks.set.join_next().await.is_some() {} }).await;
+    match ended {
+        None => Ok(()),
+        Some(name) => Err(StartError::Ended(name)),
+    }
+}
+
+/// Keeps a source's channel open after it has told everything.
+async fn hold_open<F: Future<Output = ()>>(tx: mpsc::Sender<sources::PodUpdate>, source: impl FnOnce(mpsc::Sender<sources::PodUpdate>) -> F) {
+    source(tx.clone()).await;
+    tx.closed().await;
+}
+
+fn pod_settings(config: &NodeConfiguration) -> PodSettings {
+    PodSettings {
+        node_name: config.node_name.clone(),
+        cluster_dns: config.cluster_dns.iter().map(ToString::to_string).collect(),
+        cluster_domain: config.cluster_domain.clone(),
+        resolv_conf: config.resolv_conf.clone(),
+        cgroup_root: config.pods_cgroup(),
+        allowed_unsafe_sysctls: config.allowed_unsafe_sysctls.clone(),
+        max_pods: config.max_pods,
+        pod_pids_limit: (config.pod_pids_limit > 0).then_some(config.pod_pids_limit),
+        crash: BackoffPolicy {
+            initial: BackoffPolicy::default().initial,
+            max: u32::try_from(config.crash_loop_back_off.max_container_restart_period.as_secs()).unwrap_or(300),
+        },
+        seccomp_dir: config.paths().state_dir().join("seccomp"),
+        app_armor: std::path::Path::new("/sys/kernel/security/apparmor/profiles").exists(),
+    }
+}
+
+/// The names of the serving certificate follow the node's addresses.
+fn serving_names(
+    tasks: &mut Tasks,
+    config: &NodeConfiguration,
+    mut node: watch::Receiver<Arc<kube_pet_core::node::NodeInfo>>,
+) -> watch::Receiver<ServingNames> {
+    let dns = BTreeSet::from([config.node_name.clone()]);
+    let names = move |node: &kube_pet_core::node::NodeInfo| ServingNames { dns: dns.clone(), ips: node.host_ips.iter().copied().collect() };
+    let (tx, rx) = watch::channel(names(&node.borrow()));
+    tasks.spawn("names of the serving certificate", async move {
+        while node.changed().await.is_ok() {
+            let new = names(&node.borrow());
+            tx.send_if_modified(|old| {
+                let changed = *old != new;
+                old.clone_from(&new);
+                changed
+            });
+        }
+    });
+    rx
+}
+
+/// The agent is healthy while it gets complete lists from Podman, or has just started.
+fn health(inventory: &InventoryHealth) -> Result<(), String> {
+    match inventory.age() {
+        Some(age) if age > Duration::from_secs(180) => Err(format!("no complete list of containers for {} s", age.as_secs())),
+        _ => Ok(()),
+    }
+}
+
+/// The architecture in Go's spelling.
+pub fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn make_folders(paths: &crate::paths::Paths) -> Result<(), StartError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    for (path, mode) in [
+        (paths.state_dir(), 0o755),
+        (paths.pods_dir(), 0o755),
+        (paths.pki_dir(), 0o700),
+        (paths.run_dir(), 0o755),
+        (paths.sandboxes_dir(), 0o755),
+        (paths.pod_logs_dir(), 0o755),
+        (paths.container_logs_dir(), 0o755),
+    ] {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(mode)
+            .create(&path)
+            .map_err(|source| StartError::Folder { path, source })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,263 @@
+//! Everything that has to be there before a pod's first container: cgroup, sandbox, volumes, name files.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube_pet_core::ids::labels;
+use kube_pet_core::pod::{SandboxFacts, pod_uid};
+use kube_pet_core::resources::{QosClass, pod_cgroup, qos_class};
+use kube_pet_core::security::sysctls;
+use kube_pet_core::{dns, hosts_file};
+use kube_pet_podman::{Mount, Namespace, PodSpecGenerator, SpecGenerator};
+
+use crate::containers::{PAUSE_KIND, pod_labels};
+use crate::pods::runtime::PodRuntime;
+use crate::sandboxes::{Sandbox, SandboxSpec};
+use crate::volumes::{PodVolumes, VolumeContext};
+
+/// The Podman pod's name: `<pod>_<namespace>_<uid>`.
+pub(super) fn pod_name(pod: &Pod) -> String {
+    let m = &pod.metadata;
+    format!(
+        "k8s_{}_{}_{}",
+        m.name.as_deref().unwrap_or_default(),
+        m.namespace.as_deref().unwrap_or_default(),
+        m.uid.as_deref().unwrap_or_default()
+    )
+}
+
+/// The name of the container that holds a shared PID namespace.
+pub(super) fn pause_name(pod: &Pod) -> String {
+    pod_name(pod).replacen("k8s_", "k8s_POD_", 1)
+}
+
+impl PodRuntime {
+    /// Makes whatever is missing of the pod's surroundings. The message of an error has been recorded as an event.
+    pub(in crate::pods) async fn prepare(&self, pod: &Arc<Pod>) -> Result<SandboxFacts, String> {
+        let (sandbox, volumes, cgroup) = tokio::join!(self.make_sandbox(pod), self.make_volumes(pod), self.make_cgroup(pod));
+        if let Err(error) = cgroup {
+            self.warn(pod, None, "FailedCreatePodContainer", format!("unable to ensure pod container exists: {error}"));
+            return Err(error);
+        }
+        let sandbox = match sandbox {
+            Ok(sandbox) => sandbox,
+            Err(error) => {
+                self.warn(pod, None, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"));
+                return Err(error);
+            }
+        };
+        self.write_name_files(pod, &sandbox).await?;
+        volumes?;
+        if shares_pid(pod) {
+            self.ensure_pause(pod, &sandbox).await.map_err(|error| {
+                self.warn(pod, None, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"));
+                error
+            })?;
+        }
+        Ok(self.facts_of(pod, &sandbox))
+    }
+
+    /// The sandbox that containers of an earlier run are in.
+    pub(in crate::pods) async fn existing_sandbox(&self, pod: &Arc<Pod>) -> Option<SandboxFacts> {
+        let sandbox = self.sandboxes.get(&pod_uid(pod))?;
+        Some(self.facts_of(pod, &sandbox))
+    }
+
+    fn facts_of(&self, pod: &Pod, sandbox: &Sandbox) -> SandboxFacts {
+        let pod_ips = if host_network(pod) { self.node.borrow().host_ips.clone() } else { sandbox.ips.clone() };
+        let inode = [&sandbox.netns, &sandbox.utsns, &sandbox.ipcns]
+            .into_iter()
+            .flatten()
+            .find_map(|path| kube_pet_host::namespaces::inode(path).ok())
+            .unwrap_or(0);
+        SandboxFacts { id: format!("{}-{inode}", self.boot_id), pod_ips }
+    }
+
+    async fn make_sandbox(&self, pod: &Arc<Pod>) -> Result<Sandbox, String> {
+        let node = self.node.borrow().clone();
+        let uid = pod_uid(pod);
+        let spec = pod.spec.as_ref();
+        let hostname = hosts_file::pod_hostname(pod, &self.settings.cluster_domain).map_err(|e| e.to_string())?;
+        let sandbox = SandboxSpec {
+            uid: uid.clone(),
+            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+            name: pod.metadata.name.clone().unwrap_or_default(),
+            hostname: hostname.hostname,
+            domainname: None,
+            host_network: host_network(pod),
+            host_ipc: spec.and_then(|s| s.host_ipc).unwrap_or(false),
+            host_pid: spec.and_then(|s| s.host_pid).unwrap_or(false),
+            sysctls: sysctls(pod),
+            pod_cidrs: node.pod_cidrs.clone(),
+        };
+        let mut podman_pod = PodSpecGenerator::new(pod_name(pod));
+        podman_pod.labels = pod_labels(pod, self.node_name());
+        podman_pod.share_parent = Some(false);
+        podman_pod.exit_policy = "continue".to_owned();
+        let made = async {
+            match self.podman.create_pod(&podman_pod).await {
+                Err(error) if !error.is_name_in_use() => Err(error.to_string()),
+                _ => Ok(()),
+            }
+        };
+        let (sandbox, made) = tokio::join!(self.sandboxes.ensure(&sandbox), made);
+        made?;
+        sandbox.map_err(|error| describe(&error))
+    }
+
+    async fn make_volumes(&self, pod: &Arc<Pod>) -> Result<(), String> {
+        self.volumes_of(pod).await.map(|_| ())
+    }
+
+    /// The pod's volumes, made if they are not known to be there.
+    pub(super) async fn volumes_of(&self, pod: &Arc<Pod>) -> Result<Arc<PodVolumes>, String> {
+        let uid = pod_uid(pod);
+        if let Some(known) = self.known_volumes(&uid) {
+            return Ok(known);
+        }
+        match self.volumes.prepare(pod, &self.volume_context(pod)).await {
+            Ok(volumes) => {
+                let volumes = Arc::new(volumes);
+                self.remember_volumes(uid, volumes.clone());
+                Ok(volumes)
+            }
+            Err(errors) => {
+                let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
+                for text in &texts {
+                    self.warn(pod, None, "FailedMount", text.clone());
+                }
+                Err(texts.join("; "))
+            }
+        }
+    }
+
+    pub(in crate::pods) fn volume_context(&self, pod: &Pod) -> VolumeContext {
+        let node = self.node.borrow().clone();
+        let sandbox = self.sandboxes.get(&pod_uid(pod));
+        let pod_ips = if host_network(pod) { node.host_ips.clone() } else { sandbox.map(|s| s.ips).unwrap_or_default() };
+        VolumeContext { host_ips: node.host_ips.clone(), pod_ips, node }
+    }
+
+    /// The cgroup that all of the pod's containers are in.
+    pub(in crate::pods) fn pod_cgroup(&self, pod: &Pod) -> String {
+        let class = match qos_class(pod) {
+            QosClass::Guaranteed => "",
+            QosClass::Burstable => "/burstable",
+            QosClass::BestEffort => "/besteffort",
+        };
+        format!("/{}{class}/pod{}", self.settings.cgroup_root.trim_matches('/'), pod_uid(pod))
+    }
+
+    async fn make_cgroup(&self, pod: &Arc<Pod>) -> Result<(), String> {
+        let path = self.pod_cgroup(pod);
+        let values = pod_cgroup(pod);
+        let limits = kube_pet_host::cgroups::Limits {
+            cpu_shares: Some(values.cpu_shares),
+            cpu_quota: values.cpu_quota.and_then(|q| u64::try_from(q).ok()),
+            memory: values.memory_limit.and_then(|m| u64::try_from(m).ok()),
+            pids: self.settings.pod_pids_limit.and_then(|p| u64::try_from(p).ok()),
+        };
+        let made = tokio::task::spawn_blocking(move || kube_pet_host::cgroups::ensure(&path, &limits)).await;
+        made.map_err(|e| e.to_string())?.map_err(|e| describe(&e))
+    }
+
+    /// Where the pod's /etc/hosts and resolv.conf are kept.
+    pub(super) fn name_file(&self, pod: &Pod, name: &str) -> PathBuf {
+        self.paths.pod_dir(&pod_uid(pod)).join(name)
+    }
+
+    async fn write_name_files(&self, pod: &Arc<Pod>, sandbox: &Sandbox) -> Result<(), String> {
+        let node = self.node.borrow().clone();
+        let ips = if host_network(pod) { node.host_ips.clone() } else { sandbox.ips.clone() };
+        let host = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+        let hosts = hosts_file::content(pod, &ips, &self.settings.cluster_domain, || host(Path::new("/etc/hosts"))).map_err(|e| e.to_string())?;
+        let cluster = dns::ClusterDns { servers: self.settings.cluster_dns.clone(), domain: self.settings.cluster_domain.clone() };
+        let resolv = dns::pod_resolv_conf(pod, &host(&self.settings.resolv_conf), &cluster);
+        for warning in &resolv.warnings {
+            self.warn(pod, None, "DNSConfigForming", warning.clone());
+        }
+        let files = [(self.name_file(pod, "etc-hosts"), hosts), (self.name_file(pod, "resolv.conf"), resolv.text)];
+        tokio::task::spawn_blocking(move || {
+            for (path, text) in files {
+                // Written in place: containers have the file itself mounted.
+                let current = std::fs::read(&path).unwrap_or_default();
+                if current == text.as_bytes() && path.exists() {
+                    continue;
+                }
+                if let Some(dir) = path.parent() {
+                    std::fs::create_dir_all(dir).map_err(|e| format!("cannot make {}: {e}", dir.display()))?;
+                }
+                std::fs::write(&path, text).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
+                let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+                std::fs::set_permissions(&path, mode).map_err(|e| format!("cannot set the mode of {}: {e}", path.display()))?;
+            }
+            Ok(())
+        })
+        .await
+        .map_err(|e| e.to_string())?
+    }
+
+    /// A process that holds the PID namespace which the pod's containers share.
+    async fn ensure_pause(&self, pod: &Arc<Pod>, sandbox: &Sandbox) -> Result<(), String> {
+        let name = pause_name(pod);
+        if let Ok(existing) = self.podman.inspect_container(&name).await {
+            if !existing.state.running {
+                self.podman.start_container(&existing.id).await.map_err(|e| e.to_string())?;
+            }
+            return Ok(());
+        }
+        let program = CATATONIT
+            .into_iter()
+            .map(Path::new)
+            .find(|p| p.exists())
+            .ok_or_else(|| format!("shareProcessNamespace needs catatonit; it is in none of {}", CATATONIT.join(", ")))?;
+        let root = self.paths.pod_dir(&pod_uid(pod)).join("pause-root");
+        std::fs::create_dir_all(&root).map_err(|e| format!("cannot make {}: {e}", root.display()))?;
+        let mut spec = SpecGenerator::new(name, String::new());
+        spec.rootfs = root.display().to_string();
+        spec.pod = pod_name(pod);
+        spec.labels = pod_labels(pod, self.node_name());
+        spec.labels.insert(labels::KIND.to_owned(), PAUSE_KIND.to_owned());
+        spec.entrypoint = vec!["/catatonit".to_owned(), "-P".to_owned()];
+        spec.mounts = vec![Mount::bind(program.display().to_string(), "/catatonit", true)];
+        let joined = |path: &Option<PathBuf>| Some(path.as_ref().map_or_else(Namespace::host, |p| Namespace::path(p.display().to_string())));
+        spec.netns = joined(&sandbox.netns);
+        spec.ipcns = joined(&sandbox.ipcns);
+        spec.utsns = joined(&sandbox.utsns);
+        spec.pidns = Some(Namespace::private());
+        spec.read_only_filesystem = false;
+        spec.cgroup_parent = self.pod_cgroup(pod);
+        spec.oom_score_adj = None;
+        let made = self.podman.create_container(&spec).await.map_err(|e| e.to_string())?;
+        self.podman.start_container(&made.id).await.map_err(|e| e.to_string())
+    }
+}
+
+/// Where distributions put catatonit.
+const CATATONIT: [&str; 4] = ["/usr/libexec/podman/catatonit", "/usr/lib/podman/catatonit", "/usr/bin/catatonit", "/usr/libexec/catatonit/catatonit"];
+
+pub(super) fn host_network(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false)
+}
+
+/// `shareProcessNamespace` without `hostPID`.
+pub(super) fn shares_pid(pod: &Pod) -> bool {
+    let spec = pod.spec.as_ref();
+    spec.and_then(|s| s.share_process_namespace).unwrap_or(false) && !spec.and_then(|s| s.host_pid).unwrap_or(false)
+}
+
+/// An error with its causes.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut out = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        if !out.contains(&text) {
+            out.push_str(": ");
+            out.push_str(&text);
+        }
+        source = cause.source();
+    }
+    out
+}
