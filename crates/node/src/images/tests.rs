@@ -385,7 +385,7 @@ fn the_image_id_is_the_pods_repository_with_the_registrys_digest() {
     let (a, b, c) = (digest('a'), digest('b'), digest('c'));
     let image =
         |digests: &[String]| ImageInspect { id: "id".into(), digest: a.clone(), repo_digests: digests.to_vec(), ..ImageInspect::default() };
-    let of = |name: &str, digests: &[String]| image_id(&Reference::parse(name).unwrap(), &image(digests));
+    let of = |name: &str, digests: &[String]| status_image_id(&Reference::parse(name).unwrap(), &image(digests));
     let both = [format!("r.io/x@{c}"), format!("r.io/a@{a}"), format!("r.io/a@{b}")];
     assert_eq!(of("r.io/a:1", &both[..2]), format!("r.io/a@{a}"));
     assert_eq!(of("r.io/a:1", &both), format!("r.io/a@{b}"), "the list's, not the one image's");
