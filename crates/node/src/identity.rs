@@ -200,6 +200,18 @@ struct NotYetIdentified {
     user: String,
 }
 
+/// Whether a call failed only because the node has no certificate yet.
+fn is_not_yet_identified(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.is::<NotYetIdentified>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
 impl tower_service::Service<http::Request<kube::client::Body>> for Offline {
     type Response = http::Response<kube::client::Body>;
     type Error = Box<dyn std::error::Error + Send + Sync>;

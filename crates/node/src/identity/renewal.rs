@@ -118,11 +118,12 @@ impl Managed {
             _ => None,
         };
         let error = describe(error);
-        let hint = hint.unwrap_or_default();
+        // Recorded only where there is one.
+        let hint = hint.as_deref();
         if self.current.is_some() {
-            warn!(%error, retry_in_s, %hint, "the client certificate could not be renewed; the old one stays in use");
+            warn!(%error, retry_in_s, hint, "the client certificate could not be renewed; the old one stays in use");
         } else {
-            error!(%error, retry_in_s, %hint, "no client certificate yet");
+            error!(%error, retry_in_s, hint, "no client certificate yet");
         }
     }
 

@@ -251,6 +251,17 @@ impl ServingTask {
                     self.signed = Some(credential);
                     backoff.reset();
                 }
+                // The node itself has no certificate yet, and that is reported already: go on as soon as it has.
+                Err(error) if super::is_not_yet_identified(&error) => {
+                    let mut api = self.options.api.clone();
+                    let identified = async {
+                        match &mut api {
+                            Some(api) => api.replaced().await,
+                            None => std::future::pending().await,
+                        }
+                    };
+                    let _ = tokio::time::timeout(Duration::from_secs(60), identified).await;
+                }
                 Err(error) => {
                     let wait = backoff.next();
                     warn!(error = %describe(&error), retry_in_s = wait.as_secs(), "no serving certificate from the cluster's signer");
