@@ -1,1 +1,165 @@
-//! (being written)
+//! Whether this node takes a pod: the kubelet's checks in the kubelet's order, with its reasons and messages
+//! (Kubernetes 1.37, `pkg/kubelet/lifecycle/predicate.go` and what it calls of the scheduler).
+
+mod affinity;
+mod app_armor;
+mod capacity;
+mod ports;
+
+use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
+
+use crate::node::NodeInfo;
+use crate::resources::is_critical;
+use crate::security::{SYSCTL_FORBIDDEN, forbidden_sysctl};
+
+/// What the node's configuration and its machine say about admission.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdmissionConfig {
+    /// Sysctls, or prefixes that end in `*`, that pods may set although they are not known to be safe.
+    pub allowed_unsafe_sysctls: Vec<String>,
+    /// How many pods the node runs, where its Node object does not say (`status.allocatable.pods`).
+    pub max_pods: u32,
+    /// Whether the machine enforces AppArmor profiles.
+    pub app_armor: bool,
+    /// Whether `supplementalGroupsPolicy: Strict` is honoured; the same as `status.features.supplementalGroupsPolicy` of the Node.
+    pub supplemental_groups_policy: bool,
+}
+
+impl Default for AdmissionConfig {
+    fn default() -> Self {
+        Self { allowed_unsafe_sysctls: Vec::new(), max_pods: 110, app_armor: false, supplemental_groups_policy: false }
+    }
+}
+
+/// Why a pod is not run. The event has `message` as it is; the pod's status has it after `Pod was rejected: `.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Rejection {
+    /// `status.reason` of the pod and the reason of the event.
+    pub reason: String,
+    /// What is wrong, without the status's prefix.
+    pub message: String,
+}
+
+impl Rejection {
+    /// A rejection with its reason and message.
+    pub fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { reason: reason.into(), message: message.into() }
+    }
+
+    fn predicate(name: &str, description: &str) -> Self {
+        Self::new(name, format!("Predicate {name} failed: {description}"))
+    }
+}
+
+/// Decides whether `pod` may run beside `others`, the pods that were admitted before and have not ended; the pod itself among
+/// them does not count.
+///
+/// Critical pods do not push others out: they are rejected for want of room as all pods are.
+///
+/// # Errors
+/// The first check that fails.
+pub fn admit(pod: &Pod, node: &NodeInfo, others: &[&Pod], config: &AdmissionConfig) -> Result<(), Rejection> {
+    let AdmissionConfig { allowed_unsafe_sysctls, max_pods, app_armor, supplemental_groups_policy } = config;
+    if let Some(message) = forbidden_sysctl(pod, allowed_unsafe_sysctls) {
+        return Err(Rejection::new(SYSCTL_FORBIDDEN, message));
+    }
+    operating_system(pod)?;
+    supplemental_groups(pod, *supplemental_groups_policy)?;
+    let others: Vec<&Pod> =
+        others.iter().copied().filter(|other| other.metadata.uid.is_none() || other.metadata.uid != pod.metadata.uid).collect();
+    predicates(pod, node, &others, *max_pods)?;
+    app_armor::check(pod, *app_armor)
+}
+
+fn operating_system(pod: &Pod) -> Result<(), Rejection> {
+    const OS: &str = "linux";
+    const OS_LABEL: &str = "kubernetes.io/os";
+    // The kubelet puts the machine's own system in the place of the node's label before it compares.
+    let labelled = pod.metadata.labels.as_ref().and_then(|l| l.get(OS_LABEL));
+    if labelled.is_some_and(|os| os != OS) {
+        return Err(Rejection::new(
+            "PodOSSelectorNodeLabelDoesNotMatch",
+            "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label",
+        ));
+    }
+    let field = pod.spec.as_ref().and_then(|spec| spec.os.as_ref());
+    if field.is_some_and(|os| os.name != OS) {
+        return Err(Rejection::new("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"));
+    }
+    Ok(())
+}
+
+fn supplemental_groups(pod: &Pod, supported: bool) -> Result<(), Rejection> {
+    let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let policy = context.and_then(|c| c.supplemental_groups_policy.as_deref());
+    if policy == Some("Strict") && !supported {
+        return Err(Rejection::new(
+            "SupplementalGroupsPolicyNotSupported",
+            "SupplementalGroupsPolicy=Strict is not supported in this node",
+        ));
+    }
+    Ok(())
+}
+
+/// What the scheduler checks and the kubelet checks again, because a pod can name its node itself.
+fn predicates(pod: &Pod, node: &NodeInfo, others: &[&Pod], max_pods: u32) -> Result<(), Rejection> {
+    let placement = || {
+        affinity::check(pod, node)?;
+        node_name(pod, node)?;
+        ports::check(pod, others)?;
+        taints(pod, node)
+    };
+    let room = || capacity::check(pod, node, others, max_pods);
+    if is_critical(pod) {
+        // What no eviction could help is named first.
+        placement().and_then(|()| room())
+    } else {
+        room().and_then(|()| placement())
+    }
+}
+
+fn node_name(pod: &Pod, node: &NodeInfo) -> Result<(), Rejection> {
+    let wanted = pod.spec.as_ref().and_then(|s| s.node_name.as_deref());
+    match wanted.unwrap_or_default() {
+        "" => Ok(()),
+        name if name == node.name => Ok(()),
+        _ => Err(Rejection::predicate("NodeName", "node(s) didn't match the requested node name")),
+    }
+}
+
+/// Only taints that evict count: others keep the scheduler away, not a pod that names its node. Static pods tolerate all.
+fn taints(pod: &Pod, node: &NodeInfo) -> Result<(), Rejection> {
+    let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_deref());
+    let tolerated = |taint: &Taint| {
+        let mut tolerations = tolerations.unwrap_or_default().iter();
+        tolerations.any(|toleration| tolerates(toleration, taint))
+    };
+    let mut evicting = node.taints.iter().filter(|t| t.effect == "NoExecute");
+    if is_static(pod) || evicting.all(tolerated) {
+        return Ok(());
+    }
+    Err(Rejection::predicate("TaintToleration", "node(s) had taints that the pod didn't tolerate"))
+}
+
+fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let matches_or_empty = |wanted: Option<&str>, actual: &str| {
+        let wanted = wanted.unwrap_or_default();
+        wanted.is_empty() || wanted == actual
+    };
+    matches_or_empty(toleration.effect.as_deref(), &taint.effect)
+        && matches_or_empty(toleration.key.as_deref(), &taint.key)
+        && match toleration.operator.as_deref().unwrap_or_default() {
+            "" | "Equal" => toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default(),
+            // `Lt` and `Gt` are behind a feature gate that is off.
+            operator => operator == "Exists",
+        }
+}
+
+fn is_static(pod: &Pod) -> bool {
+    let annotations = pod.metadata.annotations.as_ref();
+    annotations.and_then(|a| a.get("kubernetes.io/config.source")).is_some_and(|source| source != "api")
+}
+
+#[cfg(test)]
+mod tests;
