@@ -36,6 +36,6 @@ fn names() {
     let fqdn = json!({"containers": [], "hostname": "h", "subdomain": "s", "setHostnameAsFQDN": true});
     assert_eq!(name(fqdn).unwrap().hostname, "h.s.ns.svc.cluster.local");
     let long = json!({"containers": [], "hostname": "h", "subdomain": "s".repeat(60), "setHostnameAsFQDN": true});
-    assert!(name(long).unwrap_err().to_string().contains("(64 characters is the max, 85 characters requested)"));
+    assert!(name(long).unwrap_err().to_string().contains("(64 characters is the max, 83 characters requested)"));
     assert!(matches!(name(json!({"containers": [], "hostname": "../x"})), Err(HostnameError::NotDns { .. })));
 }
