@@ -29,6 +29,10 @@ impl Wire {
     pub fn new(index: u8) -> Self {
         Self { index }
     }
+    /// All of it.
+    pub fn network(&self) -> String {
+        format!("10.201.{}.0/24", self.index)
+    }
     /// The control plane: API server, registry and DNS.
     pub fn control_plane(&self) -> Ipv4Addr {
         Ipv4Addr::new(10, 201, self.index, 1)

@@ -11,6 +11,7 @@ use crate::{
     control_plane::{self, ControlPlaneOptions},
     lab::LabOptions,
     machine::Machine,
+    network,
     process::ProcessId,
     record::{LabRecord, Slot},
     registry,
@@ -72,7 +73,7 @@ async fn serve(lab: &LabRecord, options: &ControlPlaneOptions) -> Result<()> {
     let control_plane = async {
         match &lab.foreign_kubeconfig {
             None => control_plane::start(lab, &machine, &builds, options).await,
-            Some(_) => masquerade(&machine).await,
+            Some(_) => masquerade(lab, &machine).await,
         }
     };
     tokio::try_join!(control_plane, registry::start(lab, &machine, &builds))?;
@@ -85,14 +86,13 @@ async fn serve(lab: &LabRecord, options: &ControlPlaneOptions) -> Result<()> {
 }
 
 /// With somebody else's control plane the pets reach it through the host, under an address that the host can answer.
-async fn masquerade(machine: &Machine) -> Result<()> {
-    machine
-        .shell(
-            "nft 'add table ip lab; add chain ip lab out { type nat hook postrouting priority 100; }; \
-             add rule ip lab out ip daddr != 10.201.0.0/16 masquerade'",
-        )
-        .await
-        .map(drop)
+async fn masquerade(lab: &LabRecord, machine: &Machine) -> Result<()> {
+    let (own, pods) = (lab.wire().network(), network::POD_NETWORK);
+    let rules = format!(
+        "nft 'add table ip lab; add chain ip lab out {{ type nat hook postrouting priority 100; }}; \
+         add rule ip lab out ip daddr != {{ {own}, {pods} }} masquerade'"
+    );
+    machine.shell(&rules).await.map(drop)
 }
 
 async fn told_to_end(lifeline: bool) -> Result<()> {

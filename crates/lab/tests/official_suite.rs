@@ -24,7 +24,7 @@ const FAST: &[&str] = &[
     r"Security Context when creating containers with AllowPrivilegeEscalation should not allow privilege escalation when false",
     r"Container Runtime blackbox test when starting a container that exits should run with the expected status",
     r"Container Runtime blackbox test on terminated container should report termination message if TerminationMessagePath is set",
-    r"InitContainer \[NodeConformance\] should invoke init containers on a RestartNever pod",
+    r"InitContainer should invoke init containers on a RestartNever pod",
     r"Pods should be updated",
     r"Pods should get a host IP",
     r"Kubelet when scheduling a busybox command in a pod should print the output to logs",
