@@ -367,6 +367,11 @@ pub struct PrintError {
     reason: String,
 }
 
+/// Whether a node may give itself this label (NodeRestriction), and the agent does not compute it.
+pub(crate) fn may_set_label(key: &str, value: &str) -> bool {
+    labels::check(key, value).is_ok()
+}
+
 /// The kernel's host name in lower case, as the kubelet names its Node.
 pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().trim().to_lowercase()
