@@ -1,1 +1,6 @@
-//! placeholder
+//! What tests of several crates share. Development only.
+
+pub mod capability;
+pub mod pod;
+
+pub use pod::PodBuilder;
