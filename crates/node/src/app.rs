@@ -1,6 +1,7 @@
 //! The agent, put together: one paragraph per component, in the order in which they depend on each other.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ pub enum StartError {
     #[error("cannot make the folder {path}")]
     Folder {
         /// The folder.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// The cause.
         #[source]
         source: std::io::Error,
@@ -54,25 +55,17 @@ pub enum StartError {
     /// Port 10250 or 10248.
     #[error("the node's API")]
     Server(#[from] server::ServerError),
+    /// A manifest given to `kube-pet run`.
+    #[error(transparent)]
+    Manifest(#[from] sources::files::ManifestError),
     /// A part of the agent ended although it must not.
     #[error("{0} ended unexpectedly; the supervisor starts the agent again, and no container is touched")]
     Ended(&'static str),
 }
 
-/// This build, as `nodeInfo.kubeletVersion` and the metrics name it.
-#[derive(Clone, Debug)]
-pub struct Build {
-    /// `v1.37.1+kube-pet.0.1.0.g1234567`
-    pub version: String,
-    /// The commit.
-    pub commit: String,
-}
-
 /// Where this run's pods come from.
-pub enum Mode {
-    /// A node of a cluster.
+enum Mode {
     Cluster,
-    /// Given pods and no cluster.
     Standalone(Vec<Pod>),
 }
 
@@ -92,11 +85,25 @@ impl Tasks {
     }
 }
 
-/// Runs the agent until `shutdown`. Containers are left as they are.
+/// `kube-pet node`: runs as a node of a cluster until `shutdown`. Containers are left as they are. `version` is the build's name,
+/// `v<Kubernetes>+kube-pet.<version>.g<commit>`.
 ///
 /// # Errors
 /// When it cannot start, or when a part of it ended: both are for the supervisor.
-pub async fn run(config: NodeConfiguration, build: Build, mode: Mode, shutdown: CancellationToken) -> Result<(), StartError> {
+pub async fn run_node(config: NodeConfiguration, version: &str, shutdown: CancellationToken) -> Result<(), StartError> {
+    run(config, version, Mode::Cluster, shutdown).await
+}
+
+/// `kube-pet run FILE…`: runs the pods of these manifests with no cluster until `shutdown`. They run on after it.
+///
+/// # Errors
+/// When a manifest cannot be used; otherwise as [`run_node`].
+pub async fn run_files(config: NodeConfiguration, version: &str, files: Vec<PathBuf>, shutdown: CancellationToken) -> Result<(), StartError> {
+    let pods: Result<Vec<_>, _> = files.iter().map(|file| sources::files::read_manifest(file, &config.node_name)).collect();
+    run(config, version, Mode::Standalone(pods?), shutdown).await
+}
+
+async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: CancellationToken) -> Result<(), StartError> {
     let paths = config.paths();
     make_folders(&paths)?;
     let mut tasks = Tasks { set: JoinSet::new(), shutdown: shutdown.clone() };
@@ -180,7 +187,7 @@ pub async fn run(config: NodeConfiguration, build: Build, mode: Mode, shutdown: 
     let (node_manager, node) = NodeManager::new(NodeManagerOptions {
         config: config.clone(),
         paths: paths.clone(),
-        build_version: build.version.clone(),
+        build_version: version.to_owned(),
         api: api.clone(),
         podman: podman_health,
         pods: store.clone(),
@@ -263,13 +270,13 @@ pub async fn run(config: NodeConfiguration, build: Build, mode: Mode, shutdown: 
             node_name: config.node_name.clone(),
             configz: serde_json::to_value(&config).unwrap_or_default(),
             health: Arc::new(move || health(&inventory_health)),
-            version: BuildVersion { git_version: build.version.clone(), git_commit: build.commit.clone(), architecture: architecture().into() },
+            version: BuildVersion { git_version: version.to_owned(), git_commit: commit(version).to_owned(), architecture: architecture().into() },
         };
         let server = Server::bind(options, state).await?;
         let stop = shutdown.clone();
         tasks.spawn("the node's API", async move { server.run(stop).await });
     }
-    info!(version = build.version, node = config.node_name, "kube-pet runs");
+    info!(version, node = config.node_name, "kube-pet runs");
     events.node_event(EventType::Normal, "Starting", "Starting kubelet.".into());
 
     // A task that ends by itself ends the agent: nothing is lost, and the supervisor starts it again.
@@ -345,6 +352,11 @@ fn health(inventory: &InventoryHealth) -> Result<(), String> {
         Some(age) if age > Duration::from_secs(180) => Err(format!("no complete list of containers for {} s", age.as_secs())),
         _ => Ok(()),
     }
+}
+
+/// The commit in `v1.37.1+kube-pet.0.1.0.g1234567`.
+fn commit(version: &str) -> &str {
+    version.rsplit_once(".g").map_or("", |(_, commit)| commit)
 }
 
 /// The architecture in Go's spelling.

@@ -122,9 +122,6 @@ pub fn pod_labels(pod: &Pod, node_name: &str) -> BTreeMap<String, String> {
     ])
 }
 
-/// The capabilities that other runtimes give by default and Podman does not.
-const MORE_CAPABILITIES: [&str; 3] = ["AUDIT_WRITE", "MKNOD", "NET_RAW"];
-
 /// What Podman is asked to make.
 pub fn spec_generator(place: &Place<'_>, parts: Parts<'_>) -> SpecGenerator {
     let Parts {
@@ -215,13 +212,8 @@ fn confine(out: &mut SpecGenerator, security: Effective, seccomp_dir: &std::path
     out.no_new_privileges = security.no_new_privileges;
     let plain = |cap: &String| cap.trim_start_matches("CAP_").to_ascii_uppercase();
     let dropped: Vec<_> = security.cap_drop.iter().map(plain).collect();
-    let mut added: Vec<_> = security.cap_add.iter().map(plain).collect();
-    if !dropped.iter().any(|c| c == "ALL") && !security.privileged {
-        added.extend(MORE_CAPABILITIES.iter().map(|c| (*c).to_owned()).filter(|c| !dropped.contains(c)));
-    }
-    added.sort();
-    added.dedup();
-    out.cap_add = added;
+    // The default set is the Podman service's: what is added by name, Podman gives to a process without root as well.
+    out.cap_add = security.cap_add.iter().map(plain).collect();
     out.cap_drop = dropped;
     out.seccomp_profile_path = match security.seccomp {
         Seccomp::Unconfined => "unconfined".to_owned(),

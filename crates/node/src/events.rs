@@ -64,7 +64,7 @@ impl EventRecorder {
     }
 
     /// A recorder, and the task that writes what it records until every clone of it is dropped.
-    pub fn new(api: ApiHandle, node_name: &str) -> (Self, impl Future<Output = ()> + Send) {
+    pub fn new(api: ApiHandle, node_name: &str) -> (Self, impl Future<Output = ()> + Send + use<>) {
         let (tx, rx) = mpsc::channel(QUEUE);
         let node_name: Arc<str> = Arc::from(node_name);
         (Self { queue: Some(tx), node_name: node_name.clone() }, write(api, node_name, rx))

@@ -116,9 +116,13 @@ impl FetchError {
         }
     }
 
-    /// Whether nothing is known about the object itself: an old copy of it is better than none.
-    fn says_nothing(&self) -> bool {
-        !matches!(self, Self::NoApiServer { .. } | Self::NotFound { .. })
+    /// Whether the error says nothing about the object itself: an old copy of it is then better than none.
+    pub(crate) fn is_outage(&self) -> bool {
+        match self {
+            Self::NoApiServer { .. } | Self::NotFound { .. } => false,
+            Self::Token(inner) => inner.is_outage(),
+            _ => true,
+        }
     }
 }
 
@@ -262,4 +266,4 @@ impl Subject<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,8 +1,13 @@
 //! The pods of this node: where they come from, one worker each, their store.
 
+mod actions;
+mod admission;
 pub mod checkpoint;
 pub mod exits;
 pub mod inventory;
+pub mod manager;
 pub mod mirror;
+pub mod runtime;
 pub mod sources;
 pub mod store;
+mod worker;

@@ -71,7 +71,7 @@ impl<T> Store<T> {
                 }
                 Ok(found.clone())
             }
-            Err(error) => match entry.last_good.clone().filter(|_| error.says_nothing()) {
+            Err(error) => match entry.last_good.clone().filter(|_| error.is_outage()) {
                 Some(old) => {
                     warn!(namespace = key.namespace, name = key.name, %error, "using the last known copy of an object");
                     Ok(Some(old))

@@ -17,6 +17,9 @@ use super::runtime::PodRuntime;
 use super::sources::{PodUpdate, Source};
 use super::worker::{self, Inbox, Wanted};
 
+/// How often leftovers are looked for.
+const SWEEP_EVERY: std::time::Duration = std::time::Duration::from_secs(120);
+
 /// Everything that the manager listens to.
 pub struct ManagerInputs {
     /// Changes of what is wanted.
@@ -71,6 +74,8 @@ impl PodManager {
         if !self.remembered.is_empty() {
             info!(pods = self.remembered.len(), "pods known from an earlier run are looked after");
         }
+        let mut sweep = tokio::time::interval(SWEEP_EVERY);
+        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 update = inputs.updates.recv() => match update {
@@ -79,6 +84,7 @@ impl PodManager {
                 },
                 Some(orphans) = inputs.orphans.recv() => self.orphans(orphans),
                 Some(done) = self.running.join_next() => self.ended(done),
+                _ = sweep.tick() => self.sweep(),
             }
         }
     }
@@ -123,6 +129,7 @@ impl PodManager {
                 self.remembered.retain(|_, c| c.source() != source);
                 if self.unsynced.is_empty() {
                     self.runtime.sources_synced();
+                    self.sweep();
                 }
                 self.mirrors.synced(source);
             }
@@ -173,6 +180,16 @@ impl PodManager {
             warn!(uid = uid.as_str(), "containers of a pod that no longer exists; stopping them");
             self.want(uid.clone(), Source::Api, Arc::new(stand_in(&uid, &labels)), false, false);
         }
+    }
+
+    /// Takes away what no pod has any more: folders, namespaces, links, Podman pods.
+    fn sweep(&mut self) {
+        if !self.unsynced.is_empty() {
+            return;
+        }
+        let known = self.workers.keys().cloned().collect();
+        let runtime = self.runtime.clone();
+        tokio::spawn(async move { runtime.sweep(&known).await });
     }
 
     fn ended(&mut self, done: Result<PodUid, tokio::task::JoinError>) {

@@ -70,7 +70,13 @@ struct Worker {
     told: BTreeMap<(&'static str, Option<ContainerName>), Instant>,
     checkpointed: Option<Arc<Pod>>,
     needs_admission: bool,
+    /// When the contents of volumes are next compared with the API's objects, and tokens renewed.
+    refresh_at: Instant,
+    refreshing: bool,
 }
+
+/// How often volumes are refreshed (the kubelet's `syncFrequency`).
+const REFRESH_EVERY: Duration = Duration::from_secs(60);
 
 /// The status as the API server has it.
 #[derive(Default)]
@@ -100,6 +106,8 @@ impl Worker {
             told: BTreeMap::new(),
             checkpointed: None,
             needs_admission,
+            refresh_at: Instant::now() + REFRESH_EVERY,
+            refreshing: false,
         }
     }
 
@@ -116,6 +124,10 @@ impl Worker {
                 self.runtime.forget(&self.uid);
                 debug!("worker ends");
                 return;
+            }
+            let live = !plan.finished && Stop::of(&wanted.pod, wanted.present).is_none() && self.observation.sandbox.is_some();
+            if live && !self.refreshing && Instant::now() >= self.refresh_at {
+                self.refresh(&wanted);
             }
             for action in plan.actions {
                 self.launch(&wanted, action);
@@ -269,6 +281,16 @@ impl Worker {
         }
     }
 
+    fn refresh(&mut self, wanted: &Wanted) {
+        self.refreshing = true;
+        let (runtime, pod) = (self.runtime.clone(), wanted.pod.clone());
+        let work = async move {
+            runtime.refresh_volumes(&pod).await;
+            (None, Outcome::Refreshed)
+        };
+        self.operations.spawn(work.in_current_span());
+    }
+
     fn launch(&mut self, wanted: &Wanted, action: Action) {
         let key = action.key();
         if !self.memory.in_flight.insert(key.clone()) {
@@ -287,7 +309,8 @@ impl Worker {
     async fn wait(&mut self, wake_at: Option<Timestamp>) {
         let until_wake = wake_at.map(|at| Duration::try_from(at.duration_since(steady_now())).unwrap_or_default());
         let until_retry = self.writing.retry_at.map(|at| at.saturating_duration_since(Instant::now()));
-        let sleep = until_wake.into_iter().chain(until_retry).min().unwrap_or(Duration::from_secs(60)).max(Duration::from_millis(2));
+        let until_refresh = Some(self.refresh_at.saturating_duration_since(Instant::now())).filter(|_| !self.refreshing);
+        let sleep = until_wake.into_iter().chain(until_retry).chain(until_refresh).min().unwrap_or(REFRESH_EVERY).max(Duration::from_millis(5));
         tokio::select! {
             changed = self.inbox.wanted.changed() => {
                 // The manager is gone: the agent is being shut down, and containers stay as they are.

@@ -78,12 +78,12 @@ impl PodRuntime {
         let node = self.node.borrow().clone();
         let uid = pod_uid(pod);
         let spec = pod.spec.as_ref();
-        let hostname = hosts_file::pod_hostname(pod, &self.settings.cluster_domain).map_err(|e| e.to_string())?;
+        let hostname = self.hostname_of(pod)?;
         let sandbox = SandboxSpec {
             uid: uid.clone(),
             namespace: pod.metadata.namespace.clone().unwrap_or_default(),
             name: pod.metadata.name.clone().unwrap_or_default(),
-            hostname: hostname.hostname,
+            hostname,
             domainname: None,
             host_network: host_network(pod),
             host_ipc: spec.and_then(|s| s.host_ipc).unwrap_or(false),
@@ -104,6 +104,10 @@ impl PodRuntime {
         let (sandbox, made) = tokio::join!(self.sandboxes.ensure(&sandbox), made);
         made?;
         sandbox.map_err(|error| describe(&error))
+    }
+
+    pub(super) fn hostname_of(&self, pod: &Pod) -> Result<String, String> {
+        hosts_file::pod_hostname(pod, &self.settings.cluster_domain).map(|name| name.hostname).map_err(|e| e.to_string())
     }
 
     async fn make_volumes(&self, pod: &Arc<Pod>) -> Result<(), String> {
@@ -128,6 +132,19 @@ impl PodRuntime {
                     self.warn(pod, None, "FailedMount", text.clone());
                 }
                 Err(texts.join("; "))
+            }
+        }
+    }
+
+    /// Brings the contents of the pod's volumes up to date, and renews its tokens. What cannot be had now stays as it is.
+    pub(in crate::pods) async fn refresh_volumes(&self, pod: &Arc<Pod>) {
+        if self.known_volumes(&pod_uid(pod)).is_none() {
+            let _ = self.volumes_of(pod).await;
+            return;
+        }
+        if let Err(errors) = self.volumes.refresh(pod, &self.volume_context(pod)).await {
+            for error in errors {
+                tracing::debug!(%error, "volume not refreshed");
             }
         }
     }
@@ -177,7 +194,15 @@ impl PodRuntime {
         for warning in &resolv.warnings {
             self.warn(pod, None, "DNSConfigForming", warning.clone());
         }
-        let files = [(self.name_file(pod, "etc-hosts"), hosts), (self.name_file(pod, "resolv.conf"), resolv.text)];
+        if let Some(missing) = &resolv.missing_cluster_dns {
+            self.warn(pod, None, "MissingClusterDNS", missing.clone());
+        }
+        let hostname = if host_network(pod) { self.node_name().to_owned() } else { self.hostname_of(pod)? };
+        let files = [
+            (self.name_file(pod, "etc-hosts"), hosts),
+            (self.name_file(pod, "resolv.conf"), resolv.text),
+            (self.name_file(pod, "hostname"), format!("{hostname}\n")),
+        ];
         tokio::task::spawn_blocking(move || {
             for (path, text) in files {
                 // Written in place: containers have the file itself mounted.

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube_pet_core::container_env::{EnvSources, ObjectKind, build_env, container_object_refs, expand_command};
 use kube_pet_core::container_hash::container_hash;
-use kube_pet_core::hosts_file;
 use kube_pet_core::ids::{ContainerId, ContainerName};
 use kube_pet_core::pod::{ContainerKind, ObservedContainer, SandboxFacts, pod_uid};
 use kube_pet_core::resources::container_limits;
@@ -140,6 +139,9 @@ impl PodRuntime {
         if !mounted("/etc/resolv.conf") {
             files.push((self.name_file(pod, "resolv.conf"), "/etc/resolv.conf".to_owned()));
         }
+        if !mounted("/etc/hostname") {
+            files.push((self.name_file(pod, "hostname"), "/etc/hostname".to_owned()));
+        }
         if let Some(shm) = record.shm.clone().filter(|_| !mounted("/dev/shm")) {
             files.push((shm, "/dev/shm".to_owned()));
         }
@@ -148,8 +150,7 @@ impl PodRuntime {
         let termination_path = container.termination_message_path.clone().filter(|p| !p.is_empty()).unwrap_or_else(|| "/dev/termination-log".into());
         files.push((termination, termination_path));
         let shared_pid = if shares_pid(pod) { Some(pause_name(pod)) } else { None };
-        let hostname = hosts_file::pod_hostname(pod, &self.settings.cluster_domain).map_err(|e| StartError::config(e.to_string()))?.hostname;
-        let hostname = if host_network(pod) { self.node_name().to_owned() } else { hostname };
+        let hostname = if host_network(pod) { self.node_name().to_owned() } else { self.hostname_of(pod).map_err(StartError::config)? };
         let meta = &pod.metadata;
         Ok(Parts {
             pod,

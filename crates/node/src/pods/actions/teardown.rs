@@ -1,10 +1,11 @@
 //! Taking a pod apart: volumes, cgroup and sandbox once nothing runs; containers, logs and records once it is deleted.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
-use kube_pet_core::ids::{ContainerId, ContainerName, labels};
+use kube_pet_core::ids::{ContainerId, ContainerName, PodUid, labels};
 use kube_pet_core::pod::pod_uid;
 use tracing::{debug, warn};
 
@@ -75,6 +76,40 @@ impl PodRuntime {
         .await;
         errors.extend(folders.unwrap_or_default());
         if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
+    }
+
+    /// Leftovers of pods that are not among `known`: only what carries this node's label or lies in its folders.
+    pub(in crate::pods) async fn sweep(&self, known: &HashSet<PodUid>) {
+        let Ok(pods) = self.podman.list_pods(&[(labels::NODE, self.node_name())]).await else { return };
+        let in_podman: HashSet<PodUid> = pods.iter().filter_map(|p| p.labels.get(labels::POD_UID)).map(PodUid::new).collect();
+        for pod in &pods {
+            let Some(uid) = pod.labels.get(labels::POD_UID).map(PodUid::new) else { continue };
+            if !known.contains(&uid) && pod.containers.is_empty() {
+                debug!(pod = pod.name, "removing an empty Podman pod");
+                let _ = self.podman.remove_pod(&pod.id, false).await;
+            }
+        }
+        let kept: HashSet<PodUid> = known.union(&in_podman).cloned().collect();
+        for error in self.sandboxes.remove_orphans(&kept).await {
+            warn!(%error, "a leftover sandbox stays");
+        }
+        match self.volumes.orphans(kept).await {
+            Ok(orphans) => {
+                for uid in orphans {
+                    let torn = self.volumes.teardown(&uid).await;
+                    if let Err(errors) = torn {
+                        warn!(uid = uid.as_str(), error = errors.first().map(ToString::to_string), "leftover volumes stay");
+                        continue;
+                    }
+                    for folder in [self.paths.pod_run_dir(&uid), self.paths.pod_dir(&uid)] {
+                        if let Err(error) = remove_folder(folder) {
+                            warn!(error, "a leftover folder stays");
+                        }
+                    }
+                }
+            }
+            Err(error) => warn!(%error, "cannot look for leftover volumes"),
+        }
     }
 
     /// One container that is not wanted.

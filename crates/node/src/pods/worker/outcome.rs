@@ -23,6 +23,7 @@ pub(super) enum Outcome {
     Released(Result<(), String>),
     Removed(Result<(), String>),
     ObjectDeleted(Result<(), String>),
+    Refreshed,
     StatusWritten(Result<(u64, Box<PodStatus>), StatusWriteError>),
 }
 
@@ -141,6 +142,10 @@ impl Worker {
             Outcome::Released(Err(error)) | Outcome::Removed(Err(error)) | Outcome::ObjectDeleted(Err(error)) => {
                 warn!(error, "taking the pod down failed; retrying");
                 self.memory.teardown_retry_at = Some(after(2));
+            }
+            Outcome::Refreshed => {
+                self.refreshing = false;
+                self.refresh_at = Instant::now() + super::REFRESH_EVERY;
             }
             Outcome::StatusWritten(result) => self.apply_status_written(result),
         }

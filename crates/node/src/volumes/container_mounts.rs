@@ -1,0 +1,95 @@
+//! What one container mounts of its pod's volumes.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+use kube_pet_core::pod::pod_uid;
+use kube_pet_core::volumes::{MountError, Propagation, absolute_mount_path, propagation, recursive_read_only, sub_path};
+use kube_pet_host::subpath::{self, SubPathError};
+use tracing::warn;
+
+use super::layout::Layout;
+use super::{PodVolumes, PreparedKind, PreparedVolume, VolumeManager};
+
+/// One bind mount of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerMount {
+    /// What: a path on this machine that the pod cannot exchange.
+    pub source: PathBuf,
+    /// Where in the container; absolute.
+    pub destination: String,
+    /// Whether the container may not write.
+    pub read_only: bool,
+    /// Whether that holds for mounts below it, too.
+    pub recursive_read_only: bool,
+    /// Which later mounts appear on the other side.
+    pub propagation: Propagation,
+    /// Whether the files get the pod's SELinux label: ours do, the machine's own never.
+    pub selinux_relabel: bool,
+}
+
+impl VolumeManager {
+    /// The mounts of `container`, in the order of its spec. `variable` looks up the container's environment, for `subPathExpr`.
+    /// Makes and binds sub-paths: to be called in a blocking thread, before each start of the container.
+    ///
+    /// # Errors
+    /// The message of the container's `CreateContainerConfigError`. It tells nothing of this machine's files; the log does.
+    pub fn mounts_for(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        volumes: &PodVolumes,
+        variable: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Vec<ContainerMount>, MountError> {
+        let layout = Layout::new(&self.paths, &pod_uid(pod));
+        let mut mounts = Vec::new();
+        for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
+            let (name, of) = (&mount.name, &container.name);
+            let volume = volumes
+                .by_name
+                .get(name)
+                .ok_or_else(|| MountError::NoSuchVolume { volume: name.clone(), container: of.clone() })?;
+            let source = match sub_path(mount, variable)? {
+                Some(part) => {
+                    let target = layout.sub_path(name, of, index);
+                    subpath::bind(&volume.path, &part, &target).map_err(|error| {
+                        warn!(volume = name, container = of, %error, "a subPath cannot be mounted");
+                        sub_path_error(&error, name, of)
+                    })?;
+                    target
+                }
+                None => whole(volume)?,
+            };
+            mounts.push(ContainerMount {
+                source,
+                destination: absolute_mount_path(mount),
+                read_only: mount.read_only == Some(true) || volume.kind == PreparedKind::Payload,
+                recursive_read_only: recursive_read_only(mount, self.recursive_read_only)?,
+                propagation: propagation(mount.mount_propagation.as_deref())?,
+                selinux_relabel: volume.kind != PreparedKind::HostPath,
+            });
+        }
+        Ok(mounts)
+    }
+}
+
+fn sub_path_error(error: &SubPathError, volume: &str, container: &str) -> MountError {
+    let (volume, container) = (volume.to_owned(), container.to_owned());
+    match error {
+        SubPathError::Make { .. } => MountError::SubPathDirectory { volume, container },
+        _ => MountError::SubPath { volume, container },
+    }
+}
+
+/// A hostPath without a type that does not exist becomes a folder when it is mounted: container runtimes have always done so, and
+/// Podman does not.
+fn whole(volume: &PreparedVolume) -> Result<PathBuf, MountError> {
+    let path = &volume.path;
+    if volume.kind == PreparedKind::HostPath && !path.exists() {
+        let made = DirBuilder::new().recursive(true).mode(0o755).create(path);
+        made.map_err(|error| MountError::HostPath { path: path.display().to_string(), reason: error.kind() })?;
+    }
+    Ok(path.clone())
+}

@@ -1,0 +1,190 @@
+//! What is to be done for each volume, with everything that must be fetched for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::{ConfigMap, EmptyDirVolumeSource, Pod, ResourceFieldSelector, Volume};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube_pet_core::container_env::resource_field_value;
+use kube_pet_core::pod::pod_uid;
+use kube_pet_core::quantity::Amount;
+use kube_pet_core::resources::pod_cgroup;
+use kube_pet_core::volumes::{
+    EmptyDirMedium, Payload, Sources, config_map_payload, downward_api_payload, empty_dir_medium, fs_group, holds_secrets,
+    host_path_without_backsteps, memory_size, nested_mount_points, projected_payload, secret_payload, used_volumes,
+    validate_payload_path, volume_references, volume_type,
+};
+
+use super::VolumeContext;
+use super::error::SetUpError;
+use crate::objects::{BoundToken, ObjectFetcher, SecretObject, TokenSpec};
+
+/// One volume, and what to do for it.
+pub(super) struct Step {
+    pub(super) volume: String,
+    pub(super) work: Result<Work, SetUpError>,
+    /// Where files of an earlier time may be.
+    pub(super) place: Option<Place>,
+}
+
+/// Where a volume's files are written.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) kind: &'static str,
+    pub(super) in_memory: bool,
+}
+
+/// What to do for one volume.
+pub(super) enum Work {
+    /// A folder of the pod's own; `memory` is the size of its tmpfs.
+    EmptyDir { memory: Option<u64>, fs_group: Option<u32> },
+    /// A path of this machine.
+    HostPath { path: PathBuf, wanted: String },
+    /// Files.
+    Payload { files: Payload, mount_points: BTreeSet<String>, fs_group: Option<u32> },
+}
+
+/// All volumes that containers mount.
+pub(super) async fn steps(objects: &ObjectFetcher, pod: &Pod, context: &VolumeContext) -> Vec<Step> {
+    join_all(used_volumes(pod).into_iter().map(|volume| step(objects, pod, volume, context))).await
+}
+
+/// Those of them whose files the agent writes.
+pub(super) async fn payload_steps(objects: &ObjectFetcher, pod: &Pod, context: &VolumeContext) -> Vec<Step> {
+    let volumes = used_volumes(pod).into_iter().filter(|volume| place(volume).is_some());
+    join_all(volumes.map(|volume| step(objects, pod, volume, context))).await
+}
+
+fn place(volume: &Volume) -> Option<Place> {
+    let kind = match volume_type(volume) {
+        "configMap" => "configmap",
+        "secret" => "secret",
+        "downwardAPI" => "downward-api",
+        "projected" => "projected",
+        _ => return None,
+    };
+    Some(Place { kind, in_memory: holds_secrets(volume) })
+}
+
+async fn step(objects: &ObjectFetcher, pod: &Pod, volume: &Volume, context: &VolumeContext) -> Step {
+    let place = place(volume);
+    let work = match (place, &volume.empty_dir, &volume.host_path) {
+        // Names become parts of paths; those of static pods were checked by nobody.
+        _ if !is_name(&volume.name) => Err(SetUpError::Name { name: volume.name.clone() }),
+        (Some(_), _, _) => payload(objects, pod, volume, context).await,
+        (None, Some(source), _) => empty_dir(pod, source, context),
+        (None, None, Some(source)) => match host_path_without_backsteps(&source.path) {
+            Ok(()) => Ok(Work::HostPath { path: source.path.clone().into(), wanted: source.type_.clone().unwrap_or_default() }),
+            Err(error) => Err(error.into()),
+        },
+        (None, None, None) => Err(SetUpError::Unsupported { kind: volume_type(volume) }),
+    };
+    Step { volume: volume.name.clone(), work, place }
+}
+
+fn is_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    !name.is_empty() && name.len() <= 63 && name.bytes().all(plain)
+}
+
+fn empty_dir(pod: &Pod, source: &EmptyDirVolumeSource, context: &VolumeContext) -> Result<Work, SetUpError> {
+    let memory = match empty_dir_medium(source.medium.as_deref()) {
+        EmptyDirMedium::Disk => None,
+        EmptyDirMedium::Memory => {
+            let allocatable = context.node.allocatable.get("memory").and_then(bytes).unwrap_or(0);
+            let of_pod = pod_cgroup(pod).memory_limit.and_then(|limit| u64::try_from(limit).ok());
+            Some(memory_size(source.size_limit.as_ref().and_then(bytes), of_pod, allocatable))
+        }
+        EmptyDirMedium::HugePages => return Err(SetUpError::HugePages),
+        EmptyDirMedium::Unknown(medium) => return Err(SetUpError::UnknownMedium { medium }),
+    };
+    Ok(Work::EmptyDir { memory, fs_group: fs_group(pod) })
+}
+
+/// A quantity in bytes; one that is not a number counts as absent (the API server lets none pass).
+fn bytes(quantity: &Quantity) -> Option<u64> {
+    u64::try_from(Amount::of(quantity).ok()?.value()).ok()
+}
+
+/// The objects that a volume refers to, by name; an absent one does not exist.
+#[derive(Default)]
+struct Fetched {
+    config_maps: BTreeMap<String, Arc<ConfigMap>>,
+    secrets: BTreeMap<String, Arc<SecretObject>>,
+    tokens: BTreeMap<usize, BoundToken>,
+}
+
+async fn fetch(objects: &ObjectFetcher, pod: &Pod, volume: &Volume) -> Result<Fetched, SetUpError> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+    let references = volume_references(volume);
+    let mut fetched = Fetched::default();
+    let mut errors = Vec::new();
+    for name in references.config_maps {
+        match objects.config_map(namespace, &name).await {
+            Ok(found) => fetched.config_maps.extend(found.map(|object| (name, object))),
+            Err(error) => errors.push(error.into()),
+        }
+    }
+    for name in references.secrets {
+        match objects.secret(namespace, &name).await {
+            Ok(found) => fetched.secrets.extend(found.map(|object| (name, object))),
+            Err(error) => errors.push(error.into()),
+        }
+    }
+    let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref()).unwrap_or_default();
+    for token in references.tokens {
+        let spec = TokenSpec {
+            audiences: token.audience.into_iter().collect(),
+            expiration_seconds: token.expiration_seconds,
+            pod_name: pod.metadata.name.clone().unwrap_or_default(),
+            pod_uid: pod_uid(pod),
+        };
+        match objects.service_account_token(namespace, account, &spec).await {
+            Ok(issued) => fetched.tokens.extend([(token.source, issued)]),
+            Err(error) => errors.push(error.into()),
+        }
+    }
+    match errors.len() {
+        0 => Ok(fetched),
+        1 => Err(errors.remove(0)),
+        _ => Err(SetUpError::Several(errors)),
+    }
+}
+
+async fn payload(objects: &ObjectFetcher, pod: &Pod, volume: &Volume, context: &VolumeContext) -> Result<Work, SetUpError> {
+    let fetched = fetch(objects, pod, volume).await?;
+    let files = files(pod, volume, context, &fetched)?;
+    for path in files.keys() {
+        validate_payload_path(path)?;
+    }
+    Ok(Work::Payload { files, mount_points: nested_mount_points(&volume.name, pod), fs_group: fs_group(pod) })
+}
+
+fn files(pod: &Pod, volume: &Volume, context: &VolumeContext, fetched: &Fetched) -> Result<Payload, SetUpError> {
+    let config_map = |name: &str| fetched.config_maps.get(name).map(AsRef::as_ref);
+    // A Secret without data exists nevertheless.
+    let empty = BTreeMap::new();
+    let secret = |name: &str| fetched.secrets.get(name).map(|object| object.data.as_ref().unwrap_or(&empty));
+    let token = |index: usize| fetched.tokens.get(&index).map(BoundToken::as_str);
+    let resource = |selector: &ResourceFieldSelector| -> Result<String, Box<dyn Error + Send + Sync>> {
+        resource_field_value(pod, selector, None, Some(&context.node)).map_err(Into::into)
+    };
+    let files = if let Some(source) = &volume.config_map {
+        let items = source.items.as_deref().unwrap_or_default();
+        config_map_payload(&source.name, config_map(&source.name), items, source.default_mode, source.optional == Some(true))
+    } else if let Some(source) = &volume.secret {
+        let name = source.secret_name.as_deref().unwrap_or_default();
+        let items = source.items.as_deref().unwrap_or_default();
+        secret_payload(name, secret(name), items, source.default_mode, source.optional == Some(true))
+    } else if let Some(source) = &volume.downward_api {
+        downward_api_payload(pod, source.items.as_deref().unwrap_or_default(), source.default_mode, &resource)
+    } else if let Some(source) = &volume.projected {
+        projected_payload(pod, source, &Sources { config_map: &config_map, secret: &secret, token: &token, resource: &resource })
+    } else {
+        return Err(SetUpError::Unsupported { kind: volume_type(volume) });
+    };
+    Ok(files?)
+}
