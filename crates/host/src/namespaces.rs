@@ -135,25 +135,24 @@ impl Kind {
     }
 }
 
-/// Makes a new namespace for each pin and binds it to its file, all in one thread; `inside` runs there before the thread
-/// ends. Files are made if missing; on an error the pins made in this call are taken away again.
+/// Makes a new namespace for each pin, all in one thread; `inside` runs there first, then each is bound to its file. So a file
+/// that holds a namespace holds one in which `inside` has succeeded, also if the agent is killed meanwhile. Files are made if
+/// missing; on an error the pins made in this call are taken away again.
 pub fn create<T: Send>(pins: &[(Kind, &Path)], inside: impl FnOnce() -> Result<T, NamespaceError> + Send) -> Result<T, NamespaceError> {
     in_thread(|| {
-        let mut made = Vec::new();
-        let result = (|| {
-            for &(kind, path) in pins {
-                unshare(kind.flag()).map_err(|errno| NamespaceError::Make { kind: kind.name(), source: errno.into() })?;
-                pin(kind, path)?;
-                made.push(path);
-            }
-            inside()
-        })();
-        if result.is_err() {
-            for path in made {
-                let _ = unpin(path);
+        for (kind, _) in pins {
+            unshare(kind.flag()).map_err(|errno| NamespaceError::Make { kind: kind.name(), source: errno.into() })?;
+        }
+        let value = inside()?;
+        for (at, &(kind, path)) in pins.iter().enumerate() {
+            if let Err(error) = pin(kind, path) {
+                for (_, path) in &pins[..=at] {
+                    let _ = unpin(path);
+                }
+                return Err(error);
             }
         }
-        result
+        Ok(value)
     })
 }
 

@@ -102,3 +102,11 @@ fn only_names_of_namespaced_sysctls_are_accepted() {
     }
     assert_eq!(sysctl_path("net.ipv4.conf.eth0/1.forwarding").unwrap(), PathBuf::from("/proc/sys/net/ipv4/conf/eth0.1/forwarding"));
 }
+
+#[test]
+fn a_pin_that_cannot_be_made_takes_the_others_along() {
+    let pins = Pins::new();
+    let (net, uts) = (pins.path("net"), pins.path("missing-folder/uts"));
+    assert!(matches!(create(&[(Kind::Net, &net), (Kind::Uts, &uts)], || Ok(())), Err(NamespaceError::Pin { kind: "uts", .. })));
+    assert!(!net.exists());
+}
