@@ -54,8 +54,10 @@ impl ConfigOptions {
         if let Some(name) = &self.node_name {
             overrides.push(Override::text("--node-name", "nodeName", name));
         }
-        let paths =
-            [("--kubeconfig", "kubeconfig", &self.kubeconfig), ("--bootstrap-kubeconfig", "bootstrapKubeconfig", &self.bootstrap_kubeconfig)];
+        let paths = [
+            ("--kubeconfig", "kubeconfig", &self.kubeconfig),
+            ("--bootstrap-kubeconfig", "bootstrapKubeconfig", &self.bootstrap_kubeconfig),
+        ];
         for (flag, field, path) in paths {
             if let Some(path) = absolute(path)? {
                 overrides.push(Override::text(flag, field, path.display().to_string()));
@@ -101,7 +103,8 @@ mod tests {
     #[test]
     fn flags_become_overrides() {
         let arguments =
-            Arguments::try_parse_from(["kube-pet", "node", "--root", "r", "--node-name", "a", "--kubeconfig", "k", "--set", "port=1"]).unwrap();
+            Arguments::try_parse_from(["kube-pet", "node", "--root", "r", "--node-name", "a", "--kubeconfig", "k", "--set", "port=1"])
+                .unwrap();
         let Command::Node(options) = arguments.command else { panic!("not node") };
         let source = options.config.source().unwrap();
         assert_eq!(source.overrides.len(), 3);
