@@ -138,11 +138,13 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
             .await?,
         ),
     };
+    let mut identified = watch::channel(true).1;
     let (api, cluster_ca) = match cluster {
         None => (None, Vec::new()),
         Some(identity) => {
             let stop = shutdown.clone();
             tasks.spawn("the client certificate", async move { identity.task.run(stop).await });
+            identified = identity.ready;
             (Some(identity.api), identity.cluster_ca)
         }
     };
@@ -161,7 +163,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         None => ServiceReader::none(),
         Some(api) => {
             let (reader, watcher) = services::watch(api.clone());
-            tasks.spawn("services", watcher);
+            tasks.spawn("services", after(identified.clone(), watcher));
             reader
         }
     };
@@ -227,7 +229,8 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         Mode::Cluster => {
             tasks.spawn("static pods", sources::files::watch(config.static_pod_path.clone(), config.node_name.clone(), updates_tx.clone()));
             if let Some(api) = &api {
-                tasks.spawn("the pod watch", sources::api::watch(api.clone(), config.node_name.clone(), updates_tx));
+                let pods = sources::api::watch(api.clone(), config.node_name.clone(), updates_tx);
+                tasks.spawn("the pod watch", after(identified.clone(), pods));
                 tasks.spawn("mirror pods", mirrors.clone().run(api.clone(), node.clone()));
             }
             BTreeSet::from([Source::Api, Source::File])
@@ -296,6 +299,13 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
     match ended {
         None => Ok(()),
         Some(name) => Err(StartError::Ended(name)),
+    }
+}
+
+/// Work that makes no sense before the node has its first certificate.
+async fn after(mut identified: watch::Receiver<bool>, work: impl Future<Output = ()>) {
+    if identified.wait_for(|ready| *ready).await.is_ok() {
+        work.await;
     }
 }
 

@@ -33,8 +33,11 @@ pub(super) async fn keep(mut api: ApiHandle, node_name: String, known: watch::Se
             };
             match event {
                 Ok(Some(event)) => {
-                    delay = FIRST_DELAY;
-                    complaint.over();
+                    // `Init` only says that a list is being tried.
+                    if !matches!(event, Event::Init) {
+                        delay = FIRST_DELAY;
+                        complaint.over();
+                    }
                     match event {
                         Event::Init => listed = None,
                         Event::InitApply(node) => listed = Some(node),

@@ -38,10 +38,13 @@ pub async fn watch(mut api: ApiHandle, node_name: String, out: mpsc::Sender<PodU
             };
             match event {
                 Some(Ok(event)) => {
-                    if std::mem::take(&mut failing) {
-                        info!("pod watch is back");
+                    // `Init` only says that a list is being tried.
+                    if !matches!(event, Event::Init) {
+                        if std::mem::take(&mut failing) {
+                            info!("pod watch is back");
+                        }
+                        delay = Duration::from_millis(200);
                     }
-                    delay = Duration::from_millis(200);
                     if deliver(event, &mut known, &mut listed, &out).await.is_err() {
                         return;
                     }
