@@ -42,7 +42,8 @@ pub struct PodResolvConf {
 }
 
 impl ResolvConf {
-    /// Reads the host's file as the kubelet does: the last `search` and `options` line count, a final dot is dropped.
+    /// Reads the host's file as the kubelet does: the last `search` line counts, options add up, and of an option that is there
+    /// twice the last one. Search domains lose their final dot.
     pub fn parse(text: &str) -> Self {
         let mut out = Self::default();
         for line in text.lines().map(str::trim) {
@@ -53,9 +54,10 @@ impl ResolvConf {
             match words.next() {
                 Some("nameserver") => out.servers.extend(words.next().map(str::to_owned)),
                 Some("search") => {
-                    out.searches = words.map(|w| if w == "." { w } else { w.trim_end_matches('.') }.to_owned()).collect();
+                    let domains = words.filter(|word| *word != ".");
+                    out.searches = domains.map(|w| w.strip_suffix('.').unwrap_or(w).to_owned()).collect();
                 }
-                Some("options") => out.options = words.map(str::to_owned).collect(),
+                Some("options") => words.for_each(|word| set_option(&mut out.options, word.to_owned())),
                 _ => {}
             }
         }
@@ -99,7 +101,11 @@ pub fn pod_resolv_conf(pod: &Pod, host: &str, cluster: &ClusterDns) -> PodResolv
             searches = vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
         }
         searches.extend(host.searches);
-        ResolvConf { servers: cluster.servers.clone(), searches: without_duplicates(searches), options: CLUSTER_OPTIONS.map(str::to_owned).to_vec() }
+        ResolvConf {
+            servers: cluster.servers.clone(),
+            searches: without_duplicates(searches),
+            options: CLUSTER_OPTIONS.map(str::to_owned).to_vec(),
+        }
     } else {
         if wants_cluster {
             let m = &pod.metadata;
@@ -119,16 +125,25 @@ pub fn pod_resolv_conf(pod: &Pod, host: &str, cluster: &ClusterDns) -> PodResolv
         conf.searches = without_duplicates(conf.searches);
         for option in config.options.iter().flatten() {
             let name = option.name.clone().unwrap_or_default();
-            conf.options.retain(|o| o.split(':').next() != Some(name.as_str()));
-            conf.options.push(match option.value.as_deref() {
+            let option = match option.value.as_deref() {
                 Some(value) if !value.is_empty() => format!("{name}:{value}"),
                 _ => name,
-            });
+            };
+            set_option(&mut conf.options, option);
         }
     }
     fit(&mut conf, &mut out.warnings);
     out.text = conf.render();
     out
+}
+
+/// Adds an option, in the place of one with the same name.
+fn set_option(options: &mut Vec<String>, option: String) {
+    let name = |option: &str| option.split(':').next().map(str::to_owned);
+    match options.iter_mut().find(|old| name(old) == name(&option)) {
+        Some(old) => *old = option,
+        None => options.push(option),
+    }
 }
 
 fn without_duplicates(list: Vec<String>) -> Vec<String> {
@@ -145,8 +160,9 @@ fn fit(conf: &mut ResolvConf, warnings: &mut Vec<String>) {
         ));
     }
     let before = conf.searches.len();
-    conf.searches.retain(|s| s.len() <= MAX_NAME);
     conf.searches.truncate(MAX_SEARCHES);
+    // Longer ones made glibc 2.28 abort.
+    conf.searches.retain(|s| s.len() <= MAX_NAME);
     let mut chars = 0;
     let fitting = conf
         .searches

@@ -7,6 +7,8 @@ use k8s_openapi::api::core::v1::Pod;
 
 /// Longest hostname; a longer one is cut.
 const MAX_HOSTNAME: usize = 63;
+/// Longest DNS name.
+const MAX_SUBDOMAIN: usize = 253;
 /// Longest name that the kernel's nodename takes.
 const MAX_NODENAME: usize = 64;
 
@@ -51,9 +53,9 @@ pub enum HostnameError {
         fqdn: String,
     },
     /// A field is no DNS name. The API server has checked it; a static pod may have it wrong.
-    #[error("pod {field} {value:?} is not a valid DNS label: it must be lower-case letters, digits and '-'")]
+    #[error("pod {field} {value:?} is not a valid DNS {}: it must be lower-case letters, digits and '-'", if *field == "HostnameOverride" { "subdomain" } else { "label" })]
     NotDns {
-        /// `Hostname` or `Subdomain`
+        /// `Hostname`, `HostnameOverride` or `Subdomain`
         field: &'static str,
         /// Its value.
         value: String,
@@ -74,6 +76,9 @@ pub fn pod_hostname(pod: &Pod, cluster_domain: &str) -> Result<PodHostname, Host
         if let Some(value) = value.as_ref().filter(|v| !is_dns_label(v)) {
             return Err(HostnameError::NotDns { field, value: value.clone() });
         }
+    }
+    if let Some(value) = overridden.as_ref().filter(|v| v.len() > MAX_SUBDOMAIN || !v.split('.').all(is_dns_label)) {
+        return Err(HostnameError::NotDns { field: "HostnameOverride", value: value.clone() });
     }
     let wanted = overridden.or(own).unwrap_or_else(|| name.clone());
     let short = if wanted.len() <= MAX_HOSTNAME {
@@ -101,7 +106,8 @@ pub fn pod_hostname(pod: &Pod, cluster_domain: &str) -> Result<PodHostname, Host
 }
 
 fn is_dns_label(label: &str) -> bool {
-    label.len() <= MAX_HOSTNAME
+    !label.is_empty()
+        && label.len() <= MAX_HOSTNAME
         && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !label.starts_with('-')
         && !label.ends_with('-')

@@ -1,6 +1,8 @@
 //! The security context that holds for a container: its own fields over the pod's.
 
-use std::collections::BTreeMap;
+mod sysctls;
+
+pub use sysctls::{SYSCTL_FORBIDDEN, forbidden_sysctl, sysctls};
 
 use k8s_openapi::api::core::v1::{AppArmorProfile, Container, Pod, SELinuxOptions, SeccompProfile};
 
@@ -56,7 +58,6 @@ pub fn effective(pod: &Pod, container: &Container) -> Effective {
     let privileged = own.and_then(|c| c.privileged).unwrap_or(false);
     let caps = own.and_then(|c| c.capabilities.as_ref());
     let profile = own.and_then(|c| c.seccomp_profile.as_ref()).or(pod_level.and_then(|p| p.seccomp_profile.as_ref()));
-    let app_armor = own.and_then(|c| c.app_armor_profile.as_ref()).or(pod_level.and_then(|p| p.app_armor_profile.as_ref()));
     let fs_group = pod_level.and_then(|p| p.fs_group);
     Effective {
         user: own.and_then(|c| c.run_as_user).or(pod_level.and_then(|p| p.run_as_user)),
@@ -71,7 +72,7 @@ pub fn effective(pod: &Pod, container: &Container) -> Effective {
         cap_add: caps.and_then(|c| c.add.clone()).unwrap_or_default(),
         cap_drop: caps.and_then(|c| c.drop.clone()).unwrap_or_default(),
         seccomp: if privileged { Seccomp::Unconfined } else { seccomp(profile) },
-        app_armor: app_armor.and_then(app_armor_name),
+        app_armor: app_armor_profile(pod, container),
         selinux: own.and_then(|c| c.se_linux_options.clone()).or(pod_level.and_then(|p| p.se_linux_options.clone())),
         unmasked_proc: own.and_then(|c| c.proc_mount.as_deref()) == Some("Unmasked"),
     }
@@ -80,12 +81,28 @@ pub fn effective(pod: &Pod, container: &Container) -> Effective {
 fn seccomp(profile: Option<&SeccompProfile>) -> Seccomp {
     match profile.map(|p| (p.type_.as_str(), p.localhost_profile.as_deref())) {
         Some(("RuntimeDefault", _)) => Seccomp::RuntimeDefault,
-        Some(("Localhost", Some(path))) => Seccomp::Localhost(path.to_owned()),
+        // Without a file the container fails to start: it must not run unconfined instead.
+        Some(("Localhost", path)) => Seccomp::Localhost(path.unwrap_or_default().to_owned()),
         _ => Seccomp::Unconfined,
     }
 }
 
-fn app_armor_name(profile: &AppArmorProfile) -> Option<String> {
+/// The container's own profile, the one that an annotation names (static pods may still have it), the pod's.
+fn app_armor_profile(pod: &Pod, container: &Container) -> Option<String> {
+    let own = container.security_context.as_ref().and_then(|c| c.app_armor_profile.as_ref());
+    if own.is_none() {
+        let key = format!("container.apparmor.security.beta.kubernetes.io/{}", container.name);
+        match pod.metadata.annotations.as_ref().and_then(|a| a.get(&key)).map(String::as_str) {
+            Some("unconfined") => return Some("unconfined".to_owned()),
+            Some("runtime/default") => return None,
+            Some(profile) if profile.starts_with("localhost/") => {
+                return profile.strip_prefix("localhost/").map(str::to_owned);
+            }
+            _ => {}
+        }
+    }
+    let of_pod = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
+    let profile: &AppArmorProfile = own.or(of_pod.and_then(|p| p.app_armor_profile.as_ref()))?;
     match profile.type_.as_str() {
         "Unconfined" => Some("unconfined".into()),
         "Localhost" => profile.localhost_profile.clone(),
@@ -120,66 +137,16 @@ pub fn verify_non_root(pod: &Pod, container: &Container, image_user: &str) -> Re
     let user = image_user.split(':').next().unwrap_or_default();
     match user.parse::<i64>() {
         Ok(0) => Err(RunsAsRoot(format!("container has runAsNonRoot and image will run as root {place}"))),
+        Ok(uid) if i32::try_from(uid).map_or(true, |uid| uid < 0) => Err(RunsAsRoot(format!(
+            "container has runAsNonRoot and image has an invalid user id ({uid}). (Must be 1-({max})): must be between 0 and {max}, inclusive {place}",
+            max = i32::MAX
+        ))),
         Ok(_) => Ok(()),
         Err(_) if user.is_empty() => Err(RunsAsRoot(format!("container has runAsNonRoot and image will run as root {place}"))),
         Err(_) => Err(RunsAsRoot(format!(
             "container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root {place}"
         ))),
     }
-}
-
-/// sysctls that only touch the pod's own namespaces (Kubernetes 1.37, `pkg/kubelet/sysctl/safe_sysctls.go`).
-const SAFE_SYSCTLS: [&str; 16] = [
-    "kernel.shm_rmid_forced",
-    "net.ipv4.ip_local_port_range",
-    "net.ipv4.tcp_syncookies",
-    "net.ipv4.ping_group_range",
-    "net.ipv4.ip_unprivileged_port_start",
-    "net.ipv4.ip_local_reserved_ports",
-    "net.ipv4.tcp_keepalive_time",
-    "net.ipv4.tcp_fin_timeout",
-    "net.ipv4.tcp_keepalive_intvl",
-    "net.ipv4.tcp_keepalive_probes",
-    "net.ipv4.tcp_rmem",
-    "net.ipv4.tcp_wmem",
-    "net.ipv4.tcp_slow_start_after_idle",
-    "net.ipv4.tcp_notsent_lowat",
-    "net.netfilter.nf_conntrack_tcp_timeout_close_wait",
-    "net.netfilter.nf_conntrack_tcp_timeout_established",
-];
-
-/// The pod's sysctls with dots, as they are written inside its namespaces.
-pub fn sysctls(pod: &Pod) -> BTreeMap<String, String> {
-    let list = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()).and_then(|c| c.sysctls.as_deref());
-    list.unwrap_or_default().iter().map(|s| (s.name.replace('/', "."), s.value.clone())).collect()
-}
-
-/// The reason with which the kubelet refuses a pod for its sysctls.
-pub const SYSCTL_FORBIDDEN: &str = "SysctlForbidden";
-
-/// The first sysctl that is neither safe nor allowed, or that would reach beyond the pod, in the kubelet's words.
-pub fn forbidden_sysctl(pod: &Pod, allowed_unsafe: &[String]) -> Option<String> {
-    let spec = pod.spec.as_ref();
-    let host_network = spec.and_then(|s| s.host_network).unwrap_or(false);
-    let host_ipc = spec.and_then(|s| s.host_ipc).unwrap_or(false);
-    sysctls(pod).keys().find_map(|name| {
-        let net = name.starts_with("net.");
-        let ipc = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."].iter().any(|p| name.starts_with(p));
-        let allowed = SAFE_SYSCTLS.contains(&name.as_str())
-            || allowed_unsafe.iter().any(|pattern| match pattern.strip_suffix('*') {
-                Some(prefix) => name.starts_with(&prefix.replace('/', ".")),
-                None => *name == pattern.replace('/', "."),
-            });
-        if !allowed || !(net || ipc) {
-            Some(format!("forbidden sysctl: {name:?} not allowlisted"))
-        } else if net && host_network {
-            Some(format!("forbidden sysctl: {name:?} not allowed with host net enabled"))
-        } else if ipc && host_ipc {
-            Some(format!("forbidden sysctl: {name:?} not allowed with host ipc enabled"))
-        } else {
-            None
-        }
-    })
 }
 
 #[cfg(test)]

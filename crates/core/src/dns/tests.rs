@@ -24,7 +24,9 @@ fn each_policy() {
 
 #[test]
 fn the_pods_own_configuration_is_merged_in() {
-    let merged = of(&json!({"dnsConfig": {"nameservers": ["1.1.1.1", "10.96.0.10"], "searches": ["a.b"], "options": [{"name": "ndots", "value": "2"}]}}));
+    let merged = of(
+        &json!({"dnsConfig": {"nameservers": ["1.1.1.1", "10.96.0.10"], "searches": ["a.b"], "options": [{"name": "ndots", "value": "2"}]}}),
+    );
     assert_eq!(
         merged.text,
         "search ns.svc.cluster.local svc.cluster.local cluster.local home.arpa a.b\nnameserver 10.96.0.10\nnameserver 1.1.1.1\noptions ndots:2\n"
@@ -42,8 +44,41 @@ fn what_does_not_fit_is_left_out_and_named() {
 
 #[test]
 fn without_a_cluster_name_service_the_hosts_is_used_and_that_is_said() {
-    let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {"containers": []}})).unwrap();
+    let pod: Pod =
+        serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {"containers": []}})).unwrap();
     let out = pod_resolv_conf(&pod, HOST, &ClusterDns::default());
     assert_eq!(out.text, DEFAULT);
     assert!(out.missing_cluster_dns.unwrap().starts_with("pod: \"p_n(u)\". kubelet does not have ClusterDNS"));
+}
+
+#[test]
+fn the_hosts_file_is_read_as_the_kubelet_does() {
+    let text =
+        "search a b\n  ; no\nsearch c.. . d.e.\nnameserver  1.1.1.1 # x\nnameserver\noptions rotate ndots:1\noptions ndots:3 debug\njunk";
+    let conf = ResolvConf::parse(text);
+    assert_eq!(conf.servers, ["1.1.1.1"]);
+    assert_eq!(conf.searches, ["c.", "d.e"]);
+    assert_eq!(conf.options, ["rotate", "ndots:3", "debug"]);
+}
+
+#[test]
+fn search_lines_end_at_2048_characters_and_names_at_253() {
+    let searches = |count: usize, length: usize| {
+        let list: Vec<String> = (0..count).map(|n| format!("{n:02}{}", "x".repeat(length - 2))).collect();
+        let out = of(&json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"], "searches": list}}));
+        let kept = out.text.lines().find_map(|l| l.strip_prefix("search ")).map_or(0, |l| l.split(' ').count());
+        (kept, out.warnings.len())
+    };
+    // 8 × 253 and 7 spaces are 2031.
+    assert_eq!(searches(8, 253), (8, 0));
+    assert_eq!(searches(9, 253), (8, 1));
+    assert_eq!(searches(3, 254), (0, 1));
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_file_is_read(text in "(nameserver|search|options|#|;| |\n|\\.|[a-c:0-9])*") {
+        let conf = ResolvConf::parse(&text);
+        proptest::prop_assert_eq!(&ResolvConf::parse(&conf.render()).options, &conf.options);
+    }
 }

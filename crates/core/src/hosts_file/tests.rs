@@ -31,11 +31,15 @@ fn names() {
     let name = |spec: Value| pod_hostname(&pod(&spec), "cluster.local");
     assert_eq!(name(json!({"containers": []})).unwrap().hostname, "web-0");
     assert_eq!(name(json!({"containers": [], "hostname": "h"})).unwrap().hostname, "h");
-    let long = name(json!({"containers": [], "hostnameOverride": format!("{}-x", "a".repeat(62))})).unwrap();
-    assert_eq!(long.hostname, "a".repeat(62), "cut, and no final dash");
+    let long = name(json!({"containers": [], "hostnameOverride": format!("{}.x", "a".repeat(62))})).unwrap();
+    assert_eq!(long.hostname, "a".repeat(62), "cut, and no final dot");
     let fqdn = json!({"containers": [], "hostname": "h", "subdomain": "s", "setHostnameAsFQDN": true});
     assert_eq!(name(fqdn).unwrap().hostname, "h.s.ns.svc.cluster.local");
     let long = json!({"containers": [], "hostname": "h", "subdomain": "s".repeat(60), "setHostnameAsFQDN": true});
     assert!(name(long).unwrap_err().to_string().contains("(64 characters is the max, 83 characters requested)"));
     assert!(matches!(name(json!({"containers": [], "hostname": "../x"})), Err(HostnameError::NotDns { .. })));
+    assert!(matches!(name(json!({"containers": [], "hostnameOverride": "a b"})), Err(HostnameError::NotDns { .. })));
+    let over = json!({"containers": [], "hostnameOverride": "a.b", "subdomain": "s", "setHostnameAsFQDN": true});
+    let over = name(over).unwrap();
+    assert_eq!((over.hostname.as_str(), over.domain), ("a.b", None));
 }
