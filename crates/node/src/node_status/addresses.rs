@@ -99,8 +99,7 @@ fn of_interface(name: Option<&str>) -> Vec<IpAddr> {
     match name {
         Some(name) => global.filter(|address| address.interface == name).map(|address| address.address).collect(),
         None => {
-            let routes: Vec<String> =
-                [false, true].into_iter().filter_map(|ipv6| Some(default_route(ipv6).ok()??.interface)).collect();
+            let routes: Vec<String> = [false, true].into_iter().filter_map(|ipv6| Some(default_route(ipv6).ok()??.interface)).collect();
             let outward = |address: &&InterfaceAddress| routes.contains(&address.interface);
             global.filter(outward).map(|address| address.address).filter(|ip| is_public(*ip)).collect()
         }

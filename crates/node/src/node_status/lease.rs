@@ -49,7 +49,8 @@ pub(super) async fn keep(api: ApiHandle, node_name: String, seconds: i32, mut kn
 
 async fn renew(api: &ApiHandle, name: &str, uid: &str, seconds: i32) -> Result<(), CallError> {
     let leases: Api<Lease> = Api::namespaced(api.client(), NAMESPACE);
-    let owner = OwnerReference { api_version: "v1".into(), kind: "Node".into(), name: name.into(), uid: uid.into(), ..OwnerReference::default() };
+    let owner =
+        OwnerReference { api_version: "v1".into(), kind: "Node".into(), name: name.into(), uid: uid.into(), ..OwnerReference::default() };
     let spec = LeaseSpec {
         holder_identity: Some(name.to_owned()),
         lease_duration_seconds: Some(seconds),

@@ -146,14 +146,20 @@ impl Reporter {
             runtime: podman,
             network: !self.info.borrow().pod_cidrs.is_empty(),
             cidr_conflict: (self.inputs.cidr_conflict)(),
-            missing: ["cpu", "memory", "pods", "ephemeral-storage"].into_iter().filter(|name| !capacity.contains_key(*name)).map(str::to_owned).collect(),
+            missing: ["cpu", "memory", "pods", "ephemeral-storage"]
+                .into_iter()
+                .filter(|name| !capacity.contains_key(*name))
+                .map(str::to_owned)
+                .collect(),
         };
         let status = NodeStatus {
             conditions: Some(self.conditions(&before, &readings, &health)),
             addresses: Some(addresses::list(&internal, &self.external.borrow(), &self.inputs.config.node_name)),
             capacity: Some(capacity),
             allocatable: Some(allocatable),
-            daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(self.inputs.config.port) }) }),
+            daemon_endpoints: Some(NodeDaemonEndpoints {
+                kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(self.inputs.config.port) }),
+            }),
             images: self.images.borrow().clone().or_else(|| before.images.clone()),
             node_info: Some(system),
             runtime_handlers: Some(vec![NodeRuntimeHandler {

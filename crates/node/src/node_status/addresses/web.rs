@@ -18,8 +18,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// An address is short; some servers add a line break or a page around it.
 const MAX_ANSWER: usize = 4096;
 /// Where distributions keep the certificates of public authorities.
-const AUTHORITIES: [&str; 3] =
-    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem"];
+const AUTHORITIES: [&str; 3] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem"];
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
