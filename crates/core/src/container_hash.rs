@@ -15,12 +15,7 @@ pub fn container_hash(container: &Container) -> String {
         hasher.update((part.len() as u64).to_be_bytes());
         hasher.update(part.as_bytes());
     }
-    hasher
-        .finalize()
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hasher.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -28,11 +23,7 @@ mod tests {
     use super::*;
 
     fn container(name: &str, image: &str) -> Container {
-        Container {
-            name: name.to_owned(),
-            image: Some(image.to_owned()),
-            ..Container::default()
-        }
+        Container { name: name.to_owned(), image: Some(image.to_owned()), ..Container::default() }
     }
 
     #[test]
@@ -48,9 +39,6 @@ mod tests {
     #[test]
     fn is_what_running_containers_carry() {
         // A change of this value restarts every container at an upgrade of the agent.
-        assert_eq!(
-            container_hash(&container("web", "nginx:1")),
-            "19301f0375c597dd"
-        );
+        assert_eq!(container_hash(&container("web", "nginx:1")), "19301f0375c597dd");
     }
 }

@@ -16,9 +16,7 @@ const MILLI: i128 = 1_000_000;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuantityError {
     /// The text does not have the shape number + suffix.
-    #[error(
-        "{text:?} is no quantity: quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
-    )]
+    #[error("{text:?} is no quantity: quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")]
     Format {
         /// The text.
         text: String,
@@ -56,33 +54,21 @@ pub struct Amount {
 
 impl Amount {
     /// Nothing.
-    pub const ZERO: Self = Self {
-        nano: 0,
-        format: Format::DecimalSi,
-    };
+    pub const ZERO: Self = Self { nano: 0, format: Format::DecimalSi };
 
     /// A whole number, written with decimal suffixes.
     pub const fn whole(value: i64) -> Self {
-        Self {
-            nano: value as i128 * NANO,
-            format: Format::DecimalSi,
-        }
+        Self { nano: value as i128 * NANO, format: Format::DecimalSi }
     }
 
     /// A whole number of bytes, written with binary suffixes.
     pub const fn bytes(value: i64) -> Self {
-        Self {
-            nano: value as i128 * NANO,
-            format: Format::BinarySi,
-        }
+        Self { nano: value as i128 * NANO, format: Format::BinarySi }
     }
 
     /// Thousandths: the unit CPU is counted in.
     pub const fn milli(value: i64) -> Self {
-        Self {
-            nano: value as i128 * MILLI,
-            format: Format::DecimalSi,
-        }
+        Self { nano: value as i128 * MILLI, format: Format::DecimalSi }
     }
 
     /// Reads the API's type.
@@ -127,11 +113,7 @@ impl Amount {
     ///
     /// CPU is divided in thousandths, all else in whole units, as the kubelet does.
     pub fn divided(self, divisor: Self, cpu: bool) -> i64 {
-        let (value, by) = if cpu {
-            (self.milli_value(), divisor.milli_value())
-        } else {
-            (self.value(), divisor.value())
-        };
+        let (value, by) = if cpu { (self.milli_value(), divisor.milli_value()) } else { (self.value(), divisor.value()) };
         let by = match by {
             0 if cpu => 1000,
             0 => 1,
@@ -139,23 +121,12 @@ impl Amount {
         };
         let (value, by) = (i128::from(value), i128::from(by));
         let floor = value.div_euclid(by);
-        clamp(if value.rem_euclid(by) == 0 || by < 0 {
-            floor
-        } else {
-            floor + 1
-        })
+        clamp(if value.rem_euclid(by) == 0 || by < 0 { floor } else { floor + 1 })
     }
 
     fn with(self, nano: i128, other: Self) -> Self {
         // As upstream's Add and Sub: nothing has no family of its own.
-        Self {
-            nano,
-            format: if self.nano == 0 {
-                other.format
-            } else {
-                self.format
-            },
-        }
+        Self { nano, format: if self.nano == 0 { other.format } else { self.format } }
     }
 }
 
@@ -204,11 +175,7 @@ impl Ord for Amount {
 
 fn div_away(value: i128, by: i128) -> i128 {
     let quotient = value / by;
-    if value % by == 0 {
-        quotient
-    } else {
-        quotient + value.signum()
-    }
+    if value % by == 0 { quotient } else { quotient + value.signum() }
 }
 
 fn clamp(value: i128) -> i64 {
@@ -218,14 +185,9 @@ fn clamp(value: i128) -> i64 {
 /// The number's digits as mantissa × 10^scale; digits too many for 128 bits only raise the scale.
 fn mantissa(whole: &str, fraction: &str) -> (i128, i64) {
     let (mut mantissa, mut scale, mut full) = (0_i128, 0_i64, false);
-    let digits = whole
-        .bytes()
-        .map(|d| (d, false))
-        .chain(fraction.bytes().map(|d| (d, true)));
+    let digits = whole.bytes().map(|d| (d, false)).chain(fraction.bytes().map(|d| (d, true)));
     for (digit, after_point) in digits {
-        let next = mantissa
-            .checked_mul(10)
-            .and_then(|m| m.checked_add(i128::from(digit - b'0')));
+        let next = mantissa.checked_mul(10).and_then(|m| m.checked_add(i128::from(digit - b'0')));
         match next {
             Some(next) if !full => {
                 mantissa = next;
@@ -296,9 +258,7 @@ impl FromStr for Amount {
     type Err = QuantityError;
 
     fn from_str(text: &str) -> Result<Self, QuantityError> {
-        let format_error = || QuantityError::Format {
-            text: text.to_owned(),
-        };
+        let format_error = || QuantityError::Format { text: text.to_owned() };
         if text.is_empty() {
             return Err(format_error());
         }
@@ -311,23 +271,16 @@ impl FromStr for Amount {
         };
         // What is left must be letters, a sign, digits: anything else is not even the shape of a suffix.
         let after_letters = suffix.trim_start_matches(|c: char| "eEinumkKMGTP".contains(c));
-        let exponent = after_letters
-            .strip_prefix(['-', '+'])
-            .unwrap_or(after_letters);
+        let exponent = after_letters.strip_prefix(['-', '+']).unwrap_or(after_letters);
         if !split_digits(exponent).1.is_empty() {
             return Err(format_error());
         }
-        let (scale, mut format) = interpret(suffix).ok_or_else(|| QuantityError::Suffix {
-            text: text.to_owned(),
-            suffix: suffix.to_owned(),
-        })?;
+        let (scale, mut format) =
+            interpret(suffix).ok_or_else(|| QuantityError::Suffix { text: text.to_owned(), suffix: suffix.to_owned() })?;
 
         let (mantissa, base_scale) = mantissa(whole, fraction);
         let mut nano = match scale {
-            Scale::Ten(exponent) => scaled(
-                mantissa,
-                base_scale.saturating_add(exponent).saturating_add(9),
-            ),
+            Scale::Ten(exponent) => scaled(mantissa, base_scale.saturating_add(exponent).saturating_add(9)),
             Scale::Two(exponent) => {
                 // Multiply first, so that 0.5Ki stays exact; only then may the division round.
                 match mantissa.checked_mul(1 << exponent) {
@@ -342,10 +295,7 @@ impl FromStr for Amount {
                 format = Format::DecimalSi;
             }
         }
-        Ok(Self {
-            nano: if negative { -nano } else { nano },
-            format,
-        })
+        Ok(Self { nano: if negative { -nano } else { nano }, format })
     }
 }
 
@@ -355,10 +305,7 @@ impl fmt::Display for Amount {
             return f.write_str("0");
         }
         let kibi = 1024 * NANO;
-        if self.format == Format::BinarySi
-            && self.nano % NANO == 0
-            && !(-kibi < self.nano && self.nano < kibi)
-        {
+        if self.format == Format::BinarySi && self.nano % NANO == 0 && !(-kibi < self.nano && self.nano < kibi) {
             let (mut value, mut step) = (self.nano / NANO, 0);
             while value % 1024 == 0 && step < 6 {
                 value /= 1024;
@@ -368,21 +315,13 @@ impl fmt::Display for Amount {
             return write!(f, "{value}{suffix}");
         }
         let (mut value, mut exponent) = (self.nano, -9_i32);
-        let most = if self.format == Format::DecimalExponent {
-            i32::MAX
-        } else {
-            18
-        };
+        let most = if self.format == Format::DecimalExponent { i32::MAX } else { 18 };
         while value % 1000 == 0 && exponent < most {
             value /= 1000;
             exponent += 3;
         }
         if self.format == Format::DecimalExponent {
-            return if exponent == 0 {
-                write!(f, "{value}")
-            } else {
-                write!(f, "{value}e{exponent}")
-            };
+            return if exponent == 0 { write!(f, "{value}") } else { write!(f, "{value}e{exponent}") };
         }
         let suffix = match exponent {
             -9 => "n",

@@ -4,12 +4,10 @@ mod cgroup;
 mod requests;
 
 pub use cgroup::{
-    CPU_PERIOD, ContainerLimits, PodCgroup, container_limits, cpu_quota, cpu_shares, cpu_weight,
-    hugepage_unit, oom_score_adj, pod_cgroup,
+    CPU_PERIOD, ContainerLimits, PodCgroup, container_limits, cpu_quota, cpu_shares, cpu_weight, hugepage_unit, oom_score_adj, pod_cgroup,
 };
 pub use requests::{
-    Amounts, amounts, container_requests, has_pod_level_requests, has_pod_level_resources,
-    is_sidecar, pod_limits, pod_requests,
+    Amounts, amounts, container_requests, has_pod_level_requests, has_pod_level_resources, is_sidecar, pod_limits, pod_requests,
 };
 
 use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
@@ -52,10 +50,7 @@ impl QosClass {
 
 /// The class of a pod: the one in its status, else computed from its spec.
 pub fn qos_class(pod: &Pod) -> QosClass {
-    let recorded = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.qos_class.as_deref());
+    let recorded = pod.status.as_ref().and_then(|status| status.qos_class.as_deref());
     match recorded {
         Some("Guaranteed") => QosClass::Guaranteed,
         Some("Burstable") => QosClass::Burstable,
@@ -69,27 +64,16 @@ pub fn computed_qos_class(pod: &Pod) -> QosClass {
     let Some(spec) = &pod.spec else {
         return QosClass::BestEffort;
     };
-    if let Some(resources) = spec
-        .resources
-        .as_ref()
-        .filter(|_| has_pod_level_resources(pod))
-    {
+    if let Some(resources) = spec.resources.as_ref().filter(|_| has_pod_level_resources(pod)) {
         return requirements_class(Some(resources));
     }
-    let containers = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .chain(&spec.containers);
+    let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
     combined(containers.map(|container| requirements_class(container.resources.as_ref())))
 }
 
 /// One class for many: the common one, else burstable.
 fn combined(classes: impl IntoIterator<Item = QosClass>) -> QosClass {
-    classes
-        .into_iter()
-        .reduce(|a, b| if a == b { a } else { QosClass::Burstable })
-        .unwrap_or(QosClass::BestEffort)
+    classes.into_iter().reduce(|a, b| if a == b { a } else { QosClass::Burstable }).unwrap_or(QosClass::BestEffort)
 }
 
 fn requirements_class(resources: Option<&ResourceRequirements>) -> QosClass {
@@ -110,11 +94,7 @@ pub fn is_critical(pod: &Pod) -> bool {
     let annotation = |key: &str| pod.metadata.annotations.as_ref().and_then(|a| a.get(key));
     annotation("kubernetes.io/config.source").is_some_and(|source| source != "api")
         || annotation("kubernetes.io/config.mirror").is_some()
-        || pod
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.priority)
-            .is_some_and(|priority| priority >= SYSTEM_CRITICAL_PRIORITY)
+        || pod.spec.as_ref().and_then(|spec| spec.priority).is_some_and(|priority| priority >= SYSTEM_CRITICAL_PRIORITY)
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::requests::{aggregate, limits_of, pod_level};
 use super::{
-    Amounts, QosClass, amounts, container_requests, has_pod_level_requests,
-    has_pod_level_resources, is_critical, is_sidecar, pod_limits, pod_requests, qos_class,
+    Amounts, QosClass, amounts, container_requests, has_pod_level_requests, has_pod_level_resources, is_critical, is_sidecar, pod_limits,
+    pod_requests, qos_class,
 };
 use crate::quantity::Amount;
 
@@ -80,11 +80,7 @@ fn memory(amount: Amount) -> Option<i64> {
 
 /// The kernel's name of a size of huge pages (`2MB`, `1GB`) for a resource (`hugepages-2Mi`).
 pub fn hugepage_unit(resource: &str) -> Option<String> {
-    let mut size = resource
-        .strip_prefix("hugepages-")?
-        .parse::<Amount>()
-        .ok()?
-        .value();
+    let mut size = resource.strip_prefix("hugepages-")?.parse::<Amount>().ok()?.value();
     let units = ["B", "KB", "MB", "GB", "TB", "PB"];
     let mut unit = 0;
     while size > 0 && size % 1024 == 0 && unit + 1 < units.len() {
@@ -95,30 +91,20 @@ pub fn hugepage_unit(resource: &str) -> Option<String> {
 }
 
 fn hugepages(list: &Amounts, result: &mut BTreeMap<String, i64>) {
-    result.extend(
-        list.iter()
-            .filter_map(|(name, amount)| Some((hugepage_unit(name)?, amount.value()))),
-    );
+    result.extend(list.iter().filter_map(|(name, amount)| Some((hugepage_unit(name)?, amount.value()))));
 }
 
 /// The limits of one container. A limit that only the pod has is the container's too, so that tools that look at their own cgroup
 /// see it. `memory_capacity` is the machine's, in bytes.
 pub fn container_limits(pod: &Pod, container: &Container, memory_capacity: i64) -> ContainerLimits {
-    let pod_limits = if has_pod_level_resources(pod) {
-        amounts(pod_level(pod).and_then(|r| r.limits.as_ref()))
-    } else {
-        Amounts::new()
-    };
+    let pod_limits = if has_pod_level_resources(pod) { amounts(pod_level(pod).and_then(|r| r.limits.as_ref())) } else { Amounts::new() };
     let own = limits_of(container);
     let limit = |name| match get(&own, name) {
         none if none.is_zero() => get(&pod_limits, name),
         limit => limit,
     };
     let cpu_limit = limit("cpu");
-    let cpu_request = container_requests(container)
-        .get("cpu")
-        .copied()
-        .unwrap_or(cpu_limit);
+    let cpu_request = container_requests(container).get("cpu").copied().unwrap_or(cpu_limit);
     let mut pages = BTreeMap::new();
     hugepages(&pod_limits, &mut pages);
     hugepages(&own, &mut pages);
@@ -143,21 +129,12 @@ pub fn pod_cgroup(pod: &Pod) -> PodCgroup {
             !get(&list, name).is_zero()
         };
         let everywhere = pod.spec.as_ref().is_some_and(|spec| {
-            spec.init_containers
-                .iter()
-                .flatten()
-                .chain(&spec.containers)
-                .all(|container| !get(&limits_of(container), name).is_zero())
+            spec.init_containers.iter().flatten().chain(&spec.containers).all(|container| !get(&limits_of(container), name).is_zero())
         });
-        class == QosClass::Guaranteed
-            || (class == QosClass::Burstable && (at_pod_level || everywhere))
+        class == QosClass::Guaranteed || (class == QosClass::Burstable && (at_pod_level || everywhere))
     };
     PodCgroup {
-        cpu_shares: if class == QosClass::BestEffort {
-            MIN_SHARES
-        } else {
-            cpu_shares(get(&requests, "cpu").milli_value())
-        },
+        cpu_shares: if class == QosClass::BestEffort { MIN_SHARES } else { cpu_shares(get(&requests, "cpu").milli_value()) },
         cpu_quota: cpu_quota(get(&limits, "cpu").milli_value()).filter(|_| declared("cpu")),
         memory_limit: memory(get(&limits, "memory")).filter(|_| declared("memory")),
         hugepages: pages,
@@ -167,12 +144,8 @@ pub fn pod_cgroup(pod: &Pod) -> PodCgroup {
 /// How willing the kernel is to kill the container's processes when memory runs out: the less of its request a container can use
 /// up, the higher. `memory_capacity` is the machine's, in bytes.
 pub fn oom_score_adj(pod: &Pod, container: &Container, memory_capacity: i64) -> i32 {
-    let node_critical = is_critical(pod)
-        && pod
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.priority_class_name.as_deref())
-            == Some("system-node-critical");
+    let node_critical =
+        is_critical(pod) && pod.spec.as_ref().and_then(|spec| spec.priority_class_name.as_deref()) == Some("system-node-critical");
     let adj = match qos_class(pod) {
         _ if node_critical => GUARANTEED_OOM_SCORE_ADJ,
         QosClass::Guaranteed => GUARANTEED_OOM_SCORE_ADJ,
@@ -184,40 +157,26 @@ pub fn oom_score_adj(pod: &Pod, container: &Container, memory_capacity: i64) -> 
 
 fn burstable_score(pod: &Pod, container: &Container, capacity: i64) -> i64 {
     let request = |container: &Container| get(&container_requests(container), "memory").value();
-    let extra = if has_pod_level_requests(pod) {
-        unclaimed_share(pod)
-    } else {
-        0
-    };
+    let extra = if has_pod_level_requests(pod) { unclaimed_share(pod) } else { 0 };
     let score = |bytes: i64| {
         let bytes = i128::from(bytes.saturating_add(extra));
         i64::try_from(1000 - 1000 * bytes / i128::from(capacity.max(1))).unwrap_or(i64::MIN)
     };
     let mut adj = score(request(container));
     let spec = pod.spec.as_ref();
-    let initial = spec
-        .and_then(|s| s.init_containers.as_ref())
-        .is_some_and(|list| list.iter().any(|c| c.name == container.name));
+    let initial = spec.and_then(|s| s.init_containers.as_ref()).is_some_and(|list| list.iter().any(|c| c.name == container.name));
     if is_sidecar(container) && initial {
         // A sidecar must not be killed before the containers it serves.
-        let least = spec
-            .and_then(|s| s.containers.iter().map(request).min())
-            .unwrap_or(0);
+        let least = spec.and_then(|s| s.containers.iter().map(request).min()).unwrap_or(0);
         adj = adj.min(score(least));
     }
-    adj.clamp(
-        1000 + GUARANTEED_OOM_SCORE_ADJ,
-        BEST_EFFORT_OOM_SCORE_ADJ - 1,
-    )
+    adj.clamp(1000 + GUARANTEED_OOM_SCORE_ADJ, BEST_EFFORT_OOM_SCORE_ADJ - 1)
 }
 
 /// Pod-level memory request that no container claims, divided among all containers.
 fn unclaimed_share(pod: &Pod) -> i64 {
     let Some(spec) = &pod.spec else { return 0 };
-    let requested = get(
-        &amounts(pod_level(pod).and_then(|r| r.requests.as_ref())),
-        "memory",
-    );
+    let requested = get(&amounts(pod_level(pod).and_then(|r| r.requests.as_ref())), "memory");
     let claimed = get(&aggregate(pod, container_requests), "memory");
     let count = spec.containers.len() + spec.init_containers.as_ref().map_or(0, Vec::len);
     let left = requested.value().saturating_sub(claimed.value()).max(0);

@@ -11,10 +11,7 @@ pub type Amounts = BTreeMap<String, Amount>;
 /// Parses a resource list. What is no quantity is left out: the API server lets none through, and admission refuses static pods
 /// that have one.
 pub fn amounts(list: Option<&BTreeMap<String, Quantity>>) -> Amounts {
-    list.into_iter()
-        .flatten()
-        .filter_map(|(name, quantity)| Some((name.clone(), Amount::of(quantity).ok()?)))
-        .collect()
+    list.into_iter().flatten().filter_map(|(name, quantity)| Some((name.clone(), Amount::of(quantity).ok()?))).collect()
 }
 
 /// A container's requests; a missing one is the limit, as the API server's defaulting has it (static pods never went through it).
@@ -99,21 +96,14 @@ pub(super) fn aggregate(pod: &Pod, of: impl Fn(&Container) -> Amounts) -> Amount
 }
 
 fn apply_pod_level(result: &mut Amounts, list: Option<&BTreeMap<String, Quantity>>) {
-    result.extend(
-        amounts(list)
-            .into_iter()
-            .filter(|(name, _)| counts_at_pod_level(name)),
-    );
+    result.extend(amounts(list).into_iter().filter(|(name, _)| counts_at_pod_level(name)));
 }
 
 /// What the pod counts for on its node, overhead included.
 pub fn pod_requests(pod: &Pod) -> Amounts {
     let mut requests = aggregate(pod, container_requests);
     if has_pod_level_requests(pod) {
-        apply_pod_level(
-            &mut requests,
-            pod_level(pod).and_then(|r| r.requests.as_ref()),
-        );
+        apply_pod_level(&mut requests, pod_level(pod).and_then(|r| r.requests.as_ref()));
     }
     add_all(&mut requests, &overhead(pod));
     requests

@@ -21,60 +21,20 @@ fn qos_classes() {
     let both = json!({"cpu": "1", "memory": "1Gi"});
     for (containers, class) in [
         (json!([{"name": "a"}]), QosClass::BestEffort),
-        (
-            json!([container("a", json!({"cpu": "0"}), json!({}))]),
-            QosClass::BestEffort,
-        ),
-        (
-            json!([container(
-                "a",
-                json!({"ephemeral-storage": "1Gi"}),
-                json!({})
-            )]),
-            QosClass::BestEffort,
-        ),
-        (
-            json!([container("a", both.clone(), both.clone())]),
-            QosClass::Guaranteed,
-        ),
-        (
-            json!([container(
-                "a",
-                json!({"cpu": "1000m", "memory": "1024Mi"}),
-                both.clone()
-            )]),
-            QosClass::Guaranteed,
-        ),
-        (
-            json!([container("a", json!({}), both.clone())]),
-            QosClass::Guaranteed,
-        ),
-        (
-            json!([container("a", both.clone(), json!({}))]),
-            QosClass::Burstable,
-        ),
-        (
-            json!([container("a", json!({"cpu": "1"}), json!({"cpu": "1"}))]),
-            QosClass::Burstable,
-        ),
-        (
-            json!([container("a", both.clone(), both.clone()), {"name": "b"}]),
-            QosClass::Burstable,
-        ),
+        (json!([container("a", json!({"cpu": "0"}), json!({}))]), QosClass::BestEffort),
+        (json!([container("a", json!({"ephemeral-storage": "1Gi"}), json!({}))]), QosClass::BestEffort),
+        (json!([container("a", both.clone(), both.clone())]), QosClass::Guaranteed),
+        (json!([container("a", json!({"cpu": "1000m", "memory": "1024Mi"}), both.clone())]), QosClass::Guaranteed),
+        (json!([container("a", json!({}), both.clone())]), QosClass::Guaranteed),
+        (json!([container("a", both.clone(), json!({}))]), QosClass::Burstable),
+        (json!([container("a", json!({"cpu": "1"}), json!({"cpu": "1"}))]), QosClass::Burstable),
+        (json!([container("a", both.clone(), both.clone()), {"name": "b"}]), QosClass::Burstable),
     ] {
-        assert_eq!(
-            qos_class(&pod(json!({"containers": containers}))),
-            class,
-            "{containers}"
-        );
+        assert_eq!(qos_class(&pod(json!({"containers": containers}))), class, "{containers}");
     }
-    let init = pod(
-        json!({"initContainers": [{"name": "i"}], "containers": [container("a", both.clone(), both.clone())]}),
-    );
+    let init = pod(json!({"initContainers": [{"name": "i"}], "containers": [container("a", both.clone(), both.clone())]}));
     assert_eq!(qos_class(&init), QosClass::Burstable);
-    let pod_level = pod(
-        json!({"resources": {"requests": both, "limits": both}, "containers": [{"name": "a"}]}),
-    );
+    let pod_level = pod(json!({"resources": {"requests": both, "limits": both}, "containers": [{"name": "a"}]}));
     assert_eq!(qos_class(&pod_level), QosClass::Guaranteed);
     let mut recorded = pod_level;
     recorded.status = serde_json::from_value(json!({"qosClass": "BestEffort"})).unwrap();
@@ -108,10 +68,7 @@ fn pod_level_values_replace_the_sum() {
         "containers": [container("a", json!({"cpu": "1", "memory": "1Gi"}), json!({}))],
     }));
     let requests = pod_requests(&pod);
-    assert_eq!(
-        (requests["cpu"].to_string(), requests["memory"].to_string()),
-        ("3".into(), "1Gi".into())
-    );
+    assert_eq!((requests["cpu"].to_string(), requests["memory"].to_string()), ("3".into(), "1Gi".into()));
     assert!(!requests.contains_key("ephemeral-storage"));
     let limits = container_limits(&pod, first(&pod), 8 * GI);
     assert_eq!(limits.memory_limit, Some(2 * GI));
@@ -129,24 +86,11 @@ fn cpu_conversions() {
         (1000, 1024, Some(100_000)),
         (2500, 2560, Some(250_000)),
     ] {
-        assert_eq!(
-            (cpu_shares(milli), cpu_quota(milli)),
-            (shares, quota),
-            "{milli}"
-        );
+        assert_eq!((cpu_shares(milli), cpu_quota(milli)), (shares, quota), "{milli}");
     }
     assert_eq!(cpu_shares(i64::MAX), 262_144);
     // From the tests of github.com/opencontainers/cgroups.
-    for (shares, weight) in [
-        (0, 0),
-        (1, 1),
-        (2, 1),
-        (1024, 100),
-        (3, 2),
-        (262_143, 10_000),
-        (262_144, 10_000),
-        (1 << 40, 10_000),
-    ] {
+    for (shares, weight) in [(0, 0), (1, 1), (2, 1), (1024, 100), (3, 2), (262_143, 10_000), (262_144, 10_000), (1 << 40, 10_000)] {
         assert_eq!(cpu_weight(shares), weight, "{shares}");
     }
 }
@@ -158,28 +102,16 @@ fn container_and_pod_cgroups() {
         container("b", json!({}), json!({"cpu": "1"})),
     ]}));
     let a = container_limits(&pod, first(&pod), 4 * GI);
-    assert_eq!(
-        (a.cpu_shares, a.cpu_quota, a.memory_limit),
-        (102, Some(50_000), Some(128 << 20))
-    );
+    assert_eq!((a.cpu_shares, a.cpu_quota, a.memory_limit), (102, Some(50_000), Some(128 << 20)));
     assert_eq!(a.hugepages, [("2MB".to_owned(), 4 << 20)].into());
     let b = container_limits(&pod, &pod.spec.as_ref().unwrap().containers[1], 4 * GI);
-    assert_eq!(
-        (b.cpu_shares, b.cpu_quota, b.memory_limit),
-        (1024, Some(100_000), None)
-    );
+    assert_eq!((b.cpu_shares, b.cpu_quota, b.memory_limit), (1024, Some(100_000), None));
     // b has no memory limit: the pod must have none either.
     let cgroup = pod_cgroup(&pod);
-    assert_eq!(
-        (cgroup.cpu_shares, cgroup.cpu_quota, cgroup.memory_limit),
-        (1126, Some(150_000), None)
-    );
+    assert_eq!((cgroup.cpu_shares, cgroup.cpu_quota, cgroup.memory_limit), (1126, Some(150_000), None));
     let nothing = self::pod(json!({"containers": [{"name": "a"}]}));
     assert_eq!(pod_cgroup(&nothing).cpu_shares, 2);
-    assert_eq!(
-        container_limits(&nothing, first(&nothing), GI).cpu_shares,
-        2
-    );
+    assert_eq!(container_limits(&nothing, first(&nothing), GI).cpu_shares, 2);
 }
 
 #[test]
@@ -198,28 +130,17 @@ fn hugepage_names() {
 
 #[test]
 fn oom_scores() {
-    let request = |memory: &str| {
-        pod(json!({"containers": [container("a", json!({"memory": memory}), json!({}))]}))
-    };
+    let request = |memory: &str| pod(json!({"containers": [container("a", json!({"memory": memory}), json!({}))]}));
     let score = |pod: &Pod, capacity| oom_score_adj(pod, first(pod), capacity);
     // The values of the kubelet's own test.
-    assert_eq!(
-        score(&pod(json!({"containers": [{"name": "a"}]})), 4_000_000_000),
-        1000
-    );
+    assert_eq!(score(&pod(json!({"containers": [{"name": "a"}]})), 4_000_000_000), 1000);
     assert_eq!(score(&request("0"), 4_000_000_000), 1000);
     assert_eq!(score(&request("10M"), 4_000_000_000), 998);
     assert_eq!(score(&request("2M"), 40_000_000_000), 999);
     assert_eq!(score(&request("3200M"), 4_000_000_000), 200);
     assert_eq!(score(&request("8000M"), 4_000_000_000), 3);
     let both = json!({"cpu": "1", "memory": "1Gi"});
-    assert_eq!(
-        score(
-            &pod(json!({"containers": [container("a", both.clone(), both)]})),
-            4 * GI
-        ),
-        -997
-    );
+    assert_eq!(score(&pod(json!({"containers": [container("a", both.clone(), both)]})), 4 * GI), -997);
     let mut critical = request("10M");
     critical.spec.as_mut().unwrap().priority_class_name = Some("system-node-critical".into());
     critical.spec.as_mut().unwrap().priority = Some(2_000_001_000);
@@ -231,9 +152,7 @@ fn oom_scores() {
 fn a_sidecar_outlives_what_it_serves() {
     let mut sidecar = container("s", json!({"memory": "1M"}), json!({}));
     sidecar["restartPolicy"] = json!("Always");
-    let pod = pod(
-        json!({"initContainers": [sidecar], "containers": [container("a", json!({"memory": "1000M"}), json!({}))]}),
-    );
+    let pod = pod(json!({"initContainers": [sidecar], "containers": [container("a", json!({"memory": "1000M"}), json!({}))]}));
     let init = &pod.spec.as_ref().unwrap().init_containers.as_ref().unwrap()[0];
     assert_eq!(oom_score_adj(&pod, init, 4_000_000_000), 750);
 }
