@@ -4,6 +4,8 @@
 //! unsafe or wrong.
 
 mod markdown;
+#[cfg(test)]
+mod schema;
 mod table;
 
 use serde_json::Value;
@@ -21,8 +23,8 @@ pub const REFUSED_REASON: &str = "PodFeatureUnsupported";
 pub enum State {
     /// It has its effect.
     Supported,
-    /// It has no effect on a node: other components act on it.
-    Ignored,
+    /// Nothing for a node to do: other components act on it.
+    ControlPlane,
     /// It should have an effect and has none; the pod runs, with a warning.
     NotYet,
     /// A pod that has it is not run.
@@ -32,7 +34,7 @@ pub enum State {
 /// A field that a pod sets and that does not have its effect on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Where, as the API server's validation writes it: `spec.containers[0].livenessProbe`.
+    /// Where, with the name or else the index of the elements of lists: `spec.containers[web].livenessProbe`.
     pub path: String,
     /// What becomes of it; never `Supported`.
     pub state: State,
@@ -141,13 +143,15 @@ fn is_unset(value: &Value) -> bool {
     }
 }
 
-/// Judges all fields below `place`; `pattern` is `path` without indexes.
+/// Judges all fields below `place`; `pattern` is `path` without what tells elements apart.
 fn walk(place: &Place<'_>, path: &str, pattern: &str, found: &mut Vec<Finding>) {
     match place.value {
         Value::Array(list) => {
             for (index, value) in list.iter().enumerate() {
                 let place = Place { value, ..*place };
-                let (path, pattern) = (format!("{path}[{index}]"), format!("{pattern}[]"));
+                let name = value.get("name").and_then(Value::as_str).filter(|name| !name.is_empty());
+                let element = name.map_or_else(|| index.to_string(), str::to_owned);
+                let (path, pattern) = (format!("{path}[{element}]"), format!("{pattern}[]"));
                 walk(&place, &path, &pattern, found);
             }
         }
@@ -191,8 +195,8 @@ pub fn refusal(findings: &[Finding]) -> Option<Rejection> {
     if texts.is_empty() {
         return None;
     }
-    let message = format!("this node does not support {}", texts.join(", "));
-    Some(Rejection { reason: REFUSED_REASON.to_owned(), message })
+    let message = format!("Pod requires node features that are not available: {}", texts.join(", "));
+    Some(Rejection::new(REFUSED_REASON, message))
 }
 
 /// The text of the warning that a finding deserves, if it does.

@@ -13,7 +13,8 @@ Generated from the table that the node judges pods by; `UPDATE_DOCS=1 cargo test
 | not yet | should have an effect and has none: the pod runs, with a Warning event that names the field |
 | refused | the pod is not run: it fails with the reason `PodFeatureUnsupported` and a message that names the field |
 
-Objects below a field that is named as a whole are supported as a whole. What this table does not name gets a Warning event.
+Every field of the API is here; where an object is not `yes`, that is said of all its fields at once. Where a state holds for some values only, they stand
+behind the field, and all others are supported.
 ";
 
 /// The content of `docs/supported.md`.
@@ -33,7 +34,7 @@ fn line(field: &Field) -> String {
     let Field { path, state, note, only } = field;
     let state = match state {
         State::Supported => "yes",
-        State::Ignored => "elsewhere",
+        State::ControlPlane => "elsewhere",
         State::NotYet => "not yet",
         State::Refused => "refused",
     };
