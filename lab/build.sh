@@ -1,6 +1,6 @@
 #!/bin/bash
 # Builds the lab's foreign parts into a cache outside the work tree. See lab/README.md.
-# usage: lab/build.sh [controlplane] [suite] [images] [coredns] [peer] [all]      default: controlplane images
+# usage: lab/build.sh [controlplane] [suite] [images] [coredns] [peer] [rootfs-trixie] [rootfs-sid] [all]      default: controlplane images
 #        lab/build.sh --cache-dir
 set -euo pipefail
 
@@ -27,6 +27,8 @@ declare -A outputs=(
   [programs]="work/programs"
   [trees]="work/trees"
   [images]="images/index.json"
+  [rootfs-trixie]="rootfs/trixie"
+  [rootfs-sid]="rootfs/sid"
 )
 declare -A first_build=(
   [controlplane]="8 to 10 minutes on 2 cores"
@@ -37,12 +39,15 @@ declare -A first_build=(
   [programs]="1 minute on 2 cores"
   [trees]="2 minutes on 2 cores"
   [images]="10 seconds"
+  [rootfs-trixie]="1 to 2 minutes"
+  [rootfs-sid]="1 to 2 minutes"
 )
 
 go_key() { echo "$go_version $CGO_ENABLED $GOFLAGS" && hash_of "$lab/go/go.mod" "$lab/go/go.sum" "${@/#/$lab/go/}"; }
 hash_of() { find "$@" -type f ! -name '*_test.go' -print0 | LC_ALL=C sort -z | xargs -0 cat | sha256sum; }
 key() {
   declare -f "build_$1" version_flags
+  case $1 in rootfs-*) declare -f build_rootfs ;; esac
   case $1 in
     controlplane) go_key cmd/k8s ;;
     suite | peer | programs) go_key ;;
@@ -116,6 +121,32 @@ build_images() {
     --kubernetes "$(kubernetes_source)"
 }
 
+build_rootfs-trixie() { build_rootfs trixie; }
+build_rootfs-sid() { build_rootfs sid; }
+
+# The root folder of a machine with a newer Debian, and so a newer Podman, than the one that the lab runs on. The packages are those that a user
+# installs for kube-pet; conmon and its like come as Podman's dependencies. What debootstrap mounts stays in a namespace of its own.
+build_rootfs() {
+  local root=$new/rootfs/$1
+  need_command debootstrap debootstrap
+  need_file /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
+  install_needed
+  mkdir -p "$root"
+  nice -n 5 unshare --mount --propagation private debootstrap --variant=minbase \
+    --include=podman,crun,conmon,netavark,aardvark-dns,catatonit,nftables,iptables,iproute2,ca-certificates,curl,procps "$1" "$root" "$(debian_mirror)"
+  rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* "$root"/usr/share/{doc,man,info,locale}
+  echo "rootfs-$1: $(chroot "$root" podman --version)"
+}
+
+# The mirror is whatever this machine's apt uses for Debian's main archive, in either of the formats of its sources.
+# shellcheck disable=SC2016  # apt-get expands these
+debian_mirror() {
+  local mirror=${KUBE_PET_LAB_DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
+    awk '$3 == "main" && $2 ~ /^(bookworm|trixie|forky|sid|stable|testing|unstable|oldstable)$/ { print $1; exit }')}
+  [ -n "$mirror" ] || die "no Debian archive in apt's sources; set KUBE_PET_LAB_DEBIAN_MIRROR to a mirror's URL"
+  echo "$mirror"
+}
+
 kubernetes_source() { (cd "$lab/go" && go mod download k8s.io/kubernetes && go list -m -f '{{.Dir}}' k8s.io/kubernetes); }
 
 # ---- Debian packages that the builds themselves need ----
@@ -145,7 +176,7 @@ ensure() {
   local target=$1 want
   want=$(key "$target" | sha256sum | cut -c1-64)
   fresh "$target" "$want" && return
-  mkdir -p "$cache"/{bin,work,stamps,lock,log,tmp}
+  mkdir -p "$cache"/{bin,work,rootfs,stamps,lock,log,tmp}
   exec {lock}>"$cache/lock/build"
   if ! flock -n "$lock"; then
     say "$target: waiting for another build"
@@ -193,7 +224,7 @@ for argument in "${@:-default}"; do
     default) targets+=(controlplane registry programs trees coredns images) ;;
     images) targets+=(registry programs trees coredns images) ;;
     all) targets+=(controlplane registry programs trees coredns images suite peer) ;;
-    controlplane | suite | coredns | peer | registry) targets+=("$argument") ;;
+    controlplane | suite | coredns | peer | registry | rootfs-trixie | rootfs-sid) targets+=("$argument") ;;
     *) die "unknown target $argument; see lab/README.md" ;;
   esac
 done
