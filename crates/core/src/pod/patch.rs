@@ -1,7 +1,8 @@
 //! A status as a strategic-merge patch.
 //!
-//! Merging is done by the API server key by key, so a state that changes from `waiting` to `running` would end up as both: lists
-//! that only the kubelet writes are replaced whole, and fields that must vanish are sent as null.
+//! The lists of container statuses are atomic: the API server replaces them whole, and would take a `$patch` directive for one
+//! more container. The lists of addresses are merged by address, so that an old one would stay: they ask to be replaced. Fields
+//! that must vanish are sent as null.
 
 use k8s_openapi::api::core::v1::PodStatus;
 use serde_json::{Map, Value, json};
@@ -13,7 +14,7 @@ pub fn status_patch(uid: &str, status: &PodStatus) -> Value {
         Ok(Value::Object(map)) => map,
         _ => Map::new(),
     };
-    for list in ["containerStatuses", "initContainerStatuses", "podIPs", "hostIPs"] {
+    for list in ["podIPs", "hostIPs"] {
         if let Some(Value::Array(items)) = out.get_mut(list) {
             items.insert(0, json!({"$patch": "replace"}));
         }
