@@ -12,22 +12,11 @@ mod token;
 
 pub use downward::{FieldError, ResourceValue, downward_api_payload, format_map, metadata_field};
 pub use empty_dir::{EmptyDirMedium, empty_dir_medium, memory_size};
-pub use host_path::{
-    FileKind, HostPathError, HostPathStep, check_host_path, host_path_without_backsteps,
-};
-pub use mounts::{
-    MountError, Propagation, absolute_mount_path, nested_mount_points, propagation,
-    recursive_read_only, sub_path,
-};
-pub use payload::{
-    FileProjection, Payload, PayloadError, config_map_payload, secret_payload,
-    validate_payload_path,
-};
+pub use host_path::{FileKind, HostPathError, HostPathStep, check_host_path, host_path_without_backsteps};
+pub use mounts::{MountError, Propagation, absolute_mount_path, nested_mount_points, propagation, recursive_read_only, sub_path};
+pub use payload::{FileProjection, Payload, PayloadError, config_map_payload, secret_payload, validate_payload_path};
 pub use projected::{Sources, projected_payload};
-pub use references::{
-    TokenReference, VolumeReferences, fs_group, fs_user, holds_secrets, used_volumes,
-    volume_references, volume_type,
-};
+pub use references::{TokenReference, VolumeReferences, fs_group, fs_user, holds_secrets, used_volumes, volume_references, volume_type};
 pub use token::token_needs_refresh;
 
 #[cfg(test)]

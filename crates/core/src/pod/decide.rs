@@ -168,8 +168,13 @@ impl<'a> Draft<'a> {
     /// Containers that still run in namespaces that are no longer the pod's.
     fn stale_running(&mut self, sandbox: &SandboxFacts) -> bool {
         let grace = self.pod().spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30).max(1);
-        let stale: Vec<_> =
-            self.observed.containers.iter().filter(|c| c.is_running() && c.sandbox != sandbox.id).map(|c| (c.id.clone(), c.name.clone())).collect();
+        let stale: Vec<_> = self
+            .observed
+            .containers
+            .iter()
+            .filter(|c| c.is_running() && c.sandbox != sandbox.id)
+            .map(|c| (c.id.clone(), c.name.clone()))
+            .collect();
         for (id, name) in &stale {
             self.stop_container(id, name, grace, format!("Stopping container {name}"));
         }
@@ -232,7 +237,8 @@ impl<'a> Draft<'a> {
                 if !self.ensure_image(&name, container, attempt) {
                     return;
                 }
-                let obsolete = self.observed.containers.iter().filter(|c| c.name == name && c.attempt + 1 < attempt).map(|c| c.id.clone()).collect();
+                let obsolete =
+                    self.observed.containers.iter().filter(|c| c.name == name && c.attempt + 1 < attempt).map(|c| c.id.clone()).collect();
                 self.actions.push(Action::StartContainer { container: name, kind, attempt, backoff_seconds, obsolete });
             }
         }
@@ -272,9 +278,8 @@ impl<'a> Draft<'a> {
     /// The number of an attempt where Podman knows none: it goes on from what the API server was told.
     fn first_attempt(&self, name: &str) -> u32 {
         let status = self.pod().status.as_ref();
-        let statuses = status
-            .into_iter()
-            .flat_map(|s| s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten()));
+        let statuses =
+            status.into_iter().flat_map(|s| s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten()));
         statuses
             .filter(|s| s.name == name)
             .map(|s| {
@@ -335,13 +340,16 @@ impl<'a> Draft<'a> {
             let crash = self.observed.sandbox.as_ref().zip(newest).and_then(|(sandbox, newest)| match self.turn(container, sandbox) {
                 Turn::At(_) => Some(newest.backoff_seconds.min(self.rules.crash.max)),
                 // The restart is under way: the reason stays until the new attempt runs.
-                Turn::Now { .. } if newest.backoff_seconds > 0 && newest.exit().is_some() && !self.memory.start_failures.contains_key(&name) => {
+                Turn::Now { .. }
+                    if newest.backoff_seconds > 0 && newest.exit().is_some() && !self.memory.start_failures.contains_key(&name) =>
+                {
                     Some(newest.backoff_seconds.min(self.rules.crash.max))
                 }
                 _ => None,
             });
             if let Some(delay) = crash {
-                let message = format!("back-off {} restarting failed container={} pod={}", go_seconds(delay), container.name, format_pod(self.pod()));
+                let message =
+                    format!("back-off {} restarting failed container={} pod={}", go_seconds(delay), container.name, format_pod(self.pod()));
                 out.push((name, "CrashLoopBackOff", message));
             } else if let Some(f) = self.memory.start_failures.get(&name) {
                 out.push((name, status::known_reason(&f.reason), f.message.clone()));
@@ -420,7 +428,12 @@ const KILL_AGAIN: SignedDuration = SignedDuration::from_secs(10);
 /// `name_namespace(uid)`, as the kubelet's messages have it.
 pub(super) fn format_pod(pod: &Pod) -> String {
     let m = &pod.metadata;
-    format!("{}_{}({})", m.name.as_deref().unwrap_or_default(), m.namespace.as_deref().unwrap_or_default(), m.uid.as_deref().unwrap_or_default())
+    format!(
+        "{}_{}({})",
+        m.name.as_deref().unwrap_or_default(),
+        m.namespace.as_deref().unwrap_or_default(),
+        m.uid.as_deref().unwrap_or_default()
+    )
 }
 
 /// Go's `time.Duration` text of whole seconds.

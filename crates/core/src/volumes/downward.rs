@@ -8,10 +8,7 @@ use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, Pod, ResourceFieldSelect
 use super::payload::{FileProjection, Payload, PayloadError, mode_bits};
 
 /// Computes a container's resource field, with the node's allocatable as the default of limits.
-pub type ResourceValue<'a> = dyn Fn(&ResourceFieldSelector) -> Result<String, Box<dyn Error + Send + Sync>>
-    + Send
-    + Sync
-    + 'a;
+pub type ResourceValue<'a> = dyn Fn(&ResourceFieldSelector) -> Result<String, Box<dyn Error + Send + Sync>> + Send + Sync + 'a;
 
 /// Why a field of the downward API has no value.
 #[derive(Debug, thiserror::Error)]
@@ -54,14 +51,7 @@ pub fn downward_api_payload(
         match value {
             Ok(value) => {
                 let mode = mode_bits(item.mode, default_mode);
-                payload.insert(
-                    item.path.clone(),
-                    FileProjection {
-                        data: value.into_bytes(),
-                        mode,
-                        user: None,
-                    },
-                );
+                payload.insert(item.path.clone(), FileProjection { data: value.into_bytes(), mode, user: None });
             }
             Err(error) => errors.push(PayloadError::Field(error)),
         }
@@ -76,47 +66,27 @@ pub fn downward_api_payload(
 /// A path outside `metadata.{annotations,labels,name,namespace,uid}`.
 pub fn metadata_field(pod: &Pod, path: &str) -> Result<String, FieldError> {
     let meta = &pod.metadata;
-    let of_key = |map: &Option<BTreeMap<String, String>>, key: &str| {
-        map.as_ref()
-            .and_then(|m| m.get(key))
-            .cloned()
-            .unwrap_or_default()
-    };
-    if let Some((map, key)) = path
-        .strip_suffix("']")
-        .and_then(|p| p.split_once("['"))
-        .filter(|(map, _)| !map.is_empty())
-    {
+    let of_key = |map: &Option<BTreeMap<String, String>>, key: &str| map.as_ref().and_then(|m| m.get(key)).cloned().unwrap_or_default();
+    if let Some((map, key)) = path.strip_suffix("']").and_then(|p| p.split_once("['")).filter(|(map, _)| !map.is_empty()) {
         return match map {
             "metadata.annotations" => Ok(of_key(&meta.annotations, key)),
             "metadata.labels" => Ok(of_key(&meta.labels, key)),
-            _ => Err(FieldError::NoSubscript {
-                path: map.to_owned(),
-            }),
+            _ => Err(FieldError::NoSubscript { path: map.to_owned() }),
         };
     }
     match path {
-        "metadata.annotations" => Ok(meta
-            .annotations
-            .as_ref()
-            .map(format_map)
-            .unwrap_or_default()),
+        "metadata.annotations" => Ok(meta.annotations.as_ref().map(format_map).unwrap_or_default()),
         "metadata.labels" => Ok(meta.labels.as_ref().map(format_map).unwrap_or_default()),
         "metadata.name" => Ok(meta.name.clone().unwrap_or_default()),
         "metadata.namespace" => Ok(meta.namespace.clone().unwrap_or_default()),
         "metadata.uid" => Ok(meta.uid.clone().unwrap_or_default()),
-        _ => Err(FieldError::UnsupportedPath {
-            path: path.to_owned(),
-        }),
+        _ => Err(FieldError::UnsupportedPath { path: path.to_owned() }),
     }
 }
 
 /// `key="value"` lines, sorted, without a newline at the end; values are quoted as Go's `strconv.Quote` does.
 pub fn format_map(map: &BTreeMap<String, String>) -> String {
-    let lines: Vec<String> = map
-        .iter()
-        .map(|(key, value)| format!("{key}={}", go_quoted(value)))
-        .collect();
+    let lines: Vec<String> = map.iter().map(|(key, value)| format!("{key}={}", go_quoted(value))).collect();
     lines.join("\n")
 }
 

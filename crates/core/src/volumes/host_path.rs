@@ -63,9 +63,7 @@ pub enum HostPathError {
         found: FileKind,
     },
     /// Nothing is at the path.
-    #[error(
-        "hostPath type check failed, {path} is not a {expected}, unable to determine its type: path \"{path}\" does not exist"
-    )]
+    #[error("hostPath type check failed, {path} is not a {expected}, unable to determine its type: path \"{path}\" does not exist")]
     Missing {
         /// The path.
         path: String,
@@ -96,9 +94,7 @@ pub enum HostPathError {
 /// A path with a `..` in it.
 pub fn host_path_without_backsteps(path: &str) -> Result<(), HostPathError> {
     if path.split('/').any(|part| part == "..") {
-        return Err(HostPathError::Backstep {
-            path: path.to_owned(),
-        });
+        return Err(HostPathError::Backstep { path: path.to_owned() });
     }
     Ok(())
 }
@@ -107,18 +103,10 @@ pub fn host_path_without_backsteps(path: &str) -> Result<(), HostPathError> {
 ///
 /// # Errors
 /// What is there is not what was asked for.
-pub fn check_host_path(
-    path: &str,
-    wanted: &str,
-    found: Option<FileKind>,
-) -> Result<HostPathStep, HostPathError> {
+pub fn check_host_path(path: &str, wanted: &str, found: Option<FileKind>) -> Result<HostPathStep, HostPathError> {
     let (kind, expected, otherwise) = match wanted {
         "" => return Ok(HostPathStep::Ready),
-        "DirectoryOrCreate" => (
-            FileKind::Directory,
-            "directory",
-            Some(HostPathStep::CreateDirectory),
-        ),
+        "DirectoryOrCreate" => (FileKind::Directory, "directory", Some(HostPathStep::CreateDirectory)),
         "Directory" => (FileKind::Directory, "directory", None),
         "FileOrCreate" => (FileKind::File, "file", Some(HostPathStep::CreateFile)),
         "File" => (FileKind::File, "file", None),
@@ -126,20 +114,14 @@ pub fn check_host_path(
         "CharDevice" => (FileKind::CharDevice, "character device", None),
         "BlockDevice" => (FileKind::BlockDevice, "block device", None),
         other => {
-            return Err(HostPathError::InvalidType {
-                wanted: other.to_owned(),
-            });
+            return Err(HostPathError::InvalidType { wanted: other.to_owned() });
         }
     };
     let path = path.to_owned();
     match (found, otherwise) {
         (Some(found), _) if found == kind => Ok(HostPathStep::Ready),
         (Some(FileKind::Other), _) => Err(HostPathError::UnknownType { path, expected }),
-        (Some(found), _) => Err(HostPathError::WrongType {
-            path,
-            expected,
-            found,
-        }),
+        (Some(found), _) => Err(HostPathError::WrongType { path, expected, found }),
         (None, Some(step)) => Ok(step),
         (None, None) => Err(HostPathError::Missing { path, expected }),
     }

@@ -46,9 +46,7 @@ pub enum MountError {
         sub_path: String,
     },
     /// The folder of a sub-path could not be made.
-    #[error(
-        "failed to create subPath directory for volumeMount \"{volume}\" of container \"{container}\""
-    )]
+    #[error("failed to create subPath directory for volumeMount \"{volume}\" of container \"{container}\"")]
     SubPathDirectory {
         /// The volume's name.
         volume: String,
@@ -78,9 +76,7 @@ pub enum MountError {
         mode: String,
     },
     /// `recursiveReadOnly` without `readOnly`.
-    #[error(
-        "failed to resolve recursive read-only mode: volume \"{volume}\" requested recursive read-only mode, but it is not read-only"
-    )]
+    #[error("failed to resolve recursive read-only mode: volume \"{volume}\" requested recursive read-only mode, but it is not read-only")]
     NotReadOnly {
         /// The volume's name.
         volume: String,
@@ -104,9 +100,7 @@ pub enum MountError {
         volume: String,
     },
     /// A `recursiveReadOnly` mode that Kubernetes does not know.
-    #[error(
-        "failed to resolve recursive read-only mode: unknown recursive read-only mode \"{mode}\""
-    )]
+    #[error("failed to resolve recursive read-only mode: unknown recursive read-only mode \"{mode}\"")]
     InvalidRecursiveReadOnly {
         /// The mode.
         mode: String,
@@ -122,9 +116,7 @@ pub fn propagation(mode: Option<&str>) -> Result<Propagation, MountError> {
         None | Some("None") => Ok(Propagation::Private),
         Some("HostToContainer") => Ok(Propagation::HostToContainer),
         Some("Bidirectional") => Ok(Propagation::Bidirectional),
-        Some(other) => Err(MountError::InvalidPropagation {
-            mode: other.to_owned(),
-        }),
+        Some(other) => Err(MountError::InvalidPropagation { mode: other.to_owned() }),
     }
 }
 
@@ -142,18 +134,13 @@ pub fn recursive_read_only(mount: &VolumeMount, supported: bool) -> Result<bool,
         return Err(MountError::NotReadOnly { volume });
     }
     if let Some(propagation) = mount.mount_propagation.as_deref().filter(|p| *p != "None") {
-        return Err(MountError::PropagatesReadOnly {
-            volume,
-            mode: propagation.to_owned(),
-        });
+        return Err(MountError::PropagatesReadOnly { volume, mode: propagation.to_owned() });
     }
     match mode {
         "IfPossible" => Ok(supported),
         "Enabled" if supported => Ok(true),
         "Enabled" => Err(MountError::NoRecursiveReadOnly { volume }),
-        other => Err(MountError::InvalidRecursiveReadOnly {
-            mode: other.to_owned(),
-        }),
+        other => Err(MountError::InvalidRecursiveReadOnly { mode: other.to_owned() }),
     }
 }
 
@@ -161,10 +148,7 @@ pub fn recursive_read_only(mount: &VolumeMount, supported: bool) -> Result<bool,
 ///
 /// # Errors
 /// Variables without a value, an absolute path, a path with `..`.
-pub fn sub_path(
-    mount: &VolumeMount,
-    variable: &dyn Fn(&str) -> Option<String>,
-) -> Result<Option<String>, MountError> {
+pub fn sub_path(mount: &VolumeMount, variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, MountError> {
     let sub_path = match mount.sub_path_expr.as_deref().filter(|e| !e.is_empty()) {
         Some(expression) => expand(expression, variable)?,
         None => mount.sub_path.clone().unwrap_or_default(),
@@ -183,10 +167,7 @@ pub fn sub_path(
 
 /// Replaces `$(NAME)`; `$$` is a dollar sign. Other than in commands, a variable without a value is an error: the path would
 /// be another one.
-fn expand(
-    expression: &str,
-    variable: &dyn Fn(&str) -> Option<String>,
-) -> Result<String, MountError> {
+fn expand(expression: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, MountError> {
     let mut out = String::with_capacity(expression.len());
     let mut missing = BTreeSet::new();
     let mut rest = expression;
@@ -212,18 +193,12 @@ fn expand(
     if missing.is_empty() {
         return Ok(out);
     }
-    Err(MountError::MissingVariables {
-        names: missing.into_iter().collect::<Vec<_>>().join(", "),
-    })
+    Err(MountError::MissingVariables { names: missing.into_iter().collect::<Vec<_>>().join(", ") })
 }
 
 /// Where in the container the volume appears; a relative path counts from the root.
 pub fn absolute_mount_path(mount: &VolumeMount) -> String {
-    if mount.mount_path.starts_with('/') {
-        mount.mount_path.clone()
-    } else {
-        format!("/{}", mount.mount_path)
-    }
+    if mount.mount_path.starts_with('/') { mount.mount_path.clone() } else { format!("/{}", mount.mount_path) }
 }
 
 /// Folders that must exist inside `volume` because containers mount other volumes below it: it is read-only for them, so nobody
@@ -232,27 +207,15 @@ pub fn nested_mount_points(volume: &str, pod: &Pod) -> BTreeSet<String> {
     let Some(spec) = &pod.spec else {
         return BTreeSet::new();
     };
-    let containers = spec
-        .containers
-        .iter()
-        .chain(spec.init_containers.iter().flatten())
-        .map(|c| c.volume_mounts.as_deref());
-    let ephemeral = spec
-        .ephemeral_containers
-        .iter()
-        .flatten()
-        .map(|c| c.volume_mounts.as_deref());
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten()).map(|c| c.volume_mounts.as_deref());
+    let ephemeral = spec.ephemeral_containers.iter().flatten().map(|c| c.volume_mounts.as_deref());
     let mut nested = BTreeSet::new();
     for mounts in containers.chain(ephemeral).flatten() {
         let all: BTreeSet<String> = mounts.iter().map(|m| clean(&m.mount_path)).collect();
         for mine in mounts.iter().filter(|m| m.name == volume) {
             let below = format!("{}/", clean(&mine.mount_path));
             let mut outer: Vec<String> = Vec::new();
-            for inner in all
-                .iter()
-                .filter_map(|path| path.strip_prefix(&below))
-                .filter(|p| !p.is_empty())
-            {
+            for inner in all.iter().filter_map(|path| path.strip_prefix(&below)).filter(|p| !p.is_empty()) {
                 if !outer.iter().any(|o| inner.starts_with(o.as_str())) {
                     outer.push(format!("{inner}/"));
                     nested.insert(inner.to_owned());

@@ -111,11 +111,7 @@ pub enum PayloadError {
 }
 
 fn join(errors: &[PayloadError]) -> String {
-    errors
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(", ")
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl PayloadError {
@@ -145,29 +141,13 @@ pub fn config_map_payload(
     optional: bool,
 ) -> Result<Payload, PayloadError> {
     let Some(config_map) = config_map else {
-        return if optional {
-            Ok(Payload::new())
-        } else {
-            Err(PayloadError::NoSuchConfigMap {
-                name: name.to_owned(),
-            })
-        };
+        return if optional { Ok(Payload::new()) } else { Err(PayloadError::NoSuchConfigMap { name: name.to_owned() }) };
     };
     // The two maps never share a key: the API server sees to it.
-    let text = config_map
-        .data
-        .iter()
-        .flatten()
-        .map(|(key, value)| (key, value.as_bytes()));
-    let binary = config_map
-        .binary_data
-        .iter()
-        .flatten()
-        .map(|(key, value)| (key, value.0.as_slice()));
+    let text = config_map.data.iter().flatten().map(|(key, value)| (key, value.as_bytes()));
+    let binary = config_map.binary_data.iter().flatten().map(|(key, value)| (key, value.0.as_slice()));
     let contents: BTreeMap<&String, &[u8]> = binary.chain(text).collect();
-    key_payload(&contents, items, default_mode, optional, |key| {
-        PayloadError::NoSuchConfigKey { key }
-    })
+    key_payload(&contents, items, default_mode, optional, |key| PayloadError::NoSuchConfigKey { key })
 }
 
 /// The files of a Secret. `None` for `data` is a missing Secret: an error unless `optional`.
@@ -182,21 +162,10 @@ pub fn secret_payload(
     optional: bool,
 ) -> Result<Payload, PayloadError> {
     let Some(data) = data else {
-        return if optional {
-            Ok(Payload::new())
-        } else {
-            Err(PayloadError::NoSuchSecret {
-                name: name.to_owned(),
-            })
-        };
+        return if optional { Ok(Payload::new()) } else { Err(PayloadError::NoSuchSecret { name: name.to_owned() }) };
     };
-    let contents: BTreeMap<&String, &[u8]> = data
-        .iter()
-        .map(|(key, value)| (key, value.0.as_slice()))
-        .collect();
-    key_payload(&contents, items, default_mode, optional, |key| {
-        PayloadError::NoSuchSecretKey { key }
-    })
+    let contents: BTreeMap<&String, &[u8]> = data.iter().map(|(key, value)| (key, value.0.as_slice())).collect();
+    key_payload(&contents, items, default_mode, optional, |key| PayloadError::NoSuchSecretKey { key })
 }
 
 fn key_payload(
@@ -208,29 +177,15 @@ fn key_payload(
 ) -> Result<Payload, PayloadError> {
     if items.is_empty() {
         let mode = mode_bits(None, default_mode);
-        let file = |data: &[u8]| FileProjection {
-            data: data.to_vec(),
-            mode,
-            user: None,
-        };
-        return Ok(contents
-            .iter()
-            .map(|(key, data)| ((*key).clone(), file(data)))
-            .collect());
+        let file = |data: &[u8]| FileProjection { data: data.to_vec(), mode, user: None };
+        return Ok(contents.iter().map(|(key, data)| ((*key).clone(), file(data))).collect());
     }
     let mut payload = Payload::new();
     for item in items {
         match contents.get(&item.key) {
             Some(data) => {
                 let mode = mode_bits(item.mode, default_mode);
-                payload.insert(
-                    item.path.clone(),
-                    FileProjection {
-                        data: data.to_vec(),
-                        mode,
-                        user: None,
-                    },
-                );
+                payload.insert(item.path.clone(), FileProjection { data: data.to_vec(), mode, user: None });
             }
             None if optional => {}
             None => return Err(missing(item.key.clone())),
@@ -248,18 +203,14 @@ pub fn validate_payload_path(path: &str) -> Result<(), PayloadError> {
         return Err(PayloadError::EmptyPath);
     }
     if path.starts_with('/') {
-        return Err(PayloadError::AbsolutePath {
-            path: path.to_owned(),
-        });
+        return Err(PayloadError::AbsolutePath { path: path.to_owned() });
     }
     if path.len() > 4096 {
         return Err(PayloadError::LongPath);
     }
     for name in path.split('/') {
         if name == ".." {
-            return Err(PayloadError::Backstep {
-                path: path.to_owned(),
-            });
+            return Err(PayloadError::Backstep { path: path.to_owned() });
         }
         if name.len() > 255 {
             return Err(PayloadError::LongName);
@@ -267,9 +218,7 @@ pub fn validate_payload_path(path: &str) -> Result<(), PayloadError> {
     }
     // `..data` and its time-stamped folders are the volume's own.
     if path.starts_with("..") {
-        return Err(PayloadError::Reserved {
-            path: path.to_owned(),
-        });
+        return Err(PayloadError::Reserved { path: path.to_owned() });
     }
     Ok(())
 }

@@ -31,27 +31,10 @@ pub fn used_volumes(pod: &Pod) -> Vec<&Volume> {
     let Some(spec) = &pod.spec else {
         return Vec::new();
     };
-    let of_containers = spec
-        .containers
-        .iter()
-        .chain(spec.init_containers.iter().flatten())
-        .map(|c| c.volume_mounts.as_deref());
-    let of_ephemeral = spec
-        .ephemeral_containers
-        .iter()
-        .flatten()
-        .map(|c| c.volume_mounts.as_deref());
-    let used: BTreeSet<&str> = of_containers
-        .chain(of_ephemeral)
-        .flatten()
-        .flatten()
-        .map(|m| m.name.as_str())
-        .collect();
-    spec.volumes
-        .iter()
-        .flatten()
-        .filter(|v| used.contains(v.name.as_str()))
-        .collect()
+    let of_containers = spec.containers.iter().chain(spec.init_containers.iter().flatten()).map(|c| c.volume_mounts.as_deref());
+    let of_ephemeral = spec.ephemeral_containers.iter().flatten().map(|c| c.volume_mounts.as_deref());
+    let used: BTreeSet<&str> = of_containers.chain(of_ephemeral).flatten().flatten().map(|m| m.name.as_str()).collect();
+    spec.volumes.iter().flatten().filter(|v| used.contains(v.name.as_str())).collect()
 }
 
 /// What `volume` refers to.
@@ -63,30 +46,14 @@ pub fn volume_references(volume: &Volume) -> VolumeReferences {
     if let Some(name) = volume.secret.as_ref().and_then(|s| s.secret_name.clone()) {
         references.secrets.insert(name);
     }
-    for (index, source) in volume
-        .projected
-        .iter()
-        .flat_map(|p| p.sources.iter().flatten())
-        .enumerate()
-    {
-        references
-            .config_maps
-            .extend(source.config_map.as_ref().map(|c| c.name.clone()));
-        references
-            .secrets
-            .extend(source.secret.as_ref().map(|s| s.name.clone()));
-        references
-            .tokens
-            .extend(
-                source
-                    .service_account_token
-                    .as_ref()
-                    .map(|token| TokenReference {
-                        source: index,
-                        audience: token.audience.clone().filter(|a| !a.is_empty()),
-                        expiration_seconds: token.expiration_seconds,
-                    }),
-            );
+    for (index, source) in volume.projected.iter().flat_map(|p| p.sources.iter().flatten()).enumerate() {
+        references.config_maps.extend(source.config_map.as_ref().map(|c| c.name.clone()));
+        references.secrets.extend(source.secret.as_ref().map(|s| s.name.clone()));
+        references.tokens.extend(source.service_account_token.as_ref().map(|token| TokenReference {
+            source: index,
+            audience: token.audience.clone().filter(|a| !a.is_empty()),
+            expiration_seconds: token.expiration_seconds,
+        }));
     }
     references
 }
@@ -94,9 +61,7 @@ pub fn volume_references(volume: &Volume) -> VolumeReferences {
 /// Whether files of `volume` may never reach a disk.
 pub fn holds_secrets(volume: &Volume) -> bool {
     let secret_source = |projected: &k8s_openapi::api::core::v1::ProjectedVolumeSource| {
-        projected.sources.iter().flatten().any(|s| {
-            s.secret.is_some() || s.service_account_token.is_some() || s.pod_certificate.is_some()
-        })
+        projected.sources.iter().flatten().any(|s| s.secret.is_some() || s.service_account_token.is_some() || s.pod_certificate.is_some())
     };
     volume.secret.is_some() || volume.projected.as_ref().is_some_and(secret_source)
 }
@@ -112,17 +77,8 @@ pub fn fs_user(pod: &Pod) -> Option<u32> {
     let spec = pod.spec.as_ref()?;
     let of_pod = spec.security_context.as_ref().and_then(|s| s.run_as_user);
     let mut user = None;
-    for container in spec
-        .init_containers
-        .iter()
-        .flatten()
-        .chain(&spec.containers)
-    {
-        let own = container
-            .security_context
-            .as_ref()
-            .and_then(|s| s.run_as_user)
-            .or(of_pod)?;
+    for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
+        let own = container.security_context.as_ref().and_then(|s| s.run_as_user).or(of_pod)?;
         if *user.get_or_insert(own) != own {
             return None;
         }
@@ -139,10 +95,7 @@ pub fn volume_type(volume: &Volume) -> &'static str {
         (volume.projected.is_some(), "projected"),
         (volume.empty_dir.is_some(), "emptyDir"),
         (volume.host_path.is_some(), "hostPath"),
-        (
-            volume.persistent_volume_claim.is_some(),
-            "persistentVolumeClaim",
-        ),
+        (volume.persistent_volume_claim.is_some(), "persistentVolumeClaim"),
         (volume.csi.is_some(), "csi"),
         (volume.ephemeral.is_some(), "ephemeral"),
         (volume.image.is_some(), "image"),
@@ -151,8 +104,5 @@ pub fn volume_type(volume: &Volume) -> &'static str {
         (volume.fc.is_some(), "fc"),
         (volume.git_repo.is_some(), "gitRepo"),
     ];
-    kinds
-        .iter()
-        .find(|(is, _)| *is)
-        .map_or("unknown", |(_, name)| name)
+    kinds.iter().find(|(is, _)| *is).map_or("unknown", |(_, name)| name)
 }

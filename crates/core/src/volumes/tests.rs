@@ -20,10 +20,7 @@ fn items(value: serde_json::Value) -> Vec<k8s_openapi::api::core::v1::KeyToPath>
 
 /// `path=content:mode` lines.
 fn shown(payload: &Payload) -> Vec<String> {
-    payload
-        .iter()
-        .map(|(path, f)| format!("{path}={}:{:o}", String::from_utf8_lossy(&f.data), f.mode))
-        .collect()
+    payload.iter().map(|(path, f)| format!("{path}={}:{:o}", String::from_utf8_lossy(&f.data), f.mode)).collect()
 }
 
 #[test]
@@ -33,12 +30,8 @@ fn config_map_files_and_modes() {
     assert_eq!(all.keys().collect::<Vec<_>>(), ["a", "b", "c"]);
     assert_eq!(all["c"].data, [0xff]);
     assert_eq!(all["a"].mode, 0o644);
-    let some =
-        items(json!([{"key": "a", "path": "x/y"}, {"key": "b", "path": "z", "mode": 0o400}]));
-    assert_eq!(
-        shown(&config_map_payload("m", Some(&map), &some, Some(0o440), false).unwrap()),
-        ["x/y=1:440", "z=2:400"]
-    );
+    let some = items(json!([{"key": "a", "path": "x/y"}, {"key": "b", "path": "z", "mode": 0o400}]));
+    assert_eq!(shown(&config_map_payload("m", Some(&map), &some, Some(0o440), false).unwrap()), ["x/y=1:440", "z=2:400"]);
 }
 
 #[test]
@@ -47,41 +40,14 @@ fn missing_objects_and_keys() {
     let wanted = items(json!([{"key": "nope", "path": "p"}]));
     let map = config_map(json!({"data": {"a": "1"}}));
     let data = BTreeMap::from([("a".to_owned(), ByteString(b"s".to_vec()))]);
-    assert_eq!(
-        error(config_map_payload("m", None, &[], None, false)),
-        "configmap \"m\" not found"
-    );
-    assert_eq!(
-        error(secret_payload("s", None, &[], None, false)),
-        "secret \"s\" not found"
-    );
-    assert_eq!(
-        error(config_map_payload("m", Some(&map), &wanted, None, false)),
-        "configmap references non-existent config key: nope"
-    );
-    assert_eq!(
-        error(secret_payload("s", Some(&data), &wanted, None, false)),
-        "references non-existent secret key: nope"
-    );
-    assert!(
-        config_map_payload("m", None, &wanted, None, true)
-            .unwrap()
-            .is_empty()
-    );
-    assert!(
-        config_map_payload("m", Some(&map), &wanted, None, true)
-            .unwrap()
-            .is_empty()
-    );
-    assert!(
-        secret_payload("s", None, &wanted, None, true)
-            .unwrap()
-            .is_empty()
-    );
-    assert_eq!(
-        shown(&secret_payload("s", Some(&data), &[], Some(0o400), false).unwrap()),
-        ["a=s:400"]
-    );
+    assert_eq!(error(config_map_payload("m", None, &[], None, false)), "configmap \"m\" not found");
+    assert_eq!(error(secret_payload("s", None, &[], None, false)), "secret \"s\" not found");
+    assert_eq!(error(config_map_payload("m", Some(&map), &wanted, None, false)), "configmap references non-existent config key: nope");
+    assert_eq!(error(secret_payload("s", Some(&data), &wanted, None, false)), "references non-existent secret key: nope");
+    assert!(config_map_payload("m", None, &wanted, None, true).unwrap().is_empty());
+    assert!(config_map_payload("m", Some(&map), &wanted, None, true).unwrap().is_empty());
+    assert!(secret_payload("s", None, &wanted, None, true).unwrap().is_empty());
+    assert_eq!(shown(&secret_payload("s", Some(&data), &[], Some(0o400), false).unwrap()), ["a=s:400"]);
 }
 
 #[test]
@@ -99,22 +65,13 @@ fn payload_paths() {
         ("a/b..c/d", ""),
         ("...", "invalid path: must not start with '..': ..."),
         ("", "invalid path: must not be empty: \"\""),
-        (
-            "/etc/passwd",
-            "invalid path: must be relative path: /etc/passwd",
-        ),
-        (
-            "a/../../b",
-            "invalid path: must not contain '..': a/../../b",
-        ),
+        ("/etc/passwd", "invalid path: must be relative path: /etc/passwd"),
+        ("a/../../b", "invalid path: must not contain '..': a/../../b"),
         ("..", "invalid path: must not contain '..': .."),
         ("..data", "invalid path: must not start with '..': ..data"),
     ];
     for (path, expected) in cases {
-        let found = validate_payload_path(path)
-            .err()
-            .map(|e| e.to_string())
-            .unwrap_or_default();
+        let found = validate_payload_path(path).err().map(|e| e.to_string()).unwrap_or_default();
         assert_eq!(found, expected, "{path}");
     }
     assert!(validate_payload_path(&"x".repeat(256)).is_err());
@@ -123,10 +80,8 @@ fn payload_paths() {
 
 #[test]
 fn downward_fields() {
-    let pod = pod(
-        json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u",
-        "labels": {"b": "2", "a": "quoted \"x\"\n"}, "annotations": {"note's": "é\u{301}\u{200b}\u{7}"}}}),
-    );
+    let pod = pod(json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u",
+        "labels": {"b": "2", "a": "quoted \"x\"\n"}, "annotations": {"note's": "é\u{301}\u{200b}\u{7}"}}}));
     let cases = [
         ("metadata.name", "p"),
         ("metadata.namespace", "ns"),
@@ -140,26 +95,12 @@ fn downward_fields() {
     for (path, expected) in cases {
         assert_eq!(metadata_field(&pod, path).unwrap(), expected, "{path}");
     }
-    assert_eq!(
-        metadata_field(&pod, "status.podIP")
-            .unwrap_err()
-            .to_string(),
-        "unsupported fieldPath: status.podIP"
-    );
-    assert_eq!(
-        metadata_field(&pod, "spec.x['y']").unwrap_err().to_string(),
-        "fieldPath \"spec.x\" does not support subscript"
-    );
+    assert_eq!(metadata_field(&pod, "status.podIP").unwrap_err().to_string(), "unsupported fieldPath: status.podIP");
+    assert_eq!(metadata_field(&pod, "spec.x['y']").unwrap_err().to_string(), "fieldPath \"spec.x\" does not support subscript");
 }
 
-fn resource(
-    selector: &ResourceFieldSelector,
-) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
-    if selector.resource == "limits.cpu" {
-        Ok("2".into())
-    } else {
-        Err("no such resource".into())
-    }
+fn resource(selector: &ResourceFieldSelector) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+    if selector.resource == "limits.cpu" { Ok("2".into()) } else { Err("no such resource".into()) }
 }
 
 #[test]
@@ -170,19 +111,13 @@ fn downward_files_report_every_failure() {
         file(json!({"path": "name", "fieldRef": {"fieldPath": "metadata.name"}, "mode": 0o400})),
         file(json!({"path": "cpu", "resourceFieldRef": {"resource": "limits.cpu"}})),
     ];
-    assert_eq!(
-        shown(&downward_api_payload(&pod, &good, Some(0o644), &resource).unwrap()),
-        ["cpu=2:644", "name=p:400"]
-    );
+    assert_eq!(shown(&downward_api_payload(&pod, &good, Some(0o644), &resource).unwrap()), ["cpu=2:644", "name=p:400"]);
     let bad = [
         file(json!({"path": "x", "fieldRef": {"fieldPath": "spec.x"}})),
         file(json!({"path": "y", "resourceFieldRef": {"resource": "limits.time"}})),
     ];
     let error = downward_api_payload(&pod, &bad, Some(0o644), &resource).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "[unsupported fieldPath: spec.x, no such resource]"
-    );
+    assert_eq!(error.to_string(), "[unsupported fieldPath: spec.x, no such resource]");
 }
 
 fn api_access_pod(security: serde_json::Value, container_security: serde_json::Value) -> Pod {
@@ -200,18 +135,9 @@ fn api_access_pod(security: serde_json::Value, container_security: serde_json::V
     }))
 }
 
-fn project(
-    pod: &Pod,
-    map: Option<&ConfigMap>,
-    token: Option<&str>,
-) -> Result<Payload, PayloadError> {
+fn project(pod: &Pod, map: Option<&ConfigMap>, token: Option<&str>) -> Result<Payload, PayloadError> {
     let volume = used_volumes(pod)[0].projected.clone().unwrap();
-    let sources = Sources {
-        config_map: &|_| map,
-        secret: &|_| None,
-        token: &|index| token.filter(|_| index == 0),
-        resource: &resource,
-    };
+    let sources = Sources { config_map: &|_| map, secret: &|_| None, token: &|index| token.filter(|_| index == 0), resource: &resource };
     projected_payload(pod, &volume, &sources)
 }
 
@@ -219,15 +145,9 @@ fn project(
 fn projected_files() {
     let ca = config_map(json!({"data": {"ca.crt": "CA"}}));
     let pod = api_access_pod(json!({}), json!({}));
-    assert_eq!(
-        shown(&project(&pod, Some(&ca), Some("T")).unwrap()),
-        ["ca.crt=CA:644", "namespace=ns:644", "token=T:644"]
-    );
+    assert_eq!(shown(&project(&pod, Some(&ca), Some("T")).unwrap()), ["ca.crt=CA:644", "namespace=ns:644", "token=T:644"]);
     let error = project(&pod, None, None).unwrap_err().to_string();
-    assert_eq!(
-        error,
-        "[failed to fetch token: none was issued for token, configmap \"ca\" not found]"
-    );
+    assert_eq!(error, "[failed to fetch token: none was issued for token, configmap \"ca\" not found]");
 }
 
 #[test]
@@ -237,25 +157,11 @@ fn token_modes_follow_who_reads() {
         (json!({}), json!({}), 0o644, None),
         (json!({"fsGroup": 2000}), json!({}), 0o600, None),
         (json!({"runAsUser": 1000}), json!({}), 0o600, Some(1000)),
-        (
-            json!({"runAsUser": 1000}),
-            json!({"runAsUser": 7}),
-            0o600,
-            Some(7),
-        ),
+        (json!({"runAsUser": 1000}), json!({"runAsUser": 7}), 0o600, Some(7)),
     ];
     for (security, container, mode, user) in cases {
-        let payload = project(
-            &api_access_pod(security.clone(), container),
-            Some(&ca),
-            Some("T"),
-        )
-        .unwrap();
-        assert_eq!(
-            (payload["token"].mode, payload["token"].user),
-            (mode, user),
-            "{security}"
-        );
+        let payload = project(&api_access_pod(security.clone(), container), Some(&ca), Some("T")).unwrap();
+        assert_eq!((payload["token"].mode, payload["token"].user), (mode, user), "{security}");
         assert_eq!(payload["ca.crt"].mode, 0o644);
     }
 }
@@ -267,10 +173,7 @@ fn one_user_or_none() {
             json!({"spec": {"containers": [{"name": "a", "securityContext": a}], "initContainers": [{"name": "b", "securityContext": b}]}}),
         ))
     };
-    assert_eq!(
-        of(json!({"runAsUser": 1}), json!({"runAsUser": 1})),
-        Some(1)
-    );
+    assert_eq!(of(json!({"runAsUser": 1}), json!({"runAsUser": 1})), Some(1));
     assert_eq!(of(json!({"runAsUser": 1}), json!({"runAsUser": 2})), None);
     assert_eq!(of(json!({"runAsUser": 1}), json!({})), None);
 }
@@ -281,16 +184,10 @@ fn references_of_volumes() {
     let volume = used_volumes(&pod)[0];
     let found = volume_references(volume);
     assert_eq!(found.config_maps.iter().collect::<Vec<_>>(), ["ca"]);
-    assert_eq!(
-        found.tokens,
-        [TokenReference {
-            source: 0,
-            audience: None,
-            expiration_seconds: Some(3607)
-        }]
-    );
+    assert_eq!(found.tokens, [TokenReference { source: 0, audience: None, expiration_seconds: Some(3607) }]);
     assert!(holds_secrets(volume));
-    let unused: Pod = serde_json::from_value(json!({"spec": {"containers": [{"name": "c"}], "volumes": [{"name": "v", "emptyDir": {}}]}})).unwrap();
+    let unused: Pod =
+        serde_json::from_value(json!({"spec": {"containers": [{"name": "c"}], "volumes": [{"name": "v", "emptyDir": {}}]}})).unwrap();
     assert!(used_volumes(&unused).is_empty());
 }
 
@@ -306,16 +203,9 @@ fn memory_sizes() {
         (Some(10), None, 0, 10),
     ];
     for (limit, pod, node, expected) in cases {
-        assert_eq!(
-            memory_size(limit, pod, node),
-            expected,
-            "{limit:?} {pod:?} {node}"
-        );
+        assert_eq!(memory_size(limit, pod, node), expected, "{limit:?} {pod:?} {node}");
     }
-    assert_eq!(
-        empty_dir_medium(Some("HugePages-2Mi")),
-        EmptyDirMedium::HugePages
-    );
+    assert_eq!(empty_dir_medium(Some("HugePages-2Mi")), EmptyDirMedium::HugePages);
     assert_eq!(empty_dir_medium(None), EmptyDirMedium::Disk);
 }
 
@@ -324,43 +214,23 @@ fn host_path_types() {
     use FileKind::{Directory, File, Other, Socket};
     let check = |wanted, found| check_host_path("/x", wanted, found).map_err(|e| e.to_string());
     assert_eq!(check("", None), Ok(HostPathStep::Ready));
-    assert_eq!(
-        check("DirectoryOrCreate", None),
-        Ok(HostPathStep::CreateDirectory)
-    );
+    assert_eq!(check("DirectoryOrCreate", None), Ok(HostPathStep::CreateDirectory));
     assert_eq!(check("FileOrCreate", None), Ok(HostPathStep::CreateFile));
     assert_eq!(check("Socket", Some(Socket)), Ok(HostPathStep::Ready));
-    assert_eq!(
-        check("Directory", Some(File)),
-        Err("hostPath type check failed: /x is not a directory, it's a File".into())
-    );
-    assert_eq!(
-        check("FileOrCreate", Some(Directory)),
-        Err("hostPath type check failed: /x is not a file, it's a Directory".into())
-    );
+    assert_eq!(check("Directory", Some(File)), Err("hostPath type check failed: /x is not a directory, it's a File".into()));
+    assert_eq!(check("FileOrCreate", Some(Directory)), Err("hostPath type check failed: /x is not a file, it's a Directory".into()));
     assert_eq!(
         check("CharDevice", None),
         Err("hostPath type check failed, /x is not a character device, unable to determine its type: path \"/x\" does not exist".into())
     );
     assert!(check("File", Some(Other)).is_err());
-    assert_eq!(
-        check("Floppy", None),
-        Err("Floppy is an invalid volume type".into())
-    );
-    assert_eq!(
-        host_path_without_backsteps("/a/../b")
-            .unwrap_err()
-            .to_string(),
-        "invalid HostPath `/a/../b`: must not contain '..'"
-    );
+    assert_eq!(check("Floppy", None), Err("Floppy is an invalid volume type".into()));
+    assert_eq!(host_path_without_backsteps("/a/../b").unwrap_err().to_string(), "invalid HostPath `/a/../b`: must not contain '..'");
 }
 
 fn mount(value: serde_json::Value) -> VolumeMount {
     let mut mount = json!({"name": "v", "mountPath": "/m"});
-    mount
-        .as_object_mut()
-        .unwrap()
-        .extend(value.as_object().unwrap().clone());
+    mount.as_object_mut().unwrap().extend(value.as_object().unwrap().clone());
     serde_json::from_value(mount).unwrap()
 }
 
@@ -377,101 +247,37 @@ fn sub_paths() {
     assert_eq!(of(json!({})), Ok(None));
     assert_eq!(of(json!({"subPath": "a/b"})), Ok(Some("a/b".into())));
     assert_eq!(of(json!({"subPath": "$(POD)"})), Ok(Some("$(POD)".into())));
-    assert_eq!(
-        of(json!({"subPathExpr": "x-$(POD)-$$(POD)-$y$("})),
-        Ok(Some("x-p0-$(POD)-$y$(".into()))
-    );
-    assert_eq!(
-        of(json!({"subPathExpr": "$(B)/$(A)/$(EMPTY)"})),
-        Err("missing value for A, B, EMPTY".into())
-    );
-    assert_eq!(
-        of(json!({"subPathExpr": "$(ROOT)"})),
-        Err("error SubPath `/tmp` must not be an absolute path".into())
-    );
-    assert_eq!(
-        of(json!({"subPathExpr": "$(UP)"})),
-        Err("unable to provision SubPath `../../etc`: must not contain '..'".into())
-    );
+    assert_eq!(of(json!({"subPathExpr": "x-$(POD)-$$(POD)-$y$("})), Ok(Some("x-p0-$(POD)-$y$(".into())));
+    assert_eq!(of(json!({"subPathExpr": "$(B)/$(A)/$(EMPTY)"})), Err("missing value for A, B, EMPTY".into()));
+    assert_eq!(of(json!({"subPathExpr": "$(ROOT)"})), Err("error SubPath `/tmp` must not be an absolute path".into()));
+    assert_eq!(of(json!({"subPathExpr": "$(UP)"})), Err("unable to provision SubPath `../../etc`: must not contain '..'".into()));
 }
 
 #[test]
 fn mount_options() {
     assert_eq!(propagation(None), Ok(Propagation::Private));
-    assert_eq!(
-        propagation(Some("Bidirectional")),
-        Ok(Propagation::Bidirectional)
-    );
+    assert_eq!(propagation(Some("Bidirectional")), Ok(Propagation::Bidirectional));
     assert!(propagation(Some("Both")).is_err());
-    let of =
-        |value, supported| recursive_read_only(&mount(value), supported).map_err(|e| e.to_string());
-    assert_eq!(
-        of(
-            json!({"readOnly": true, "recursiveReadOnly": "IfPossible"}),
-            false
-        ),
-        Ok(false)
-    );
-    assert_eq!(
-        of(
-            json!({"readOnly": true, "recursiveReadOnly": "Enabled"}),
-            true
-        ),
-        Ok(true)
-    );
-    assert_eq!(
-        of(json!({"recursiveReadOnly": "Disabled"}), true),
-        Ok(false)
-    );
-    assert!(
-        of(json!({"recursiveReadOnly": "Enabled"}), true)
-            .unwrap_err()
-            .ends_with("but it is not read-only")
-    );
-    assert!(
-        of(
-            json!({"readOnly": true, "recursiveReadOnly": "Enabled"}),
-            false
-        )
-        .unwrap_err()
-        .ends_with("not supported by the runtime")
-    );
+    let of = |value, supported| recursive_read_only(&mount(value), supported).map_err(|e| e.to_string());
+    assert_eq!(of(json!({"readOnly": true, "recursiveReadOnly": "IfPossible"}), false), Ok(false));
+    assert_eq!(of(json!({"readOnly": true, "recursiveReadOnly": "Enabled"}), true), Ok(true));
+    assert_eq!(of(json!({"recursiveReadOnly": "Disabled"}), true), Ok(false));
+    assert!(of(json!({"recursiveReadOnly": "Enabled"}), true).unwrap_err().ends_with("but it is not read-only"));
+    assert!(of(json!({"readOnly": true, "recursiveReadOnly": "Enabled"}), false).unwrap_err().ends_with("not supported by the runtime"));
     let both = json!({"readOnly": true, "recursiveReadOnly": "Enabled", "mountPropagation": "HostToContainer"});
-    assert!(
-        of(both, true)
-            .unwrap_err()
-            .ends_with("not compatible with propagation \"HostToContainer\"")
-    );
-    assert_eq!(
-        absolute_mount_path(&mount(json!({"mountPath": "a/b"}))),
-        "/a/b"
-    );
+    assert!(of(both, true).unwrap_err().ends_with("not compatible with propagation \"HostToContainer\""));
+    assert_eq!(absolute_mount_path(&mount(json!({"mountPath": "a/b"}))), "/a/b");
 }
 
 #[test]
 fn mount_points_inside_a_volume() {
-    let mounts = |paths: &[(&str, &str)]| -> Vec<_> {
-        paths
-            .iter()
-            .map(|(n, p)| json!({"name": n, "mountPath": p}))
-            .collect()
-    };
+    let mounts = |paths: &[(&str, &str)]| -> Vec<_> { paths.iter().map(|(n, p)| json!({"name": n, "mountPath": p})).collect() };
     let pod = pod(json!({"spec": {"containers": [
         {"name": "a", "volumeMounts": mounts(&[("v", "/dir/"), ("w", "/dir/nested"), ("x", "/dir/nested/deep"), ("y", "/dir/nested2"), ("z", "/dirt")])},
         {"name": "b", "volumeMounts": mounts(&[("v", "/other"), ("w", "/other/a/../../../etc"), ("x", "/other/q/r")])},
     ]}}));
-    assert_eq!(
-        nested_mount_points("v", &pod)
-            .into_iter()
-            .collect::<Vec<_>>(),
-        ["nested", "nested2", "q/r"]
-    );
-    assert_eq!(
-        nested_mount_points("w", &pod)
-            .into_iter()
-            .collect::<Vec<_>>(),
-        ["deep"]
-    );
+    assert_eq!(nested_mount_points("v", &pod).into_iter().collect::<Vec<_>>(), ["nested", "nested2", "q/r"]);
+    assert_eq!(nested_mount_points("w", &pod).into_iter().collect::<Vec<_>>(), ["deep"]);
 }
 
 #[test]

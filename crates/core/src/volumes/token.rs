@@ -6,11 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 ///
 /// `lifetime_seconds` is what the API server granted; without it, nothing says how old the token is, and it is kept until it
 /// expires (as the kubelet does).
-pub fn token_needs_refresh(
-    now: Timestamp,
-    expires: Timestamp,
-    lifetime_seconds: Option<i64>,
-) -> bool {
+pub fn token_needs_refresh(now: Timestamp, expires: Timestamp, lifetime_seconds: Option<i64>) -> bool {
     let Some(lifetime) = lifetime_seconds else {
         return now >= expires;
     };

@@ -103,6 +103,14 @@ fn what_a_crash_left_is_repaired() {
     symlink("..2020_01_01_00_00_00.1", volume.join("..data_tmp")).unwrap();
     fs::remove_file(volume.join("b")).unwrap();
     symlink("..data/stale", volume.join("stale")).unwrap();
+    // The next call has something to write.
+    assert!(put(volume, &[("a", "2"), ("b", "1")]));
+    assert_eq!(visible(volume), ["..data", "a", "b"]);
+    // And the next has not.
+    fs::remove_file(volume.join("b")).unwrap();
+    symlink("..2020_01_01_00_00_00.1", volume.join("..data_tmp")).unwrap();
+    assert!(put(volume, &[("a", "1"), ("b", "1")]));
+    symlink("..2020_01_01_00_00_00.1", volume.join("..data_tmp")).unwrap();
     assert!(!put(volume, &[("a", "1"), ("b", "1")]));
     assert_eq!(visible(volume), ["..data", "a", "b"]);
     // Killed after the old version was removed by hand: the link leads nowhere.

@@ -60,7 +60,9 @@ fn initialized(phase: &str, init: &[ContainerStatus], apps: &[ContainerStatus]) 
         return Verdict { reason: Some("PodCompleted"), ..Verdict::yes(KIND) };
     }
     let started = apps.iter().any(|s| {
-        s.started == Some(true) || s.state.as_ref().is_some_and(|s| s.terminated.is_some()) || s.last_state.as_ref().is_some_and(|s| s.terminated.is_some())
+        s.started == Some(true)
+            || s.state.as_ref().is_some_and(|s| s.terminated.is_some())
+            || s.last_state.as_ref().is_some_and(|s| s.terminated.is_some())
     });
     if started || incomplete.is_empty() {
         return Verdict::yes(KIND);

@@ -1,8 +1,8 @@
 //! `status.containerStatuses` and `initContainerStatuses`, after the kubelet's `convertToAPIContainerStatuses`.
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, ContainerUser,
-    LinuxContainerUser, VolumeMountStatus,
+    Container, ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+    ContainerUser, LinuxContainerUser, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -18,7 +18,9 @@ pub(super) fn statuses(view: &View<'_>, kind: ContainerKind) -> Vec<ContainerSta
         ContainerKind::Init => {
             (spec.and_then(|s| s.init_containers.as_deref()).unwrap_or_default(), old.and_then(|s| s.init_container_statuses.as_deref()))
         }
-        ContainerKind::App => (spec.map(|s| s.containers.as_slice()).unwrap_or_default(), old.and_then(|s| s.container_statuses.as_deref())),
+        ContainerKind::App => {
+            (spec.map(|s| s.containers.as_slice()).unwrap_or_default(), old.and_then(|s| s.container_statuses.as_deref()))
+        }
     };
     let old = old.unwrap_or_default();
     let mut out: Vec<_> = containers.iter().map(|c| status(view, kind, c, old.iter().find(|o| o.name == c.name))).collect();
@@ -123,7 +125,10 @@ fn unseen(view: &View<'_>, kind: ContainerKind, container: &Container, old: Opti
         status.state = Some(ApiState {
             terminated: Some(ContainerStateTerminated {
                 reason: Some("Completed".into()),
-                message: Some("Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally".into()),
+                message: Some(
+                    "Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally"
+                        .into(),
+                ),
                 exit_code: 0,
                 ..ContainerStateTerminated::default()
             }),

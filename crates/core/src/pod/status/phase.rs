@@ -66,7 +66,8 @@ pub(super) fn phase(view: &View<'_>, init: &[ContainerStatus], apps: &[Container
 
 /// The exit code of a container that has ended: of its state, or of its last one while it waits for a restart.
 fn ended(status: &ContainerStatus) -> Option<i32> {
-    let terminated = |s: &Option<k8s_openapi::api::core::v1::ContainerState>| s.as_ref().and_then(|s| s.terminated.as_ref()).map(|t| t.exit_code);
+    let terminated =
+        |s: &Option<k8s_openapi::api::core::v1::ContainerState>| s.as_ref().and_then(|s| s.terminated.as_ref()).map(|t| t.exit_code);
     if status.state.as_ref().is_some_and(|s| s.running.is_some()) {
         return None;
     }

@@ -101,7 +101,13 @@ impl World {
         let mut pod = self.pod.clone();
         pod.status.clone_from(&agent.status);
         let stop = Stop::of(&pod, self.present);
-        let plan = decide(Desired { pod: &pod, stop }, &agent.observed, &agent.memory, &Rules::default(), Now { wall: at(self.clock), steady: at(self.steady) });
+        let plan = decide(
+            Desired { pod: &pod, stop },
+            &agent.observed,
+            &agent.memory,
+            &Rules::default(),
+            Now { wall: at(self.clock), steady: at(self.steady) },
+        );
         self.check_status(&plan.status, agent.status.as_ref());
         agent.status = Some(plan.status.clone());
         if !self.faults || self.random.chance(70) {
@@ -253,7 +259,8 @@ impl World {
                 self.containers.insert(made.id.clone(), made.clone());
                 agent.observed.containers.push(made);
             } else {
-                let failure = StartFailure { attempt, reason: "CreateContainerError".into(), message: String::new(), retry_at: at(self.steady + 5) };
+                let failure =
+                    StartFailure { attempt, reason: "CreateContainerError".into(), message: String::new(), retry_at: at(self.steady + 5) };
                 agent.memory.start_failures.insert(name, failure);
             }
             return;
@@ -269,7 +276,13 @@ impl World {
         if let Some(container) = self.containers.get_mut(id)
             && let ContainerState::Running { started_at } = container.state
         {
-            container.state = ContainerState::Exited(Exit { code, started_at: Some(started_at), finished_at: now.max(started_at), reason: None, message: None });
+            container.state = ContainerState::Exited(Exit {
+                code,
+                started_at: Some(started_at),
+                finished_at: now.max(started_at),
+                reason: None,
+                message: None,
+            });
         }
     }
 
@@ -367,7 +380,8 @@ fn history(seed: u64) {
         if finished {
             break;
         }
-        let busy: Vec<_> = world.containers.values().filter(|c| c.is_running() && c.name.as_str().starts_with('i')).map(|c| c.id.clone()).collect();
+        let busy: Vec<_> =
+            world.containers.values().filter(|c| c.is_running() && c.name.as_str().starts_with('i')).map(|c| c.id.clone()).collect();
         busy.iter().for_each(|id| world.end(id, 0));
     }
     let stopped = !world.present || world.pod.metadata.deletion_timestamp.is_some();

@@ -109,7 +109,9 @@ fn a_changed_image_stops_the_container_and_starts_it_whatever_the_policy() {
     let mut old = seen("a", 0, 0, running());
     old.spec_hash = "other".into();
     let result = plan(&p, &observed(vec![old.clone()]), &with_images(&p, 1), at(1));
-    assert!(matches!(&result.actions[..], [Action::Signal { message, .. }] if message == "Container a definition changed, will be restarted"));
+    assert!(
+        matches!(&result.actions[..], [Action::Signal { message, .. }] if message == "Container a definition changed, will be restarted")
+    );
     old.state = exited(143, 2);
     let result = plan(&p, &observed(vec![old]), &with_images(&p, 1), at(3));
     assert_eq!(starts(&result), [("a".to_owned(), 1, 0)]);
@@ -170,7 +172,8 @@ fn the_active_deadline_fails_the_pod() {
 #[test]
 fn a_phase_that_the_api_server_calls_final_is_obeyed_and_never_left() {
     let mut p = pod("Always", &[], &["a"]);
-    p.status = Some(k8s_openapi::api::core::v1::PodStatus { phase: Some("Failed".into()), reason: Some("Mine".into()), ..Default::default() });
+    p.status =
+        Some(k8s_openapi::api::core::v1::PodStatus { phase: Some("Failed".into()), reason: Some("Mine".into()), ..Default::default() });
     let result = plan(&p, &observed(vec![seen("a", 0, 0, running())]), &with_images(&p, 0), at(1));
     assert_eq!((phase(&result), result.status.reason.as_deref()), ("Failed", Some("Mine")));
     assert!(matches!(result.actions[..], [Action::Signal { .. }]));
@@ -182,7 +185,13 @@ fn image_failures_back_off() {
     let mut memory = Memory { admitted: true, start_time: Some(at(0)), ..Memory::default() };
     memory.image_failures.insert(
         "a".into(),
-        ImageFailure { image: "busybox:1".into(), reason: "ErrImagePull".into(), message: "no such host".into(), at: at(10), backoff_seconds: 20 },
+        ImageFailure {
+            image: "busybox:1".into(),
+            reason: "ErrImagePull".into(),
+            message: "no such host".into(),
+            at: at(10),
+            backoff_seconds: 20,
+        },
     );
     let reason = |now| {
         let result = plan(&p, &observed(vec![]), &memory, at(now));
@@ -191,7 +200,10 @@ fn image_failures_back_off() {
         (waiting.reason.unwrap(), waiting.message.unwrap_or_default(), result.actions.len())
     };
     assert_eq!(reason(11), ("ErrImagePull".to_owned(), "no such host".to_owned(), 0));
-    assert_eq!(reason(20), ("ImagePullBackOff".to_owned(), "Back-off pulling image \"busybox:1\": ErrImagePull: no such host".to_owned(), 0));
+    assert_eq!(
+        reason(20),
+        ("ImagePullBackOff".to_owned(), "Back-off pulling image \"busybox:1\": ErrImagePull: no such host".to_owned(), 0)
+    );
     assert_eq!(reason(30).2, 1, "tried again after the back-off");
 }
 
@@ -248,7 +260,8 @@ fn a_patch_replaces_lists_of_ours_and_merges_conditions() {
 #[test]
 fn foreign_conditions_and_readiness_gates() {
     let mut p = pod("Always", &[], &["a"]);
-    p.spec.as_mut().unwrap().readiness_gates = Some(vec![k8s_openapi::api::core::v1::PodReadinessGate { condition_type: "example.com/lb".into() }]);
+    p.spec.as_mut().unwrap().readiness_gates =
+        Some(vec![k8s_openapi::api::core::v1::PodReadinessGate { condition_type: "example.com/lb".into() }]);
     let live = observed(vec![seen("a", 0, 0, running())]);
     let ready = |p: &Pod| {
         let result = plan(p, &live, &with_images(p, 0), at(1));
