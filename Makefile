@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help prepare prepare-suite check test demo demo-down conformance bench
+.PHONY: help prepare prepare-suite check test test-podman demo demo-down conformance bench
 
 CARGO ?= cargo
 # Development build: what the tests and the demo run. The benchmarks measure the release build.
@@ -12,6 +12,7 @@ SKIP ?= \[Serial\]|\[Slow\]|\[Disruptive\]|\[Flaky\]
 PROCS ?= 8
 # The end-to-end tests mostly wait: more of them at once than there are processors.
 TEST_THREADS ?= 8
+SUITE ?= trixie
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 22
@@ -29,6 +30,11 @@ check: ## format and lints
 test: prepare-suite check ## everything: lints, unit and component tests, end-to-end tests, a fast part of the official suite
 	$(CARGO) build --workspace --bins
 	RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --workspace
+
+test-podman: prepare ## end-to-end tests on pets with another Debian and its Podman: SUITE=trixie (5.4) or sid (5.8)
+	@lab/build.sh rootfs-$(SUITE)
+	$(CARGO) build --workspace --bins
+	KUBE_PET_SUITE=$(SUITE) RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --package kube-pet-lab --test e2e
 
 demo: prepare ## a cluster with one pet, shown at work; it stays up
 	@$(CARGO) build --quiet --bins

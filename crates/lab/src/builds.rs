@@ -38,6 +38,16 @@ impl Builds {
         self.cache.join("bin")
     }
 
+    /// The root folder of another Debian suite.
+    ///
+    /// # Errors
+    /// When it was not built; the error says how to.
+    pub fn root(&self, suite: &str) -> Result<PathBuf> {
+        let path = self.cache.join("rootfs").join(suite);
+        ensure!(path.exists(), "{} is missing: build it with `lab/build.sh rootfs-{suite}`", path.display());
+        Ok(path)
+    }
+
     /// The images, as an OCI layout.
     pub fn images(&self) -> PathBuf {
         self.cache.join("images")

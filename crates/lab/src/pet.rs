@@ -21,6 +21,7 @@ use crate::{
     network,
     patience::eventually,
     pet_files::{self, PetFiles},
+    pet_root::{self, Suite},
     process::{self, ProcessId},
     record,
 };
@@ -32,12 +33,14 @@ pub struct PetOptions {
     pub name: String,
     /// Settings of `node.yaml` on top of the lab's own.
     pub settings: Map<String, Value>,
+    /// Its operating system; without one, that of `KUBE_PET_SUITE`, or the lab's own.
+    pub suite: Option<Suite>,
 }
 
 impl PetOptions {
     /// A pet with the lab's settings.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), settings: Map::new() }
+        Self { name: name.into(), settings: Map::new(), suite: None }
     }
 
     /// With this setting of `node.yaml`.
@@ -63,6 +66,8 @@ pub struct Pet {
 struct PetRecord {
     number: u8,
     address: Ipv4Addr,
+    /// The root folder of another operating system.
+    root: Option<PathBuf>,
 }
 
 const RECORD: &str = "pet.json";
@@ -80,9 +85,14 @@ impl Pet {
         let dir = record.machine_dir(&options.name);
         ensure!(!dir.exists(), "lab {} has a machine named {} already", record.name, options.name);
         fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+        let suite = match options.suite {
+            Some(suite) => Some(suite),
+            None => Suite::from_env()?,
+        };
+        let root = suite.map(Suite::root).transpose()?;
         let number = take_number(&record.dir)?;
         let address = record.wire().pet(number);
-        record::save(&dir.join(RECORD), &PetRecord { number, address })?;
+        record::save(&dir.join(RECORD), &PetRecord { number, address, root })?;
         let client = lab.client().await?;
         let files = PetFiles {
             name: options.name.clone(),
@@ -291,7 +301,10 @@ async fn boot(lab: &Lab, name: &str) -> Result<Pet> {
     let dir = lab.record().machine_dir(name);
     let agent = builds::own_program("kube-pet", "KUBE_PET_BIN")?;
     let programs = agent.parent().context("the agent's program has no folder")?;
-    let machine = Machine::boot(name, &dir, &pet_files::boot_script(&dir, programs)).await?;
+    let record: PetRecord = record::load(&dir.join(RECORD))?;
+    let mut script = record.root.map(|root| pet_root::script(&root, &dir, programs)).unwrap_or_default();
+    script.push_str(&pet_files::boot_script(&dir, programs));
+    let machine = Machine::boot(name, &dir, &script).await?;
     let pet = Pet::assemble(lab, machine)?;
     network::attach(lab.record().wire(), lab.control_plane(), &pet.machine, pet.record.number).await?;
     Ok(pet)

@@ -137,7 +137,8 @@ mount --bind {dir}/var /var"
     )
 }
 
-fn quoted(path: &Path) -> String {
+/// A path as one word of a shell.
+pub(crate) fn quoted(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }
 
