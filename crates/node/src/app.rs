@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::config::{AuthorizationMode, NodeConfiguration};
-use crate::events::{EventRecorder, EventType};
+use crate::events::{EventRate, EventRecorder, EventType};
 use crate::identity::{self, IdentityOptions, ServingNames, ServingOptions};
 use crate::images::{ImageManager, ImageManagerOptions, PullLimits};
 use crate::node_status::{NodeManager, NodeManagerOptions};
@@ -98,7 +98,12 @@ pub async fn run_node(config: NodeConfiguration, version: &str, shutdown: Cancel
 ///
 /// # Errors
 /// When a manifest cannot be used; otherwise as [`run_node`].
-pub async fn run_files(config: NodeConfiguration, version: &str, files: Vec<PathBuf>, shutdown: CancellationToken) -> Result<(), StartError> {
+pub async fn run_files(
+    config: NodeConfiguration,
+    version: &str,
+    files: Vec<PathBuf>,
+    shutdown: CancellationToken,
+) -> Result<(), StartError> {
     let pods: Result<Vec<_>, _> = files.iter().map(|file| sources::files::read_manifest(file, &config.node_name)).collect();
     run(config, version, Mode::Standalone(pods?), shutdown).await
 }
@@ -153,7 +158,11 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
     let events = match &api {
         None => EventRecorder::disabled(),
         Some(api) => {
-            let (events, writer) = EventRecorder::new(api.clone(), &config.node_name);
+            let (events, writer) = EventRecorder::new(
+                api.clone(),
+                &config.node_name,
+                EventRate { per_second: config.event_record_qps, burst: config.event_burst },
+            );
             tasks.spawn("events", writer);
             events
         }
@@ -273,7 +282,11 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
             node_name: config.node_name.clone(),
             configz: serde_json::to_value(&config).unwrap_or_default(),
             health: Arc::new(move || health(&inventory_health)),
-            version: BuildVersion { git_version: version.to_owned(), git_commit: commit(version).to_owned(), architecture: architecture().into() },
+            version: BuildVersion {
+                git_version: version.to_owned(),
+                git_commit: commit(version).to_owned(),
+                architecture: architecture().into(),
+            },
         };
         let server = Server::bind(options, state).await?;
         let stop = shutdown.clone();
@@ -310,7 +323,10 @@ async fn after(mut identified: watch::Receiver<bool>, work: impl Future<Output =
 }
 
 /// Keeps a source's channel open after it has told everything.
-async fn hold_open<F: Future<Output = ()>>(tx: mpsc::Sender<sources::PodUpdate>, source: impl FnOnce(mpsc::Sender<sources::PodUpdate>) -> F) {
+async fn hold_open<F: Future<Output = ()>>(
+    tx: mpsc::Sender<sources::PodUpdate>,
+    source: impl FnOnce(mpsc::Sender<sources::PodUpdate>) -> F,
+) {
     source(tx.clone()).await;
     tx.closed().await;
 }
@@ -389,11 +405,7 @@ fn make_folders(paths: &crate::paths::Paths) -> Result<(), StartError> {
         (paths.pod_logs_dir(), 0o755),
         (paths.container_logs_dir(), 0o755),
     ] {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(mode)
-            .create(&path)
-            .map_err(|source| StartError::Folder { path, source })?;
+        std::fs::DirBuilder::new().recursive(true).mode(mode).create(&path).map_err(|source| StartError::Folder { path, source })?;
     }
     Ok(())
 }

@@ -172,9 +172,7 @@ pub fn spec_generator(place: &Place<'_>, parts: Parts<'_>) -> SpecGenerator {
     out.stdin = spec.stdin.unwrap_or(false);
     out.terminal = spec.tty.unwrap_or(false);
     out.mounts = volume_mounts(mounts);
-    out.mounts.extend(files.into_iter().map(|(source, destination)| {
-        Mount::bind(source.display().to_string(), destination, false)
-    }));
+    out.mounts.extend(files.into_iter().map(|(source, destination)| Mount::bind(source.display().to_string(), destination, false)));
     join(&mut out, joined);
     confine(&mut out, security, &seccomp_dir);
     out.cgroup_parent = cgroup_parent;

@@ -1,8 +1,9 @@
 //! Events, as a kubelet writes them (core/v1), with client-go's aggregation and spam filter.
 
 mod correlator;
+mod rate;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -15,10 +16,13 @@ use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 use self::correlator::{Correlated, Correlator};
+use self::rate::Bucket;
 use crate::api::ApiHandle;
 
 /// Events waiting to be written; more are dropped, and counted in the log.
 const QUEUE: usize = 1000;
+/// What leaves room for a point and 16 digits in an object's name.
+const MAX_NAME: usize = 253 - 17;
 /// client-go's `maxTriesPerEvent`.
 const TRIES: u32 = 12;
 
@@ -45,6 +49,16 @@ impl EventType {
 pub struct EventRecorder {
     queue: Option<mpsc::Sender<Recorded>>,
     node_name: Arc<str>,
+    node_uid: Arc<OnceLock<String>>,
+}
+
+/// How many events may be written (`eventRecordQPS`, `eventBurst`).
+#[derive(Clone, Copy, Debug)]
+pub struct EventRate {
+    /// Per second; 0 is no limit.
+    pub per_second: u32,
+    /// At once.
+    pub burst: u32,
 }
 
 /// One thing that happened.
@@ -60,14 +74,20 @@ struct Recorded {
 impl EventRecorder {
     /// A recorder that only writes to the log.
     pub fn disabled() -> Self {
-        Self { queue: None, node_name: Arc::from("") }
+        Self { queue: None, node_name: Arc::from(""), node_uid: Arc::default() }
     }
 
     /// A recorder, and the task that writes what it records until every clone of it is dropped.
-    pub fn new(api: ApiHandle, node_name: &str) -> (Self, impl Future<Output = ()> + Send + use<>) {
+    pub fn new(api: ApiHandle, node_name: &str, rate: EventRate) -> (Self, impl Future<Output = ()> + Send + use<>) {
         let (tx, rx) = mpsc::channel(QUEUE);
         let node_name: Arc<str> = Arc::from(node_name);
-        (Self { queue: Some(tx), node_name: node_name.clone() }, write(api, node_name, rx))
+        let recorder = Self { queue: Some(tx), node_name: node_name.clone(), node_uid: Arc::default() };
+        (recorder, write(api, node_name, rate, rx))
+    }
+
+    /// The UID that events about this node carry from now on: that of the Node as the API server first showed it.
+    pub fn node_is(&self, uid: &str) {
+        let _ = self.node_uid.set(uid.to_owned());
     }
 
     /// An event about a pod, or about the container that `field_path` names (`spec.containers{app}`).
@@ -91,12 +111,13 @@ impl EventRecorder {
         });
     }
 
-    /// An event about this node. The kubelet gives the node's name as UID, and tools select by it.
+    /// An event about this node.
     pub fn node_event(&self, kind: EventType, reason: &str, message: String) {
         let object = ObjectReference {
+            api_version: Some("v1".into()),
             kind: Some("Node".into()),
             name: Some(self.node_name.to_string()),
-            uid: Some(self.node_name.to_string()),
+            uid: self.node_uid.get().cloned(),
             ..ObjectReference::default()
         };
         self.record(Recorded { object, kind, reason: reason.to_owned(), message, at: Timestamp::now() });
@@ -112,10 +133,16 @@ impl EventRecorder {
     }
 }
 
-async fn write(api: ApiHandle, node_name: Arc<str>, mut queue: mpsc::Receiver<Recorded>) {
+async fn write(api: ApiHandle, node_name: Arc<str>, rate: EventRate, mut queue: mpsc::Receiver<Recorded>) {
     let mut correlator = Correlator::default();
+    let mut limit = (rate.per_second > 0).then(|| Bucket::new(f64::from(rate.burst), f64::from(rate.per_second), Timestamp::now()));
     while let Some(recorded) = queue.recv().await {
         let Some(correlated) = correlator.correlate(recorded) else { continue };
+        if let Some(limit) = &mut limit {
+            while !limit.take(Timestamp::now()) {
+                tokio::time::sleep(limit.wait()).await;
+            }
+        }
         let mut pause = Duration::from_millis(500);
         for attempt in 1..=TRIES {
             match send(&api, &node_name, &correlated).await {
@@ -183,7 +210,8 @@ fn event_object(node_name: &str, namespace: &str, correlated: &Correlated) -> Ev
     let name = recorded.object.name.as_deref().unwrap_or_default();
     Event {
         metadata: ObjectMeta {
-            name: Some(format!("{name}.{:x}", recorded.at.as_nanosecond())),
+            // A pod's name may be so long that nothing more fits.
+            name: Some(format!("{}.{:x}", name.get(..MAX_NAME).unwrap_or(name), recorded.at.as_nanosecond())),
             namespace: Some(namespace.to_owned()),
             ..ObjectMeta::default()
         },

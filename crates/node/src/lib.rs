@@ -1,9 +1,9 @@
 //! The agent: API server watches, one worker per pod, volumes, images, node status, the 10250 server.
 
 pub mod api;
-pub mod containers;
 pub mod app;
 pub mod config;
+pub mod containers;
 pub mod events;
 pub mod identity;
 pub mod images;

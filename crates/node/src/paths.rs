@@ -65,21 +65,11 @@ impl Paths {
     }
     /// `/var/log/pods/<namespace>_<name>_<uid>`.
     pub fn pod_log_dir(&self, namespace: &str, name: &str, uid: &PodUid) -> PathBuf {
-        self.pod_logs_dir()
-            .join(format!("{namespace}_{name}_{uid}"))
+        self.pod_logs_dir().join(format!("{namespace}_{name}_{uid}"))
     }
     /// `<pod log dir>/<container>/<attempt>.log`: CRI lines, written by conmon.
-    pub fn container_log(
-        &self,
-        namespace: &str,
-        name: &str,
-        uid: &PodUid,
-        container: &str,
-        attempt: u32,
-    ) -> PathBuf {
-        self.pod_log_dir(namespace, name, uid)
-            .join(container)
-            .join(format!("{attempt}.log"))
+    pub fn container_log(&self, namespace: &str, name: &str, uid: &PodUid, container: &str, attempt: u32) -> PathBuf {
+        self.pod_log_dir(namespace, name, uid).join(container).join(format!("{attempt}.log"))
     }
     /// The socket of the agent's own Podman service.
     pub fn podman_socket(&self) -> PathBuf {

@@ -1,11 +1,12 @@
-//! client-go's event correlation: repeated events raise a count, many similar ones are combined, and too many of one object
-//! are dropped.
+//! client-go's event correlation (`tools/record/events_cache.go`): repeated events raise a count, many similar ones are
+//! combined, and too many of one object are dropped.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::Recorded;
+use super::rate::Bucket;
 
 /// client-go's defaults.
 const MAX_SIMILAR: usize = 10;
@@ -33,13 +34,8 @@ struct Known {
 }
 
 struct Similar {
-    messages: Vec<String>,
-    since: Timestamp,
-}
-
-struct Bucket {
-    tokens: f64,
-    at: Timestamp,
+    messages: VecDeque<String>,
+    last: Timestamp,
 }
 
 /// What was recorded lately.
@@ -51,35 +47,41 @@ pub(super) struct Correlator {
 }
 
 impl Correlator {
-    /// What becomes of an event; `None` if the object has had too many.
-    pub(super) fn correlate(&mut self, mut event: Recorded) -> Option<Correlated> {
-        for full in [self.known.len(), self.similar.len(), self.buckets.len()] {
-            if full > MAX_KEYS {
-                *self = Self::default();
-            }
+    /// What becomes of an event; `None` if the object has had too many. Those that are dropped still count.
+    pub(super) fn correlate(&mut self, event: Recorded) -> Option<Correlated> {
+        if [self.known.len(), self.similar.len(), self.buckets.len()].into_iter().any(|full| full > MAX_KEYS) {
+            *self = Self::default();
         }
-        let object = format!("{:?}", (&event.object.kind, &event.object.namespace, &event.object.name, &event.object.uid));
-        if !self.spend(&object, event.at) {
-            return None;
-        }
-        let group = format!("{object}{:?}{}{:?}", event.object.field_path, event.reason, event.kind);
-        let similar = self.similar.entry(group.clone()).or_insert_with(|| Similar { messages: Vec::new(), since: event.at });
-        if event.at.duration_since(similar.since) > SIMILAR_WINDOW {
-            *similar = Similar { messages: Vec::new(), since: event.at };
-        }
-        if !similar.messages.contains(&event.message) {
-            similar.messages.push(event.message.clone());
-        }
-        let key = if similar.messages.len() >= MAX_SIMILAR {
-            similar.messages.truncate(MAX_SIMILAR);
-            event.message = format!("(combined from similar events): {}", event.message);
-            group
-        } else {
-            format!("{group}{}", event.message)
-        };
+        let object = &event.object;
+        let of_object = format!("{:?}{:?}", (&object.kind, &object.namespace, &object.name, &object.uid, &object.api_version), event.kind);
+        let bucket = of_object.clone();
+        // The messages of one object and reason, whichever container they are about.
+        let group = format!("{of_object}{:?}", event.reason);
+        let (event, key) = self.combine(event, group);
         let known = self.known.entry(key.clone()).or_insert_with(|| Known { count: 0, first: event.at, name: None });
         known.count += 1;
-        Some(Correlated { count: known.count, first: known.first, known_as: known.name.clone(), key, event })
+        let correlated = Correlated { count: known.count, first: known.first, known_as: known.name.clone(), key, event };
+        let bucket = self.buckets.entry(bucket).or_insert_with(|| Bucket::new(BURST, REFILL_PER_SECOND, correlated.event.at));
+        bucket.take(correlated.event.at).then_some(correlated)
+    }
+
+    /// Ten different messages within ten minutes make the tenth stand for all that follow.
+    fn combine(&mut self, mut event: Recorded, group: String) -> (Recorded, String) {
+        let similar = self.similar.entry(group.clone()).or_insert_with(|| Similar { messages: VecDeque::new(), last: event.at });
+        if event.at.duration_since(similar.last) > SIMILAR_WINDOW {
+            similar.messages.clear();
+        }
+        similar.last = event.at;
+        if !similar.messages.contains(&event.message) {
+            similar.messages.push_back(event.message.clone());
+        }
+        if similar.messages.len() < MAX_SIMILAR {
+            let key = format!("{group}{:?}{:?}", event.object.field_path, event.message);
+            return (event, key);
+        }
+        similar.messages.pop_front();
+        event.message = format!("(combined from similar events): {}", event.message);
+        (event, group)
     }
 
     /// The event object's name, for the next time.
@@ -87,17 +89,5 @@ impl Correlator {
         if let Some(known) = self.known.get_mut(&correlated.key) {
             known.name = Some(name);
         }
-    }
-
-    fn spend(&mut self, object: &str, now: Timestamp) -> bool {
-        let bucket = self.buckets.entry(object.to_owned()).or_insert(Bucket { tokens: BURST, at: now });
-        let passed = now.duration_since(bucket.at).as_secs_f64().max(0.0);
-        bucket.tokens = (bucket.tokens + passed * REFILL_PER_SECOND).min(BURST);
-        bucket.at = now;
-        if bucket.tokens < 1.0 {
-            return false;
-        }
-        bucket.tokens -= 1.0;
-        true
     }
 }

@@ -1,3 +1,5 @@
+mod writer;
+
 use super::*;
 
 fn recorded(name: &str, message: &str, second: i64) -> Recorded {
@@ -36,7 +38,10 @@ fn one_object_cannot_flood() {
     let kept = (0..100).filter(|n| correlator.correlate(recorded("a", &format!("{}", n % 3), 5)).is_some()).count();
     assert_eq!(kept, 25);
     assert!(correlator.correlate(recorded("b", "m", 5)).is_some());
-    assert!(correlator.correlate(recorded("a", "m", 5 + 301)).is_some(), "a token comes back every five minutes");
+    let normal = Recorded { kind: EventType::Normal, ..recorded("a", "m", 5) };
+    assert!(correlator.correlate(normal).is_some(), "warnings and others are counted apart");
+    let late = correlator.correlate(recorded("a", "0", 5 + 301)).expect("a token comes back every five minutes");
+    assert_eq!(late.count, 35, "what was dropped is counted");
 }
 
 #[test]
@@ -48,4 +53,23 @@ fn an_event_looks_like_a_kubelets() {
     let source = event.source.unwrap();
     assert_eq!((source.component.as_deref(), source.host.as_deref()), (Some("kubelet"), Some("pet1")));
     assert_eq!((event.count, event.reporting_component.as_deref()), (Some(1), Some("kubelet")));
+}
+
+#[test]
+fn similar_events_are_told_apart_again_after_a_quiet_while() {
+    let mut correlator = Correlator::default();
+    for n in 0..10 {
+        correlator.correlate(recorded("a", &format!("m{n}"), n));
+    }
+    let event = correlator.correlate(recorded("a", "new", 9 + 600)).unwrap().event;
+    assert_eq!(event.message, "(combined from similar events): new");
+    let event = correlator.correlate(recorded("a", "newer", 9 + 600 + 601)).unwrap().event;
+    assert_eq!(event.message, "newer");
+}
+
+#[test]
+fn a_name_stays_within_its_limit() {
+    let mut correlator = Correlator::default();
+    let correlated = correlator.correlate(recorded(&"x".repeat(253), "m", 1_800_000_000)).unwrap();
+    assert_eq!(event_object("pet1", "ns", &correlated).metadata.name.unwrap().len(), 253 - 17 + 1 + 16);
 }

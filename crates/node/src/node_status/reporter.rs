@@ -137,6 +137,7 @@ impl Reporter {
         let known = self.known.borrow().clone();
         if let Some(node) = known.node() {
             self.remembered.learn(node);
+            self.inputs.events.node_is(&self.remembered.uid);
         }
         let internal = self.publish(&readings, internal);
         let before = known.node().and_then(|node| node.status.clone()).unwrap_or_default();

@@ -130,7 +130,8 @@ impl Inventory {
             let containers = by_uid.remove(&uid).unwrap_or_default();
             self.subscribers.send(&uid, Sighting::All { asked_at, containers });
         }
-        let orphans: Orphans = by_uid.into_iter().filter_map(|(uid, c)| c.into_iter().next().map(|c| (uid, c.labels.into_iter().collect()))).collect();
+        let orphans: Orphans =
+            by_uid.into_iter().filter_map(|(uid, c)| c.into_iter().next().map(|c| (uid, c.labels.into_iter().collect()))).collect();
         let _ = self.orphans.send(orphans);
         Ok(())
     }

@@ -118,8 +118,12 @@ impl PodManager {
             PodUpdate::Synced(source) => {
                 self.unsynced.remove(&source);
                 // What the source did not name is gone; before it had told everything, nothing was touched.
-                let gone: Vec<_> =
-                    self.remembered.iter().filter(|(uid, c)| c.source() == source && !self.named.contains(*uid)).map(|(uid, _)| uid.clone()).collect();
+                let gone: Vec<_> = self
+                    .remembered
+                    .iter()
+                    .filter(|(uid, c)| c.source() == source && !self.named.contains(*uid))
+                    .map(|(uid, _)| uid.clone())
+                    .collect();
                 for uid in gone {
                     info!(uid = uid.as_str(), "the pod was deleted while the agent was away");
                     if let Some(worker) = self.workers.get(&uid) {

@@ -211,7 +211,8 @@ impl PodRuntime {
     pub(super) fn admit(&self, pod: &Pod, uid: &PodUid) -> Result<(), Rejected> {
         let mut admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
         let reader = self.store.reader();
-        let others: Vec<_> = admitted.iter().filter(|other| *other != uid).filter_map(|other| reader.by_uid(other)).filter(|p| is_active(p)).collect();
+        let others: Vec<_> =
+            admitted.iter().filter(|other| *other != uid).filter_map(|other| reader.by_uid(other)).filter(|p| is_active(p)).collect();
         let others: Vec<&Pod> = others.iter().map(AsRef::as_ref).collect();
         let node = self.node.borrow().clone();
         super::admission::admit(pod, &node, &others, &self.settings)?;
@@ -273,7 +274,14 @@ impl PodRuntime {
         self.event(pod, container, EventType::Normal, reason, message);
     }
 
-    fn event(&self, pod: &Pod, container: Option<(kube_pet_core::pod::ContainerKind, &str)>, kind: EventType, reason: &str, message: String) {
+    fn event(
+        &self,
+        pod: &Pod,
+        container: Option<(kube_pet_core::pod::ContainerKind, &str)>,
+        kind: EventType,
+        reason: &str,
+        message: String,
+    ) {
         let path = container.map(|(kind, name)| match kind {
             kube_pet_core::pod::ContainerKind::Init => format!("spec.initContainers{{{name}}}"),
             kube_pet_core::pod::ContainerKind::App => format!("spec.containers{{{name}}}"),

@@ -27,16 +27,7 @@ impl PodStoreWriter {
     pub fn new() -> (Self, PodStore) {
         let shared = Arc::new(RwLock::new(BTreeMap::new()));
         let (tx, rx) = watch::channel(0);
-        (
-            Self {
-                shared: shared.clone(),
-                version: tx,
-            },
-            PodStore {
-                shared,
-                version: rx,
-            },
-        )
+        (Self { shared: shared.clone(), version: tx }, PodStore { shared, version: rx })
     }
 
     /// A reader.
@@ -46,19 +37,13 @@ impl PodStoreWriter {
 
     /// Inserts or replaces one pod.
     pub fn put(&self, uid: PodUid, pod: Arc<Pod>) {
-        self.shared
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(uid, pod);
+        self.shared.write().unwrap_or_else(PoisonError::into_inner).insert(uid, pod);
         self.version.send_modify(|v| *v += 1);
     }
 
     /// Forgets one pod.
     pub fn remove(&self, uid: &PodUid) {
-        self.shared
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(uid);
+        self.shared.write().unwrap_or_else(PoisonError::into_inner).remove(uid);
         self.version.send_modify(|v| *v += 1);
     }
 }
@@ -66,37 +51,20 @@ impl PodStoreWriter {
 impl PodStore {
     /// All pods, ordered by UID.
     pub fn list(&self) -> Vec<Arc<Pod>> {
-        self.shared
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .cloned()
-            .collect()
+        self.shared.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// The pod with this UID.
     pub fn by_uid(&self, uid: &PodUid) -> Option<Arc<Pod>> {
-        self.shared
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(uid)
-            .cloned()
+        self.shared.read().unwrap_or_else(PoisonError::into_inner).get(uid).cloned()
     }
 
     /// The pod with this namespace and name; the youngest one where a static pod of the same name is being replaced.
     pub fn by_name(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
         self.list()
             .into_iter()
-            .filter(|p| {
-                p.metadata.namespace.as_deref() == Some(namespace)
-                    && p.metadata.name.as_deref() == Some(name)
-            })
-            .max_by_key(|p| {
-                (
-                    p.metadata.deletion_timestamp.is_none(),
-                    p.metadata.creation_timestamp.as_ref().map(|t| t.0),
-                )
-            })
+            .filter(|p| p.metadata.namespace.as_deref() == Some(namespace) && p.metadata.name.as_deref() == Some(name))
+            .max_by_key(|p| (p.metadata.deletion_timestamp.is_none(), p.metadata.creation_timestamp.as_ref().map(|t| t.0)))
     }
 
     /// A receiver that changes whenever any pod changes.

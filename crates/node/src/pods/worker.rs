@@ -303,14 +303,16 @@ impl Worker {
         let wanted = wanted.clone();
         let sandbox = self.observation.sandbox.clone();
         let status = self.status.clone();
-        self.operations.spawn(async move { (Some(key), outcome::act(&runtime, &wanted, &pod, sandbox, status, action).await) }.in_current_span());
+        self.operations
+            .spawn(async move { (Some(key), outcome::act(&runtime, &wanted, &pod, sandbox, status, action).await) }.in_current_span());
     }
 
     async fn wait(&mut self, wake_at: Option<Timestamp>) {
         let until_wake = wake_at.map(|at| Duration::try_from(at.duration_since(steady_now())).unwrap_or_default());
         let until_retry = self.writing.retry_at.map(|at| at.saturating_duration_since(Instant::now()));
         let until_refresh = Some(self.refresh_at.saturating_duration_since(Instant::now())).filter(|_| !self.refreshing);
-        let sleep = until_wake.into_iter().chain(until_retry).chain(until_refresh).min().unwrap_or(REFRESH_EVERY).max(Duration::from_millis(5));
+        let sleep =
+            until_wake.into_iter().chain(until_retry).chain(until_refresh).min().unwrap_or(REFRESH_EVERY).max(Duration::from_millis(5));
         tokio::select! {
             changed = self.inbox.wanted.changed() => {
                 // The manager is gone: the agent is being shut down, and containers stay as they are.

@@ -47,10 +47,8 @@ impl VolumeManager {
         let mut mounts = Vec::new();
         for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
             let (name, of) = (&mount.name, &container.name);
-            let volume = volumes
-                .by_name
-                .get(name)
-                .ok_or_else(|| MountError::NoSuchVolume { volume: name.clone(), container: of.clone() })?;
+            let volume =
+                volumes.by_name.get(name).ok_or_else(|| MountError::NoSuchVolume { volume: name.clone(), container: of.clone() })?;
             let source = match sub_path(mount, variable)? {
                 Some(part) => {
                     let target = layout.sub_path(name, of, index);

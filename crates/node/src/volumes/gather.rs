@@ -14,8 +14,8 @@ use kube_pet_core::quantity::Amount;
 use kube_pet_core::resources::pod_cgroup;
 use kube_pet_core::volumes::{
     EmptyDirMedium, Payload, Sources, config_map_payload, downward_api_payload, empty_dir_medium, fs_group, holds_secrets,
-    host_path_without_backsteps, memory_size, nested_mount_points, projected_payload, secret_payload, used_volumes,
-    validate_payload_path, volume_references, volume_type,
+    host_path_without_backsteps, memory_size, nested_mount_points, projected_payload, secret_payload, used_volumes, validate_payload_path,
+    volume_references, volume_type,
 };
 
 use super::VolumeContext;

@@ -173,9 +173,7 @@ fn host_path(path: &Path, wanted: &str) -> Result<(), SetUpError> {
     let found = fs::metadata(path).ok().map(|metadata| file_kind(metadata.file_type()));
     match check_host_path(&path.display().to_string(), wanted, found)? {
         HostPathStep::Ready => Ok(()),
-        HostPathStep::CreateDirectory => {
-            DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(at("mkdir", path))
-        }
+        HostPathStep::CreateDirectory => DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(at("mkdir", path)),
         HostPathStep::CreateFile => {
             let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o644).open(path);
             opened.map(drop).map_err(at("open", path))

@@ -36,8 +36,11 @@ impl PodRuntime {
         let image = container.image.as_deref().unwrap_or_default();
         let policy = PullPolicy::of(container.image_pull_policy.as_deref(), image);
         let secrets = self.pull_secrets(pod).await;
-        let keyring = Keyring::from_secrets(secrets.iter().map(|s| &***s))
-            .map_err(|e| ImageError { reason: "ErrImagePull", message: e.to_string(), backs_off: true })?;
+        let keyring = Keyring::from_secrets(secrets.iter().map(|s| &***s)).map_err(|e| ImageError {
+            reason: "ErrImagePull",
+            message: e.to_string(),
+            backs_off: true,
+        })?;
         let place = Some((kind, container.name.as_str()));
         let on_pulling = || self.note(pod, place, "Pulling", pulling_message(image));
         self.images.ensure(image, policy, &keyring, on_pulling).await.map_err(|error| {

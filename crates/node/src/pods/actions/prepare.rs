@@ -188,7 +188,8 @@ impl PodRuntime {
         let node = self.node.borrow().clone();
         let ips = if host_network(pod) { node.host_ips.clone() } else { sandbox.ips.clone() };
         let host = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
-        let hosts = hosts_file::content(pod, &ips, &self.settings.cluster_domain, || host(Path::new("/etc/hosts"))).map_err(|e| e.to_string())?;
+        let hosts =
+            hosts_file::content(pod, &ips, &self.settings.cluster_domain, || host(Path::new("/etc/hosts"))).map_err(|e| e.to_string())?;
         let cluster = dns::ClusterDns { servers: self.settings.cluster_dns.clone(), domain: self.settings.cluster_domain.clone() };
         let resolv = dns::pod_resolv_conf(pod, &host(&self.settings.resolv_conf), &cluster);
         for warning in &resolv.warnings {
@@ -246,7 +247,8 @@ impl PodRuntime {
         spec.labels.insert(labels::KIND.to_owned(), PAUSE_KIND.to_owned());
         spec.entrypoint = vec!["/catatonit".to_owned(), "-P".to_owned()];
         spec.mounts = vec![Mount::bind(program.display().to_string(), "/catatonit", true)];
-        let joined = |path: &Option<PathBuf>| Some(path.as_ref().map_or_else(Namespace::host, |p| Namespace::path(p.display().to_string())));
+        let joined =
+            |path: &Option<PathBuf>| Some(path.as_ref().map_or_else(Namespace::host, |p| Namespace::path(p.display().to_string())));
         spec.netns = joined(&sandbox.netns);
         spec.ipcns = joined(&sandbox.ipcns);
         spec.utsns = joined(&sandbox.utsns);
@@ -260,7 +262,8 @@ impl PodRuntime {
 }
 
 /// Where distributions put catatonit.
-const CATATONIT: [&str; 4] = ["/usr/libexec/podman/catatonit", "/usr/lib/podman/catatonit", "/usr/bin/catatonit", "/usr/libexec/catatonit/catatonit"];
+const CATATONIT: [&str; 4] =
+    ["/usr/libexec/podman/catatonit", "/usr/lib/podman/catatonit", "/usr/bin/catatonit", "/usr/libexec/catatonit/catatonit"];
 
 pub(super) fn host_network(pod: &Pod) -> bool {
     pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false)

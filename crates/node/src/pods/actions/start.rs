@@ -72,7 +72,12 @@ impl PodRuntime {
     }
 
     /// Starts a container that exists.
-    pub(in crate::pods) async fn start_created(&self, pod: &Arc<Pod>, id: &ContainerId, name: &ContainerName) -> Result<ObservedContainer, StartError> {
+    pub(in crate::pods) async fn start_created(
+        &self,
+        pod: &Arc<Pod>,
+        id: &ContainerId,
+        name: &ContainerName,
+    ) -> Result<ObservedContainer, StartError> {
         let kind = kube_pet_core::pod::containers(pod).find(|(_, c)| c.name == name.as_str()).map_or(ContainerKind::App, |(kind, _)| kind);
         let started = self.podman.start_container(id.as_str()).await;
         let observed = match self.observe(pod, id).await {
@@ -147,7 +152,8 @@ impl PodRuntime {
         }
         let termination = self.termination_file(pod, &container.name, attempt);
         make_termination_file(&termination).map_err(|e| StartError::config(format!("cannot make {}: {e}", termination.display())))?;
-        let termination_path = container.termination_message_path.clone().filter(|p| !p.is_empty()).unwrap_or_else(|| "/dev/termination-log".into());
+        let termination_path =
+            container.termination_message_path.clone().filter(|p| !p.is_empty()).unwrap_or_else(|| "/dev/termination-log".into());
         files.push((termination, termination_path));
         let shared_pid = if shares_pid(pod) { Some(pause_name(pod)) } else { None };
         let hostname = if host_network(pod) { self.node_name().to_owned() } else { self.hostname_of(pod).map_err(StartError::config)? };
@@ -186,7 +192,12 @@ impl PodRuntime {
         })
     }
 
-    async fn environment(&self, pod: &Arc<Pod>, container: &Container, sandbox: &SandboxFacts) -> Result<Vec<(String, String)>, StartError> {
+    async fn environment(
+        &self,
+        pod: &Arc<Pod>,
+        container: &Container,
+        sandbox: &SandboxFacts,
+    ) -> Result<Vec<(String, String)>, StartError> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let mut config_maps = BTreeMap::new();
         let mut secrets = BTreeMap::new();

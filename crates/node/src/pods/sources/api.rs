@@ -64,7 +64,12 @@ pub async fn watch(mut api: ApiHandle, node_name: String, out: mpsc::Sender<PodU
 
 struct ReceiverGone;
 
-async fn deliver(event: Event<Pod>, known: &mut BTreeSet<PodUid>, listed: &mut BTreeSet<PodUid>, out: &mpsc::Sender<PodUpdate>) -> Result<(), ReceiverGone> {
+async fn deliver(
+    event: Event<Pod>,
+    known: &mut BTreeSet<PodUid>,
+    listed: &mut BTreeSet<PodUid>,
+    out: &mpsc::Sender<PodUpdate>,
+) -> Result<(), ReceiverGone> {
     let send = |update| async { out.send(update).await.map_err(|_| ReceiverGone) };
     match event {
         Event::Init => listed.clear(),

@@ -27,7 +27,13 @@ pub(super) struct Observation {
 
 impl Observation {
     pub fn new() -> Self {
-        Self { sandbox: None, facts: Observed::default(), seen_at: BTreeMap::new(), start_errors: BTreeMap::new(), watched: BTreeSet::new() }
+        Self {
+            sandbox: None,
+            facts: Observed::default(),
+            seen_at: BTreeMap::new(),
+            start_errors: BTreeMap::new(),
+            watched: BTreeSet::new(),
+        }
     }
 
     /// What `decide` is given.
@@ -71,7 +77,9 @@ impl Observation {
                     let known = self.facts.containers.iter().find(|c| c.id == id);
                     let same = known.is_some_and(|c| match c.state {
                         ContainerState::Running { .. } => summary.state == "running" || summary.state == "stopping",
-                        ContainerState::Exited(_) => matches!(summary.state.as_str(), "exited" | "stopped") || self.start_errors.contains_key(&id),
+                        ContainerState::Exited(_) => {
+                            matches!(summary.state.as_str(), "exited" | "stopped") || self.start_errors.contains_key(&id)
+                        }
                         ContainerState::Created => matches!(summary.state.as_str(), "created" | "configured" | "initialized"),
                     });
                     if !same {

@@ -77,10 +77,7 @@ pub(super) async fn act(
 }
 
 fn image_of(pod: &Pod, container: &ContainerName) -> String {
-    kube_pet_core::pod::containers(pod)
-        .find(|(_, c)| c.name == container.as_str())
-        .and_then(|(_, c)| c.image.clone())
-        .unwrap_or_default()
+    kube_pet_core::pod::containers(pod).find(|(_, c)| c.name == container.as_str()).and_then(|(_, c)| c.image.clone()).unwrap_or_default()
 }
 
 impl Worker {
