@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use kube_pet_node::config::{ConfigSource, Override};
 
 /// Makes a machine that you own a full Kubernetes node, with Podman.
@@ -19,6 +19,8 @@ pub enum Command {
     Node(NodeOptions),
     /// Runs pods from files, without any cluster.
     Run(RunOptions),
+    /// Looks for what would keep this machine from being a node: each finding with its cause and its fix.
+    Doctor(DoctorOptions),
     /// Prints the version.
     Version,
 }
@@ -88,6 +90,30 @@ pub struct RunOptions {
     /// Pod manifests, YAML or JSON; a folder stands for the files in it.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct DoctorOptions {
+    #[command(flatten)]
+    pub config: ConfigOptions,
+    /// Applies the fixes that are safe: nothing is taken away, and a reboot undoes them.
+    #[arg(long)]
+    pub fix: bool,
+    /// Does not ask the API server.
+    #[arg(long)]
+    pub offline: bool,
+    /// How the findings are printed.
+    #[arg(long, short, value_enum, default_value = "text")]
+    pub output: Output,
+}
+
+/// A form of output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
 }
 
 #[cfg(test)]

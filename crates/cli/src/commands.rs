@@ -7,12 +7,13 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use kube_pet_node::app;
 use kube_pet_node::config::NodeConfiguration;
+use kube_pet_node::doctor::{self, Finding, Severity};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::VERSION;
-use crate::arguments::{ConfigOptions, NodeOptions, RunOptions};
+use crate::arguments::{ConfigOptions, DoctorOptions, NodeOptions, Output, RunOptions};
 use crate::logging;
 
 /// `kube-pet node`
@@ -60,6 +61,27 @@ fn manifests(given: &[PathBuf]) -> Result<Vec<PathBuf>> {
         files.append(&mut found);
     }
     Ok(files)
+}
+
+/// `kube-pet doctor`: fails when an error is left.
+pub fn doctor(options: &DoctorOptions) -> Result<ExitCode> {
+    let config = load(&options.config)?;
+    let findings = runtime()?.block_on(async {
+        let mut findings = doctor::examine(&config, !options.offline).await;
+        if options.fix {
+            let tried = doctor::repair(&findings).await;
+            if !tried.is_empty() {
+                findings = doctor::examine(&config, !options.offline).await;
+            }
+            findings.extend(tried.into_iter().filter_map(|(id, result)| Some(Finding::failed_repair(id, &result.err()?))));
+        }
+        findings
+    });
+    match options.output {
+        Output::Text => print(&doctor::text(&findings))?,
+        Output::Json => print(&format!("{}\n", serde_json::to_string_pretty(&findings)?))?,
+    };
+    Ok(if doctor::worst(&findings) == Severity::Error { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// `kube-pet version`

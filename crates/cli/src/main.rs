@@ -18,6 +18,7 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Node(options) => commands::node(&options),
         Command::Run(options) => commands::run(&options),
+        Command::Doctor(options) => commands::doctor(&options),
         Command::Version => commands::version(),
     };
     match done {

@@ -56,6 +56,12 @@ impl Amount {
     /// Nothing.
     pub const ZERO: Self = Self { nano: 0, format: Format::DecimalSi };
 
+    /// Nothing, in the same format, where it is less than that.
+    #[must_use]
+    pub fn or_zero(self) -> Self {
+        Self { nano: self.nano.max(0), ..self }
+    }
+
     /// A whole number, written with decimal suffixes.
     pub const fn whole(value: i64) -> Self {
         Self { nano: value as i128 * NANO, format: Format::DecimalSi }

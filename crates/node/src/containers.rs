@@ -164,7 +164,7 @@ pub fn spec_generator(place: &Place<'_>, parts: Parts<'_>) -> SpecGenerator {
     out.env.extend(env);
     out.unsetenv = ["container", "TERM"]
         .into_iter()
-        .filter(|name| !out.env.contains_key(*name) && !(*name == "TERM" && spec.tty == Some(true)))
+        .filter(|name| !(out.env.contains_key(*name) || *name == "TERM" && spec.tty == Some(true)))
         .map(str::to_owned)
         .collect();
     out.work_dir = spec.working_dir.clone().unwrap_or_default();

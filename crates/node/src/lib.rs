@@ -4,6 +4,7 @@ pub mod api;
 pub mod app;
 pub mod config;
 pub mod containers;
+pub mod doctor;
 pub mod events;
 pub mod identity;
 pub mod images;

@@ -254,7 +254,7 @@ impl<'a> Draft<'a> {
         let policy = pod_restart_policy(self.pod());
         let same_sandbox = newest.sandbox == sandbox.id;
         let restarts = policy.restarts(if never_started { 128 } else { exit.code });
-        if !restarts && !(changed && same_sandbox) {
+        if !(restarts || changed && same_sandbox) {
             // An init container that succeeded in a sandbox that is gone runs again in the new one.
             let reruns = !same_sandbox && self.is_init(&container.name) && policy != super::RestartPolicy::Never;
             if !reruns {

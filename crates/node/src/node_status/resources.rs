@@ -54,7 +54,7 @@ pub(super) fn allocatable(capacity: &Resources, readings: &Readings, config: &No
             if name == MEMORY {
                 left = left - huge;
             }
-            (name.clone(), left.max(left - left).to_quantity())
+            (name.clone(), left.or_zero().to_quantity())
         })
         .collect()
 }

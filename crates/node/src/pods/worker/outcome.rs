@@ -17,7 +17,7 @@ use crate::pods::runtime::{PodRuntime, StatusWriteError};
 pub(super) enum Outcome {
     Prepared(Result<SandboxFacts, String>),
     Image { container: ContainerName, attempt: u32, image: String, result: Result<(), ImageError> },
-    Started { container: ContainerName, attempt: u32, result: Result<ObservedContainer, StartError> },
+    Started { container: ContainerName, attempt: u32, result: Box<Result<ObservedContainer, StartError>> },
     Signalled { id: ContainerId, killed: bool, result: Result<(), String> },
     ContainerRemoved { id: ContainerId, result: Result<(), String> },
     Released(Result<(), String>),
@@ -51,12 +51,12 @@ pub(super) async fn act(
             if result.is_ok() {
                 runtime.remove_attempts(pod, &container, &obsolete, attempt).await;
             }
-            Outcome::Started { container, attempt, result }
+            Outcome::Started { container, attempt, result: Box::new(result) }
         }
         Action::StartCreated { id, container } => {
             let result = runtime.start_created(pod, &id, &container).await;
             let attempt = result.as_ref().map_or(0, |c| c.attempt);
-            Outcome::Started { container, attempt, result }
+            Outcome::Started { container, attempt, result: Box::new(result) }
         }
         Action::Signal { id, container, message } => {
             let result = runtime.signal(pod, &id, &container, message).await;
@@ -107,7 +107,7 @@ impl Worker {
                 self.memory.prepare_failure = Some(PrepareFailure { message, count, retry_at: after(delay) });
             }
             Outcome::Image { container, attempt, image, result } => self.apply_image(container, attempt, image, result),
-            Outcome::Started { container, attempt, result } => self.apply_started(container, attempt, result),
+            Outcome::Started { container, attempt, result } => self.apply_started(container, attempt, *result),
             Outcome::Signalled { id, killed, result } => {
                 if let Err(error) = result {
                     debug!(id = id.as_str(), killed, error, "signal not delivered; looking again");

@@ -1,0 +1,142 @@
+//! Ports, forwarding, and networks that are in each other's way.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+
+use super::repairs::Repair;
+use super::{Finding, Machine};
+use crate::config::{IpNet, NodeConfiguration};
+
+pub(super) fn examine(machine: &Machine, config: &NodeConfiguration) -> Vec<Finding> {
+    let mut findings = vec![port(machine, "port-api", config.address, config.port)];
+    if config.healthz_port != 0 {
+        findings.push(port(machine, "port-health", config.healthz_bind_address, config.healthz_port));
+    }
+    findings.push(forwarding(machine));
+    findings.extend(clashes(machine, config));
+    findings
+}
+
+fn port(machine: &Machine, id: &'static str, address: IpAddr, port: u16) -> Finding {
+    let address = SocketAddr::new(address, port);
+    let Err(error) = TcpListener::bind(address) else { return Finding::ok(id, format!("port {port} is free")) };
+    if error.kind() != std::io::ErrorKind::AddrInUse {
+        return Finding::error(id, format!("nothing can listen on {address}"), error.to_string(), "correct address and port in node.yaml");
+    }
+    match listener(machine, port) {
+        Some((_, name)) if name == "kube-pet" => Finding::ok(id, format!("the agent listens on port {port}")),
+        Some((pid, name)) => Finding::error(
+            id,
+            format!("port {port} is taken"),
+            format!("process {pid} ({name}) listens on it"),
+            if name.starts_with("kubelet") || name.starts_with("k3s") {
+                "stop and disable it: a machine has one agent"
+            } else {
+                "stop it, or choose another port in node.yaml"
+            },
+        ),
+        None => Finding::error(
+            id,
+            format!("port {port} is taken"),
+            "some process listens on it",
+            format!("find it with ss -tlnp 'sport = :{port}'"),
+        ),
+    }
+}
+
+/// Which process listens on a port.
+fn listener(machine: &Machine, port: u16) -> Option<(u32, String)> {
+    const LISTEN: &str = "0A";
+    let mut sockets = BTreeSet::new();
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        for line in machine.read(table).unwrap_or_default().lines().skip(1) {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            let [_, local, _, state, _, _, _, _, _, inode, ..] = fields.as_slice() else { continue };
+            if *state == LISTEN && local.rsplit(':').next().and_then(|hex| u16::from_str_radix(hex, 16).ok()) == Some(port) {
+                sockets.insert(format!("socket:[{inode}]"));
+            }
+        }
+    }
+    for process in std::fs::read_dir(machine.path("/proc")).ok()?.flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let files = std::fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
+        let holds = files
+            .into_iter()
+            .any(|file| std::fs::read_link(file.path()).is_ok_and(|target| target.to_str().is_some_and(|target| sockets.contains(target))));
+        if holds {
+            let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            return Some((pid, name.trim().to_owned()));
+        }
+    }
+    None
+}
+
+fn forwarding(machine: &Machine) -> Finding {
+    const SETTING: &str = "/proc/sys/net/ipv4/ip_forward";
+    if machine.read(SETTING).is_some_and(|text| text.trim() == "1") {
+        return Finding::ok("ip-forward", "the machine forwards packets");
+    }
+    Finding::warn(
+        "ip-forward",
+        "the machine does not forward packets",
+        "pods reach nothing outside of it",
+        "sysctl -w net.ipv4.ip_forward=1, and the same in /etc/sysctl.d/kube-pet.conf",
+    )
+    .repaired_by(Repair::WriteSetting(machine.path(SETTING), "1\n"))
+}
+
+/// A route of the machine.
+struct Route {
+    interface: String,
+    net: IpNet,
+}
+
+fn clashes(machine: &Machine, config: &NodeConfiguration) -> Vec<Finding> {
+    let routes: Vec<_> =
+        routes(machine).into_iter().filter(|route| route.net.prefix > 0 && !route.interface.starts_with(&config.link_prefix)).collect();
+    let mut ours: Vec<(String, IpNet)> =
+        pod_networks(machine, config).into_iter().map(|net| (format!("the pod network {net}"), net)).collect();
+    for dns in config.cluster_dns.iter().filter(|dns| dns.is_ipv4()) {
+        ours.push((format!("the cluster's name server {dns}"), IpNet { address: *dns, prefix: 32 }));
+    }
+    let mut findings: Vec<_> = ours
+        .iter()
+        .filter_map(|(name, net)| {
+            let route = routes.iter().find(|route| route.net.overlaps(net))?;
+            Some(Finding::error(
+                "subnet-clash",
+                format!("{name} overlaps {} on {}", route.net, route.interface),
+                "packets for the one would be sent to the other",
+                "move one of them: set podCIDR in node.yaml, or change the machine's own network",
+            ))
+        })
+        .collect();
+    if findings.is_empty() {
+        findings.push(Finding::ok("subnet-clash", "the machine's networks and the cluster's do not overlap"));
+    }
+    findings
+}
+
+fn pod_networks(machine: &Machine, config: &NodeConfiguration) -> Vec<IpNet> {
+    if !config.pod_cidr.is_empty() {
+        return config.pod_cidr.clone();
+    }
+    // What the cluster assigned last, if there was a last time.
+    let file = config.paths().state_dir().join("node.json");
+    let text = machine.read(&file.display().to_string()).unwrap_or_default();
+    let known: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    known["podCIDRs"].as_array().into_iter().flatten().filter_map(|net| net.as_str()?.parse().ok()).collect()
+}
+
+/// The IPv4 routes: name, and destination and mask as the hexadecimal number that their bytes are in memory.
+fn routes(machine: &Machine) -> Vec<Route> {
+    let table = machine.read("/proc/net/route").unwrap_or_default();
+    let route = |line: &str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let number = |at: usize| u32::from_str_radix(fields.get(at)?, 16).ok().map(|number| u32::from_be_bytes(number.to_ne_bytes()));
+        let (address, mask) = (number(1)?, number(7)?);
+        let net = IpNet { address: IpAddr::V4(Ipv4Addr::from(address & mask)), prefix: mask.leading_ones() as u8 };
+        Some(Route { interface: (*fields.first()?).to_owned(), net })
+    };
+    table.lines().skip(1).filter_map(route).collect()
+}
