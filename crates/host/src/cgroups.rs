@@ -19,7 +19,7 @@ use rustix::io::Errno;
 mod counters;
 mod layout;
 
-pub use counters::{Counters, counters, of_process};
+pub use counters::{Counters, counters, of_process, oom_kills};
 pub use layout::{Layout, Version};
 
 use layout::Hierarchy;

@@ -185,6 +185,19 @@ fn pretty_name(os_release: &str) -> Option<String> {
     (!value.is_empty()).then(|| value.replace('\\', ""))
 }
 
+/// What a process started from here cannot have its `oom_score_adj` below; `None` where there is no such bound, because this
+/// process has CAP_SYS_RESOURCE (proc(5)). The kernel's own bound may be lower, but cannot be read; this process's value is
+/// always allowed.
+pub fn lowest_oom_score_adj() -> Option<i32> {
+    const SYS_RESOURCE: u64 = 1 << 24;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
+    if effective.is_none_or(|set| set & SYS_RESOURCE != 0) {
+        return None;
+    }
+    fs::read_to_string("/proc/self/oom_score_adj").ok()?.trim().parse().ok()
+}
+
 /// The architecture by the name that Kubernetes and image registries use.
 pub fn architecture() -> &'static str {
     match std::env::consts::ARCH {

@@ -80,6 +80,9 @@ pub struct Parts<'a> {
     pub seccomp_dir: PathBuf,
     /// Its limits.
     pub limits: ContainerLimits,
+    /// What a container's `oom_score_adj` cannot be below on this machine; without it, pods that should be protected from the
+    /// kernel's OOM killer run with this instead of not at all.
+    pub lowest_oom_score_adj: Option<i32>,
     /// The pod's cgroup.
     pub cgroup_parent: String,
     /// The environment.
@@ -134,6 +137,7 @@ pub fn spec_generator(place: &Place<'_>, parts: Parts<'_>) -> SpecGenerator {
         security,
         seccomp_dir,
         limits,
+        lowest_oom_score_adj,
         cgroup_parent,
         env,
         command,
@@ -176,7 +180,7 @@ pub fn spec_generator(place: &Place<'_>, parts: Parts<'_>) -> SpecGenerator {
     join(&mut out, joined);
     confine(&mut out, security, &seccomp_dir);
     out.cgroup_parent = cgroup_parent;
-    limit(&mut out, &limits);
+    limit(&mut out, &limits, lowest_oom_score_adj);
     out.log_configuration = Some(LogConfiguration::k8s_file(log.display().to_string()));
     out.stop_timeout = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).and_then(|s| u32::try_from(s).ok());
     out
@@ -228,7 +232,7 @@ fn confine(out: &mut SpecGenerator, security: Effective, seccomp_dir: &std::path
     }
 }
 
-fn limit(out: &mut SpecGenerator, limits: &ContainerLimits) {
+fn limit(out: &mut SpecGenerator, limits: &ContainerLimits, lowest_oom_score_adj: Option<i32>) {
     out.resource_limits = Some(LinuxResources {
         cpu: Some(LinuxCpu {
             shares: Some(limits.cpu_shares),
@@ -239,7 +243,7 @@ fn limit(out: &mut SpecGenerator, limits: &ContainerLimits) {
         memory: limits.memory_limit.map(|limit| LinuxMemory { limit: Some(limit), swap: Some(limit), ..LinuxMemory::default() }),
         ..LinuxResources::default()
     });
-    out.oom_score_adj = Some(limits.oom_score_adj);
+    out.oom_score_adj = Some(lowest_oom_score_adj.map_or(limits.oom_score_adj, |lowest| limits.oom_score_adj.max(lowest)));
 }
 
 fn volume_mounts(mounts: Vec<ContainerMount>) -> Vec<Mount> {

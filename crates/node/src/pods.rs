@@ -7,6 +7,7 @@ pub mod exits;
 pub mod inventory;
 pub mod manager;
 pub mod mirror;
+pub mod oom;
 pub mod runtime;
 pub mod sources;
 pub mod store;

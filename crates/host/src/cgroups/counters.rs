@@ -62,6 +62,28 @@ pub fn counters(cgroup: &str) -> Result<Counters, CgroupError> {
     Ok(result)
 }
 
+/// Processes that the kernel has killed for want of memory in the groups right below `parent` whose names have `part` in them:
+/// a container's group, whatever its runtime calls it. `None` if there is no such group (any more).
+pub fn oom_kills(parent: &str, part: &str) -> Result<Option<u64>, CgroupError> {
+    let relative = relative(parent)?;
+    let Some(hierarchy) = layout()?.hierarchy("memory") else { return Ok(None) };
+    let name = if hierarchy.unified { "memory.events" } else { "memory.oom_control" };
+    let folder = hierarchy.mount.join(relative);
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(CgroupError::Read { path: folder, source }),
+    };
+    let mut kills = None;
+    for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().contains(part)) {
+        // The group may be removed while it is being read.
+        if let Ok(events) = table(&entry.path().join(name)) {
+            *kills.get_or_insert(0) += events.get("oom_kill").copied().unwrap_or(0);
+        }
+    }
+    Ok(kills)
+}
+
 /// The group of a process (in the memory controller's hierarchy on v1); `None` if there is no such process.
 pub fn of_process(pid: i64) -> Option<String> {
     group_from(&fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?)

@@ -7,6 +7,7 @@ use kube_pet_podman::Client;
 use tracing::debug;
 
 use super::inventory::Subscribers;
+use super::oom::OomMark;
 
 /// Watches main processes.
 #[derive(Clone)]
@@ -22,21 +23,23 @@ impl ExitWatcher {
     }
 
     /// Watches one container until it ends. Without a pidfd, Podman's events and the relist do it.
-    pub fn watch(&self, uid: PodUid, id: ContainerId) {
+    pub fn watch(&self, uid: PodUid, id: ContainerId, oom: OomMark) {
         let this = self.clone();
         tokio::spawn(async move {
-            if let Err(error) = this.wait(&uid, &id).await {
+            if let Err(error) = this.wait(&uid, &id, &oom).await {
                 debug!(id = id.as_str(), error, "exit not watched");
             }
         });
     }
 
-    async fn wait(&self, uid: &PodUid, id: &ContainerId) -> Result<(), String> {
+    async fn wait(&self, uid: &PodUid, id: &ContainerId, oom: &OomMark) -> Result<(), String> {
         let inspect = self.podman.inspect_container(id.as_str()).await.map_err(|e| e.to_string())?;
         let pid = inspect.state.pid;
         if pid > 0 {
             kube_pet_host::exits::wait_exit(i64::from(pid)).await.map_err(|e| e.to_string())?;
         }
+        // Its cgroup, with the counters, is about to be removed.
+        oom.look();
         // conmon needs a moment to write the exit code, and Podman to read it.
         let mut pause = Duration::from_millis(4);
         for _ in 0..9 {

@@ -9,7 +9,7 @@ use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube_pet_core::ids::{ContainerId, PodUid};
 use kube_pet_core::node::NodeInfo;
-use kube_pet_core::pod::{BackoffPolicy, EventKind, PodEvent, Rejected, Rules, status_patch};
+use kube_pet_core::pod::{BackoffPolicy, EventKind, PodEvent, Rejected, Rules, pod_uid, status_patch};
 use kube_pet_podman::Client;
 use tokio::sync::watch;
 use tracing::warn;
@@ -17,6 +17,7 @@ use tracing::warn;
 use super::checkpoint::{self, Checkpoint};
 use super::exits::ExitWatcher;
 use super::inventory::Subscribers;
+use super::oom::OomMark;
 use super::sources::Source;
 use super::store::PodStoreWriter;
 use super::worker::Wanted;
@@ -201,8 +202,12 @@ impl PodRuntime {
         self.subscribers.touch(uid, id.clone());
     }
 
-    pub(super) fn watch_exit(&self, uid: &PodUid, id: &ContainerId) {
-        self.exits.watch(uid.clone(), id.clone());
+    pub(super) fn watch_exit(&self, pod: &Pod, id: &ContainerId) {
+        self.exits.watch(pod_uid(pod), id.clone(), self.oom_mark(pod, id));
+    }
+
+    pub(super) fn oom_mark(&self, pod: &Pod, id: &ContainerId) -> OomMark {
+        OomMark::new(self.paths.pod_dir(&pod_uid(pod)), self.pod_cgroup(pod), id)
     }
 
     // --- admission

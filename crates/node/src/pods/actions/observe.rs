@@ -29,7 +29,7 @@ impl PodRuntime {
         }
         let name = ContainerName::new(label(labels::CONTAINER_NAME));
         let attempt = label(labels::ATTEMPT).parse().unwrap_or(0);
-        let state = self.state(pod, &name, attempt, &inspect);
+        let state = self.state(pod, id, &name, attempt, &inspect);
         let user = match state {
             ContainerState::Running { .. } => process_user(inspect.state.pid),
             _ => None,
@@ -49,7 +49,7 @@ impl PodRuntime {
         }))
     }
 
-    fn state(&self, pod: &Pod, name: &ContainerName, attempt: u32, inspect: &ContainerInspect) -> ContainerState {
+    fn state(&self, pod: &Pod, id: &ContainerId, name: &ContainerName, attempt: u32, inspect: &ContainerInspect) -> ContainerState {
         let state = &inspect.state;
         let started_at = state.started_at.filter(|t| t.as_second() > 0);
         match state.status.as_str() {
@@ -58,11 +58,15 @@ impl PodRuntime {
             _ if started_at.is_none() && state.exit_code == 0 => ContainerState::Created,
             _ => {
                 let code = state.exit_code;
+                let mark = self.oom_mark(pod, id);
+                if !mark.is_set() {
+                    mark.look();
+                }
                 ContainerState::Exited(Exit {
                     code,
                     started_at,
                     finished_at: state.finished_at.or(started_at).unwrap_or_default(),
-                    reason: state.oom_killed.then(|| "OOMKilled".to_owned()),
+                    reason: (state.oom_killed || mark.is_set()).then(|| "OOMKilled".to_owned()),
                     message: self.termination_message(pod, name, attempt, code),
                 })
             }

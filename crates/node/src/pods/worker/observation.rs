@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube_pet_core::ids::{ContainerId, PodUid, labels};
-use kube_pet_core::pod::{ContainerState, Observed, ObservedContainer, SandboxFacts, pod_uid};
+use kube_pet_core::pod::{ContainerState, Observed, ObservedContainer, SandboxFacts};
 use tracing::debug;
 
 use crate::pods::inventory::Sighting;
@@ -92,20 +92,20 @@ impl Observation {
 
     async fn inspect(&mut self, runtime: &Arc<PodRuntime>, pod: &Pod, id: &ContainerId) {
         match runtime.observe(pod, id).await {
-            Ok(Some(container)) => self.put(runtime, &pod_uid(pod), container),
+            Ok(Some(container)) => self.put(runtime, pod, container),
             Ok(None) => self.forget(id),
             Err(error) => debug!(id = id.as_str(), %error, "cannot inspect"),
         }
     }
 
     /// A container as just seen.
-    pub fn put(&mut self, runtime: &Arc<PodRuntime>, uid: &PodUid, container: ObservedContainer) {
+    pub fn put(&mut self, runtime: &Arc<PodRuntime>, pod: &Pod, container: ObservedContainer) {
         let container = match self.start_errors.get(&container.id) {
             Some(ended) if container.state == ContainerState::Created => ended.clone(),
             _ => container,
         };
         if container.is_running() && self.watched.insert(container.id.clone()) {
-            runtime.watch_exit(uid, &container.id);
+            runtime.watch_exit(pod, &container.id);
         }
         if !container.is_running() {
             self.watched.remove(&container.id);

@@ -172,7 +172,8 @@ impl Worker {
         match result {
             Ok(started) => {
                 self.memory.start_failures.remove(&container);
-                self.observation.put(&self.runtime, &self.uid, started);
+                let pod = self.inbox.wanted.borrow().pod.clone();
+                self.observation.put(&self.runtime, &pod, started);
             }
             Err(StartError { reason, message, ended, retry_seconds }) => {
                 if let Some(mut ended) = ended {

@@ -1,0 +1,69 @@
+//! Whether the kernel killed a container for want of memory.
+//!
+//! Podman does not always know: 4.x looks for conmon's note in the wrong place, and conmon writes none on hybrid cgroups. The
+//! kernel's own counter is in the container's cgroup, which is removed some 50 ms after its end. So it is read at the moment
+//! of the exit, and what it says is kept as a file beside the pod's others, where a restarted agent finds it.
+
+use std::path::PathBuf;
+
+use kube_pet_core::ids::ContainerId;
+use tracing::debug;
+
+/// The note about one container.
+#[derive(Clone, Debug)]
+pub struct OomMark {
+    /// The file that is there if the container was killed.
+    file: PathBuf,
+    /// The pod's cgroup.
+    cgroup: String,
+    /// Part of the name of the container's cgroup.
+    id: String,
+}
+
+impl OomMark {
+    /// The mark of the container `id`, kept in the folder `pod_dir`, with its cgroup below `cgroup`.
+    pub fn new(pod_dir: PathBuf, cgroup: String, id: &ContainerId) -> Self {
+        Self { file: pod_dir.join("oom-killed").join(id.as_str()), cgroup, id: id.to_string() }
+    }
+
+    /// Reads the counter, if the cgroup is still there, and keeps what it says. A few small reads of cgroupfs.
+    pub fn look(&self) {
+        match kube_pet_host::cgroups::oom_kills(&self.cgroup, &self.id) {
+            Ok(Some(kills)) if kills > 0 => self.keep(),
+            Ok(_) => {}
+            Err(error) => debug!(%error, "the kernel's OOM counter cannot be read"),
+        }
+    }
+
+    fn keep(&self) {
+        let made = match self.file.parent() {
+            Some(folder) => std::fs::create_dir_all(folder),
+            None => Ok(()),
+        };
+        if let Err(error) = made.and_then(|()| std::fs::write(&self.file, "")) {
+            debug!(%error, file = %self.file.display(), "an OOM kill could not be noted");
+        }
+    }
+
+    /// Whether the container was killed, as far as was seen.
+    pub fn is_set(&self) -> bool {
+        self.file.exists()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_outlives_the_one_who_made_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = || OomMark::new(dir.path().join("pod"), "/kubepods/none".into(), &ContainerId::new("c1"));
+        // There is no such cgroup: nothing is claimed.
+        mark().look();
+        assert!(!mark().is_set());
+        mark().keep();
+        assert!(mark().is_set());
+        assert!(!OomMark::new(dir.path().join("pod"), "/x".into(), &ContainerId::new("c2")).is_set());
+    }
+}
