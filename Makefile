@@ -29,7 +29,8 @@ check: ## format and lints
 
 test: prepare-suite check ## everything: lints, unit and component tests, end-to-end tests, a fast part of the official suite
 	$(CARGO) build --workspace --bins
-	RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --workspace
+	$(CARGO) test --workspace --doc --quiet
+	RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --workspace --lib --bins --tests
 
 test-podman: prepare ## end-to-end tests on pets with another Debian and its Podman: SUITE=trixie (5.4) or sid (5.8)
 	@lab/build.sh rootfs-$(SUITE)

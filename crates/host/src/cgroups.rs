@@ -274,6 +274,35 @@ fn remove_tree(folder: &Path, deadline: Instant) -> Result<(), CgroupError> {
     }
 }
 
+/// SIGKILL to every process in the group and in the groups in it; returns how many there were. For processes that no runtime
+/// knows any more. One that is being forked at the same moment may be missed: call it again while [`remove`] says busy.
+pub fn kill(cgroup: &str) -> Result<usize, CgroupError> {
+    let relative = relative(cgroup)?;
+    let mut found = BTreeSet::<i32>::new();
+    for hierarchy in layout()?.all() {
+        processes(&hierarchy.mount.join(relative), &mut found);
+    }
+    for pid in &found {
+        if let Some(pid) = rustix::process::Pid::from_raw(*pid) {
+            // It may have ended by itself meanwhile.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+    Ok(found.len())
+}
+
+/// The processes of a group's folder and of those below it. Groups that vanish meanwhile have none.
+fn processes(folder: &Path, found: &mut BTreeSet<i32>) {
+    let listed = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    // 0 stands for a process of another PID namespace, which is none of ours.
+    found.extend(listed.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            processes(&entry.path(), found);
+        }
+    }
+}
+
 /// The names of the groups directly in this one, in any hierarchy; none if it does not exist.
 pub fn children(cgroup: &str) -> Result<BTreeSet<String>, CgroupError> {
     let relative = relative(cgroup)?;

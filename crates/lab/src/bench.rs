@@ -226,17 +226,17 @@ impl Bench {
     /// The processes that make the node, by kind. A container's own processes (what conmon started) are the work, not the node.
     fn processes(&self) -> BTreeMap<String, Vec<i32>> {
         let mut kinds: BTreeMap<String, Vec<i32>> = BTreeMap::new();
-        let keeper = self.pet.machine().keeper.pid;
-        let mut next = process::children(keeper);
-        while let Some(pid) = next.pop() {
+        let machine = self.pet.machine();
+        let name = |pid: i32| {
             let arguments = process::arguments(pid);
             let program = arguments.first().map_or("", String::as_str);
-            let kind = program.rsplit('/').next().unwrap_or(program).to_owned();
-            if kind != "conmon" {
-                next.extend(process::children(pid));
-            }
-            if !kind.is_empty() {
-                kinds.entry(kind).or_default().push(pid);
+            program.rsplit('/').next().unwrap_or(program).to_owned()
+        };
+        let all: Vec<(i32, String)> = machine.processes().into_iter().map(|pid| (pid, name(pid))).collect();
+        let containers: Vec<i32> = all.iter().filter(|(_, name)| name == "conmon").flat_map(|(pid, _)| process::children(*pid)).collect();
+        for (pid, name) in all {
+            if pid != machine.keeper.pid && !name.is_empty() && !containers.contains(&pid) {
+                kinds.entry(name).or_default().push(pid);
             }
         }
         kinds

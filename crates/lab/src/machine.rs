@@ -154,9 +154,10 @@ impl Machine {
         receiver.await.context("the thread ended early")?.with_context(|| format!("enter {path}"))
     }
 
-    /// All processes of the machine, by their PID outside.
+    /// All processes of the machine, by their PID outside: those in its PID namespace. Not those that descend from its init:
+    /// what `nsenter` started has its parent outside.
     pub fn processes(&self) -> Vec<i32> {
-        process::tree(self.keeper.pid)
+        process::in_namespace_of(self.keeper.pid)
     }
 
     /// Pulls the plug: every process ends at once, mounts and links of the machine go with it.

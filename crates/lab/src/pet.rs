@@ -185,6 +185,25 @@ impl Pet {
         Daemon::start(&self.machine, spec).await.map(drop)
     }
 
+    /// Starts `kube-pet run`: pods from files of the pet, without a cluster. The agent must not run beside it.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn run_files(&self, files: &[&str]) -> Result<Daemon> {
+        let mut argv = [&format!("{PROGRAMS}/kube-pet"), "run", "--config", pet_files::NODE_CONFIG].map(str::to_owned).to_vec();
+        argv.extend(files.iter().map(|file| (*file).to_owned()));
+        let log = self.agent_log.with_file_name(format!("{}-run.log", self.name()));
+        Daemon::start(&self.machine, DaemonSpec { name: "run".into(), argv, environment: environment(), log }).await
+    }
+
+    /// Runs `kube-pet doctor` with these arguments and returns what it prints, whatever it finds.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub async fn doctor(&self, arguments: &str) -> Result<String> {
+        self.machine.shell(&format!("{PROGRAMS}/kube-pet doctor --config {} {arguments} || [ $? = 1 ]", pet_files::NODE_CONFIG)).await
+    }
+
     /// SIGTERM to the agent, SIGKILL after 10 s.
     ///
     /// # Errors
@@ -231,9 +250,14 @@ impl Pet {
     /// SIGKILL to the Podman service.
     ///
     /// # Errors
-    /// When it survives.
+    /// When it survives, or none is found within 30 s: a test that kills nothing shows nothing.
     pub async fn kill_podman(&self) -> Result<()> {
-        for service in self.podman_services() {
+        let services = eventually(Duration::from_secs(30), "a Podman service runs", || async {
+            let services = self.podman_services();
+            ensure!(!services.is_empty(), "none on {}", self.name());
+            Ok(services)
+        });
+        for service in services.await? {
             service.kill().await?;
         }
         Ok(())

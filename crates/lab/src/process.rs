@@ -1,6 +1,6 @@
 //! Processes by identity: a PID alone may belong to somebody else by the time it is used.
 
-use std::{collections::HashMap, fs, time::Duration};
+use std::{fs, time::Duration};
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -51,6 +51,14 @@ impl ProcessId {
         }
     }
 
+    /// Stops it where it is, as a hanging program looks to others; [`Self::kill`] still ends it.
+    ///
+    /// # Errors
+    /// When the signal may not be sent.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
     /// Waits until it has ended; false when it still runs after `limit`.
     pub async fn ended_within(&self, limit: Duration) -> bool {
         let start = std::time::Instant::now();
@@ -79,21 +87,11 @@ pub fn children(pid: i32) -> Vec<i32> {
     all().into_iter().filter(|(_, stat)| stat.parent == pid).map(|(pid, _)| pid).collect()
 }
 
-/// A process and all that descend from it.
-pub fn tree(root: i32) -> Vec<i32> {
-    let mut by_parent: HashMap<i32, Vec<i32>> = HashMap::new();
-    for (pid, stat) in all() {
-        by_parent.entry(stat.parent).or_default().push(pid);
-    }
-    let mut found = vec![root];
-    let mut next = 0;
-    while let Some(pid) = found.get(next).copied() {
-        next += 1;
-        if let Some(children) = by_parent.get(&pid) {
-            found.extend(children);
-        }
-    }
-    found
+/// The processes in the PID namespace that the process `pid` is in, by their PID here.
+pub fn in_namespace_of(pid: i32) -> Vec<i32> {
+    let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let Some(wanted) = namespace(pid) else { return Vec::new() };
+    all().into_iter().map(|(pid, _)| pid).filter(|pid| namespace(*pid).as_ref() == Some(&wanted)).collect()
 }
 
 /// The argument vector of a process; empty for a kernel thread or a process that is gone.
@@ -187,7 +185,7 @@ mod tests {
         let stale = ProcessId { start_time: real.start_time + 1, ..real };
         stale.signal(Signal::KILL).unwrap();
         assert!(real.is_alive());
-        assert!(tree(std::process::id().cast_signed()).contains(&real.pid));
+        assert!(in_namespace_of(std::process::id().cast_signed()).contains(&real.pid));
         real.signal(Signal::KILL).unwrap();
         child.wait().await.unwrap();
         assert!(!real.is_alive());

@@ -111,3 +111,17 @@ fn layouts_are_told_apart() {
     assert!(v2.hierarchy("pids").is_some());
     assert_eq!(Layout::from_table("1 0 0:2 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n").version(), Version::V1);
 }
+
+#[test]
+fn what_nobody_knows_is_killed_with_its_group() {
+    let group = Group::new("kill");
+    ensure(&group.pod(), &Limits::default()).unwrap();
+    let mut process = sleeper();
+    fs::write(procs_file(&group, "memory"), process.id().to_string()).unwrap();
+    // The group above has none of its own.
+    assert_eq!(kill(&group.0).unwrap(), 1);
+    assert!(!process.wait().unwrap().success());
+    assert_eq!(kill(&group.0).unwrap(), 0);
+    assert!(matches!(kill("/"), Err(CgroupError::InvalidPath { .. })), "never everything");
+    remove(&group.0).unwrap();
+}

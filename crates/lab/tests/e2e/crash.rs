@@ -55,8 +55,9 @@ async fn e2e_ten_crashes_during_churn_disturb_no_pod() -> Result<()> {
             0 => bed.pet.kill_agent().await?,
             1 => bed.pet.kill_podman().await?,
             _ => {
-                bed.pet.kill_agent().await?;
+                // In this order: the agent may still be about to start the service that the round before has killed.
                 bed.pet.kill_podman().await?;
+                bed.pet.kill_agent().await?;
             }
         }
         if !bed.pet.agent()?.is_running() {
@@ -135,6 +136,28 @@ async fn e2e_a_pet_cut_off_keeps_its_pods() -> Result<()> {
     let after = bed.until("p", SOON, "Ready", |pod| condition(pod, "Ready") == "True").await?;
     let id = |pod| container(pod, "c").and_then(|status| status.container_id.clone());
     ensure!(id(&before) == id(&after) && restarts(&after, "c") == 0);
+    bed.done().await
+}
+
+/// A service that accepts and never answers is the worst kind: nothing ends, nothing fails.
+#[tokio::test]
+async fn e2e_a_hung_podman_service_is_replaced_and_disturbs_no_pod() -> Result<()> {
+    let bed = Bed::own("hung").await?;
+    let spec = json!({"containers": [{"name": "c", "image": PAUSE}]});
+    bed.pod("old", spec.clone()).await?;
+    let before = bed.phase("old", "Running").await?;
+    let services = bed.pet.podman_services();
+    ensure!(services.len() == 1, "{services:?}");
+    for service in &services {
+        service.freeze()?;
+    }
+    bed.pod("new", spec).await?;
+    let limit = Duration::from_secs(120);
+    bed.until("new", limit, "Running", |pod| phase_of(pod) == "Running").await?;
+    ensure!(services.iter().all(|service| !service.is_alive()), "the hung service is still there");
+    bed.pet.ready(SOON).await?;
+    let after = bed.get("old").await?;
+    ensure!(crate::harness::started_at(&before, "c") == crate::harness::started_at(&after, "c") && restarts(&after, "c") == 0);
     bed.done().await
 }
 

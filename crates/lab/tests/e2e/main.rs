@@ -6,6 +6,7 @@
 mod crash;
 mod deletion;
 mod dns;
+mod doctor;
 mod environment;
 mod harness;
 mod images;
@@ -13,6 +14,7 @@ mod lifecycle;
 mod logs;
 mod node;
 mod node_api;
+mod standalone;
 mod static_pods;
 mod token;
 mod volumes;

@@ -30,7 +30,7 @@ impl PodRuntime {
             errors.push(error.to_string());
         }
         let cgroup = self.pod_cgroup(pod);
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || kube_pet_host::cgroups::remove(&cgroup)).await {
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || remove_cgroup(&cgroup)).await {
             errors.push(error.to_string());
         }
         if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
@@ -136,6 +136,17 @@ impl PodRuntime {
             warn!(%error, container = name.as_str(), "old log files stay");
         }
     }
+}
+
+/// Removes the pod's cgroup. What still runs in it is known to no runtime: a Podman service that is killed while it starts a
+/// container leaves crun's first process behind, waiting for a start that never comes (seen with 4.3.1).
+fn remove_cgroup(cgroup: &str) -> Result<(), kube_pet_host::cgroups::CgroupError> {
+    use kube_pet_host::cgroups;
+    cgroups::remove(cgroup).or_else(|_| {
+        let killed = cgroups::kill(cgroup)?;
+        warn!(cgroup, killed, "processes that Podman does not know were left in the pod's cgroup, and are killed");
+        cgroups::remove(cgroup)
+    })
 }
 
 /// Removes a folder of ours, unless something is mounted below it: a mount is never deleted through.
