@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
+use kube_pet_core::node::NodeInfo;
 use kube_pet_core::pod::BackoffPolicy;
 use rustls::server::ResolvesServerCert;
 use tokio::sync::{mpsc, watch};
@@ -137,7 +138,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
             identity::establish(IdentityOptions {
                 node_name: config.node_name.clone(),
                 kubeconfig: config.kubeconfig.clone(),
-                bootstrap_kubeconfig: Some(config.bootstrap_kubeconfig.clone()),
+                bootstrap_kubeconfig: Some(config.bootstrap_kubeconfig.clone()).filter(|path| path.exists()),
                 pki_dir: paths.pki_dir(),
             })
             .await?,
@@ -187,7 +188,11 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
     );
     let sandboxes = SandboxManager::new(
         paths.clone(),
-        SandboxConfig { link_prefix: config.link_prefix.clone(), mtu: config.mtu.map_or(1500, u32::from), ..SandboxConfig::default() },
+        SandboxConfig {
+            link_prefix: config.link_prefix.clone(),
+            mtu: config.mtu.map(u32::from).or_else(kube_pet_host::machine::uplink_mtu).unwrap_or(1500),
+            ..SandboxConfig::default()
+        },
     );
     sandboxes.recover().await;
     let volumes = VolumeManager::new(paths.clone(), objects.clone());
@@ -207,6 +212,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         events: events.clone(),
     });
     tasks.spawn("the node's status", node_manager.run());
+    tasks.spawn("the pod networks", follow_networks(sandboxes.clone(), node.clone()));
 
     // Pods: inventory, sources, one worker each.
     let subscribers = Subscribers::default();
@@ -263,7 +269,8 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         let mut options = ServerOptions::new((config.address, config.port).into(), serving.certificate as Arc<dyn ResolvesServerCert>);
         options.health_addr = (config.healthz_port != 0).then(|| (config.healthz_bind_address, config.healthz_port).into());
         options.anonymous = config.authentication.anonymous.enabled;
-        options.token_life = config.authentication.webhook.cache_ttl;
+        let tokens = &config.authentication.webhook;
+        options.token_life = tokens.enabled.then_some(tokens.cache_ttl);
         options.client_ca = match config.authentication.x509.client_ca_file.clone() {
             Some(path) => ClientCa::File(path),
             None => ClientCa::Certificates(cluster_ca),
@@ -319,6 +326,20 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
 async fn after(mut identified: watch::Receiver<bool>, work: impl Future<Output = ()>) {
     if identified.wait_for(|ready| *ready).await.is_ok() {
         work.await;
+    }
+}
+
+/// Tells the sandboxes the node's networks whenever they change: a change that pods are in the way of shows in the Node's
+/// conditions before the next pod comes. Looked at again now and then, because the pods may be gone meanwhile.
+async fn follow_networks(sandboxes: SandboxManager, mut node: watch::Receiver<Arc<NodeInfo>>) {
+    loop {
+        let networks = node.borrow_and_update().pod_cidrs.clone();
+        // An error is kept as the conflict, and logged, where it is found.
+        let _ = sandboxes.use_networks(&networks);
+        if let Ok(Err(_)) = tokio::time::timeout(Duration::from_secs(10), node.changed()).await {
+            // The node manager has ended, and with it the agent.
+            std::future::pending::<()>().await;
+        }
     }
 }
 

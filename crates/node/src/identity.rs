@@ -54,8 +54,8 @@ pub enum IdentityError {
     },
     /// There is neither a kubeconfig, nor a stored certificate, nor anything to ask for one with.
     #[error(
-        "no credentials for the API server: no kubeconfig is configured, {pki_dir} holds no valid node certificate, \
-         and there is no bootstrap kubeconfig to request one with (`kube-pet join` writes it)"
+        "no credentials for the API server: there is no usable kubeconfig, {pki_dir} holds no valid node certificate, \
+         and there is no bootstrap kubeconfig to request one with; put one where bootstrapKubeconfig names it"
     )]
     NoCredentials {
         /// The folder that was searched.

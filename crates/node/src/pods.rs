@@ -12,3 +12,5 @@ pub mod runtime;
 pub mod sources;
 pub mod store;
 mod worker;
+
+pub(crate) use actions::catatonit;

@@ -52,8 +52,8 @@ pub struct ServerOptions {
     pub client_ca: ClientCa,
     /// Whether requests without credentials come from `system:anonymous` instead of being refused.
     pub anonymous: bool,
-    /// How long a reviewed token is remembered.
-    pub token_life: Duration,
+    /// How long a reviewed token is remembered; without it tokens are not looked at (`authentication.webhook.enabled: false`).
+    pub token_life: Option<Duration>,
     /// Who decides what a user may do.
     pub authorization: Authorization,
     /// Connections served at the same time; more wait in the kernel's queue.
@@ -74,7 +74,7 @@ impl ServerOptions {
             certificate,
             client_ca: ClientCa::None,
             anonymous: false,
-            token_life: Duration::from_secs(120),
+            token_life: Some(Duration::from_secs(120)),
             authorization: Authorization::default(),
             max_connections: 512,
             max_header_bytes: 64 * 1024,

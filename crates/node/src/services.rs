@@ -12,6 +12,9 @@ use tracing::warn;
 
 use crate::api::ApiHandle;
 
+/// How long the start of a container waits for the first list: an API server that answers does so within it.
+const FIRST_LIST: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// A read-only view of all Services, trimmed to what is used.
 #[derive(Clone)]
 pub struct ServiceReader {
@@ -31,12 +34,15 @@ impl ServiceReader {
         Self { state }
     }
 
-    /// All Services, once the first list is complete.
-    pub async fn all(&self) -> Arc<Vec<ServiceFacts>> {
+    /// All Services, once the first list is complete; `None` if that takes longer than [`FIRST_LIST`].
+    pub async fn all(&self) -> Option<Arc<Vec<ServiceFacts>>> {
         let mut state = self.state.clone();
-        match state.wait_for(|s| s.synced).await {
-            Ok(state) => state.services.clone(),
-            Err(_) => self.state.borrow().services.clone(),
+        let synced = tokio::time::timeout(FIRST_LIST, state.wait_for(|s| s.synced)).await;
+        match synced {
+            Ok(Ok(state)) => Some(state.services.clone()),
+            // The watch has ended with the agent: what it knew last.
+            Ok(Err(_)) => Some(self.state.borrow().services.clone()),
+            Err(_) => None,
         }
     }
 

@@ -205,7 +205,8 @@ pub(super) const CONTAINER: &[Field] = &[
     yes("volumeMounts[].mountPropagation"),
     yes("volumeMounts[].name"),
     yes("volumeMounts[].readOnly"),
-    yes("volumeMounts[].recursiveReadOnly"),
+    refused("volumeMounts[].recursiveReadOnly", "mounts below the volume's own would stay writable")
+        .only("`Enabled`", |place| place.value == "Enabled"),
     yes("volumeMounts[].subPath"),
     yes("volumeMounts[].subPathExpr"),
     yes("workingDir"),

@@ -40,7 +40,8 @@ fn stop<T>(id: &'static str, what: String, cause: impl Into<String>, fix: &str) 
 
 async fn steps(config: &NodeConfiguration, findings: &mut Vec<Finding>) -> Step<()> {
     let stored = config.paths().pki_dir().join("kube-pet-client.kubeconfig");
-    let files = [config.kubeconfig.clone(), Some(stored), Some(config.bootstrap_kubeconfig.clone())];
+    // In the agent's order: a bootstrap kubeconfig that was put there anew is what the next certificate is asked for with.
+    let files = [config.kubeconfig.clone(), Some(config.bootstrap_kubeconfig.clone()), Some(stored)];
     let Some(path) = files.into_iter().flatten().find(|path| path.exists()) else {
         let fix = "put a kubeconfig with a bootstrap token there, or name one with kubeconfig: in node.yaml";
         return stop(

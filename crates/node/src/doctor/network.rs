@@ -89,6 +89,15 @@ fn forwarding(machine: &Machine) -> Finding {
 struct Route {
     interface: String,
     net: IpNet,
+    /// Over a gateway, not to a network that the machine is in.
+    gateway: bool,
+}
+
+impl Route {
+    /// A wider route over a gateway (a VPN to the cluster, say) is in nobody's way.
+    fn clashes(&self, net: &IpNet) -> bool {
+        self.net.overlaps(net) && (self.net.prefix >= net.prefix || !self.gateway)
+    }
 }
 
 fn clashes(machine: &Machine, config: &NodeConfiguration) -> Vec<Finding> {
@@ -102,13 +111,16 @@ fn clashes(machine: &Machine, config: &NodeConfiguration) -> Vec<Finding> {
     let mut findings: Vec<_> = ours
         .iter()
         .filter_map(|(name, net)| {
-            let route = routes.iter().find(|route| route.net.overlaps(net))?;
-            Some(Finding::error(
-                "subnet-clash",
-                format!("{name} overlaps {} on {}", route.net, route.interface),
-                "packets for the one would be sent to the other",
-                "move one of them: set podCIDR in node.yaml, or change the machine's own network",
-            ))
+            let route = routes.iter().find(|route| route.clashes(net))?;
+            let what = format!("{name} overlaps {} on {}", route.net, route.interface);
+            let fix = "move one of them: set podCIDR in node.yaml, or change the machine's own network";
+            Some(if route.net.prefix >= net.prefix {
+                Finding::error("subnet-clash", what, "packets for the one would be sent to the other", fix)
+            } else {
+                // Each pod has a route of its own, which wins: what suffers is the other network.
+                let cause = "machines of that network with a pod's address cannot be reached from here; fine if it is the way to the cluster's pods";
+                Finding::warn("subnet-clash", what, cause, fix)
+            })
         })
         .collect();
     if findings.is_empty() {
@@ -136,7 +148,7 @@ fn routes(machine: &Machine) -> Vec<Route> {
         let number = |at: usize| u32::from_str_radix(fields.get(at)?, 16).ok().map(|number| u32::from_be_bytes(number.to_ne_bytes()));
         let (address, mask) = (number(1)?, number(7)?);
         let net = IpNet { address: IpAddr::V4(Ipv4Addr::from(address & mask)), prefix: mask.leading_ones() as u8 };
-        Some(Route { interface: (*fields.first()?).to_owned(), net })
+        Some(Route { interface: (*fields.first()?).to_owned(), net, gateway: number(2)? != 0 })
     };
     table.lines().skip(1).filter_map(route).collect()
 }

@@ -68,9 +68,7 @@ pub(super) async fn examine(config: &NodeConfiguration) -> Vec<Finding> {
         });
     }
     // Only pods with shareProcessNamespace need it.
-    let places = ["/usr/libexec/podman/catatonit", "/usr/local/libexec/podman/catatonit", "/usr/lib/podman/catatonit"];
-    let catatonit = in_path("catatonit").or_else(|| places.iter().map(PathBuf::from).find(|path| path.exists()));
-    findings.push(match catatonit {
+    findings.push(match crate::pods::catatonit() {
         Some(path) => Finding::ok("catatonit", format!("catatonit is {}", path.display())),
         None => Finding::warn(
             "catatonit",

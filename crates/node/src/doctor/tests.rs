@@ -88,12 +88,13 @@ fn summary_of(files: &Files) -> Vec<Severity> {
 
 #[test]
 fn networks_in_each_others_way_are_found() {
-    // eth0: default, 192.168.1.0/24; kp0: a pod's own route; docker0: 172.17.0.0/16
+    // eth0: default, 192.168.1.0/24; kpabc: a pod's own route; docker0: 172.17.0.0/16; wg0: 10.244.0.0/16 over a gateway
     let routes = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
         eth0\t00000000\t0101A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
         eth0\t0001A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
         kpabc\t0503F40A\t00000000\t0005\t0\t0\t0\tFFFFFFFF\t0\t0\t0\n\
-        docker0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n";
+        docker0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n\
+        wg0\t0000F40A\t0101000A\t0003\t0\t0\t0\t0000FFFF\t0\t0\t0\n";
     let files = Files::new(&[("/proc/net/route", routes), ("/proc/sys/net/ipv4/ip_forward", "1\n")]);
     let mut config = NodeConfiguration::defaults("/");
     let clash = |config: &NodeConfiguration| {

@@ -192,7 +192,7 @@ async fn no_credentials_at_all_is_an_error_that_says_what_is_missing() {
     let node = Node::new("http://127.0.0.1:1");
     fs::remove_file(node.dir.path().join("bootstrap")).unwrap();
     let Err(error) = establish(node.options()).await else { panic!("established") };
-    assert!(error.to_string().contains("kube-pet join"), "{error}");
+    assert!(error.to_string().contains("no bootstrap kubeconfig"), "{error}");
 }
 
 #[tokio::test]

@@ -34,7 +34,7 @@ pub(super) fn containers_conf(limits: Limits) -> String {
     let mut text = String::from(
         "# Written by kube-pet at each start, for its own Podman service only. Changes are lost.\n\
          [containers]\n\
-         # CRI lines; the agent rotates the files.\n\
+         # CRI lines. No limit: Podman would cut the file off.\n\
          log_driver = \"k8s-file\"\n\
          log_size_max = -1\n\
          # A pod's limit is on its own cgroup; Podman would set 2048.\n\

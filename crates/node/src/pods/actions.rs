@@ -9,6 +9,8 @@ mod teardown;
 
 use kube_pet_core::pod::ObservedContainer;
 
+pub(crate) use prepare::catatonit;
+
 /// Why an image could not be had: the kubelet's reason and message.
 #[derive(Debug)]
 pub struct ImageError {

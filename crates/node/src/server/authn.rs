@@ -53,12 +53,12 @@ pub(super) struct Authenticator {
     cas: ClientCas,
     api: Option<ApiHandle>,
     anonymous: bool,
-    token_life: Duration,
+    token_life: Option<Duration>,
     tokens: Verdicts<Option<User>>,
 }
 
 impl Authenticator {
-    pub(super) fn new(cas: ClientCas, api: Option<ApiHandle>, anonymous: bool, token_life: Duration) -> Self {
+    pub(super) fn new(cas: ClientCas, api: Option<ApiHandle>, anonymous: bool, token_life: Option<Duration>) -> Self {
         Self { cas, api, anonymous, token_life, tokens: Verdicts::new(4096) }
     }
 
@@ -81,8 +81,10 @@ impl Authenticator {
                 Err(error) => failure = Some(error),
             }
         }
-        if let Some(token) = bearer_token(headers) {
-            match self.by_token(token).await {
+        if let Some(life) = self.token_life
+            && let Some(token) = bearer_token(headers)
+        {
+            match self.by_token(token, life).await {
                 Ok(user) => return Ok(authenticated(user)),
                 Err(error) => failure = Some(error),
             }
@@ -124,13 +126,13 @@ impl Authenticator {
         })
     }
 
-    async fn by_token(&self, token: &str) -> Result<User, Unauthenticated> {
+    async fn by_token(&self, token: &str, life: Duration) -> Result<User, Unauthenticated> {
         let key = key([token.as_bytes()]);
         let known = match self.tokens.get(&key, Instant::now()) {
             Some(known) => known,
             None => {
                 let user = self.review(token).await?;
-                self.tokens.put(key, user.clone(), Instant::now(), self.token_life);
+                self.tokens.put(key, user.clone(), Instant::now(), life);
                 user
             }
         };

@@ -138,6 +138,14 @@ async fn component_a_good_token_wins_over_a_foreign_certificate() {
 }
 
 #[tokio::test]
+async fn component_tokens_are_not_looked_at_where_the_webhook_is_off() {
+    let harness = Harness::with(|options, _| options.token_life = None).await;
+    assert_eq!(harness.request(Method::GET, "/metrics", &Identity::Token("good")).await.status, 401);
+    assert_eq!(harness.api.token_reviews(), 0);
+    assert_eq!(harness.request(Method::GET, "/metrics", &Identity::AllowedCertificate).await.status, 200);
+}
+
+#[tokio::test]
 async fn component_anonymous_users_only_where_wanted_and_never_with_bad_credentials() {
     let harness = Harness::with(|options, _| options.anonymous = true).await;
     let get = |identity| harness.request(Method::GET, "/metrics", identity);

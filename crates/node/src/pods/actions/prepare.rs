@@ -233,11 +233,8 @@ impl PodRuntime {
             }
             return Ok(());
         }
-        let program = CATATONIT
-            .into_iter()
-            .map(Path::new)
-            .find(|p| p.exists())
-            .ok_or_else(|| format!("shareProcessNamespace needs catatonit; it is in none of {}", CATATONIT.join(", ")))?;
+        let program =
+            catatonit().ok_or_else(|| format!("shareProcessNamespace needs catatonit; it is in none of {}", CATATONIT.join(", ")))?;
         let root = self.paths.pod_dir(&pod_uid(pod)).join("pause-root");
         std::fs::create_dir_all(&root).map_err(|e| format!("cannot make {}: {e}", root.display()))?;
         let mut spec = SpecGenerator::new(name, String::new());
@@ -262,8 +259,18 @@ impl PodRuntime {
 }
 
 /// Where distributions put catatonit.
-const CATATONIT: [&str; 4] =
-    ["/usr/libexec/podman/catatonit", "/usr/lib/podman/catatonit", "/usr/bin/catatonit", "/usr/libexec/catatonit/catatonit"];
+const CATATONIT: [&str; 5] = [
+    "/usr/libexec/podman/catatonit",
+    "/usr/local/libexec/podman/catatonit",
+    "/usr/lib/podman/catatonit",
+    "/usr/bin/catatonit",
+    "/usr/libexec/catatonit/catatonit",
+];
+
+/// The first process of pods with `shareProcessNamespace`.
+pub(crate) fn catatonit() -> Option<&'static Path> {
+    CATATONIT.into_iter().map(Path::new).find(|path| path.exists())
+}
 
 pub(super) fn host_network(pod: &Pod) -> bool {
     pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false)

@@ -213,7 +213,12 @@ impl PodRuntime {
                 }
             }
         }
-        let services = self.services.all().await;
+        // As the kubelet: a container that lacks its Services' variables would run on without them for good.
+        let services = self
+            .services
+            .all()
+            .await
+            .ok_or_else(|| StartError::config("services have not yet been read at least once, cannot construct envvars"))?;
         let node = self.node.borrow().clone();
         let sources = EnvSources {
             config_maps: config_maps.iter().map(|(name, object)| (name.clone(), object.as_deref())).collect(),

@@ -80,6 +80,7 @@ impl PodRuntime {
 
     /// Leftovers of pods that are not among `known`: only what carries this node's label or lies in its folders.
     pub(in crate::pods) async fn sweep(&self, known: &HashSet<PodUid>) {
+        self.objects.keep_only(self.store.reader().list().iter().map(|pod| &**pod));
         let Ok(pods) = self.podman.list_pods(&[(labels::NODE, self.node_name())]).await else { return };
         let in_podman: HashSet<PodUid> = pods.iter().filter_map(|p| p.labels.get(labels::POD_UID)).map(PodUid::new).collect();
         for pod in &pods {
