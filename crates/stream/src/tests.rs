@@ -2,6 +2,7 @@
 
 mod hostile;
 mod port_forward;
+mod recorded;
 mod remote_command;
 mod spdy_client;
 mod websocket_client;

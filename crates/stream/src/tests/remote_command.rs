@@ -1,5 +1,7 @@
 mod websocket;
 
+use std::time::Duration;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::spdy_client::{self, data};
@@ -229,14 +231,38 @@ async fn the_end_of_the_client_ends_all_streams() {
     assert!(matches!(soon(session.finish(&Status::Success)).await, End::Client));
 }
 
+/// The process has ended and left its stdin full: what the client sends there must not stand before its pings and its close.
 #[tokio::test(start_paused = true)]
-async fn silence_ends_a_connection_and_pings_do_not_let_it() {
-    let (mut client, _streams, session) = spdy(Version::V4, ALL, 1024).await;
-    let idle = settings().idle;
-    for id in [1, 3, 5] {
+async fn the_end_frees_a_connection_that_stands_still_for_stdin() {
+    let (mut client, streams, session) = spdy(Version::V4, ALL, 4096).await;
+    let send = tokio::spawn(async move {
+        client.data(STDIN, &pattern(200_000), false).await;
+        client.write(|buffer| frame::ping(buffer, 1)).await;
+        client
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!send.is_finished());
+    let finish = tokio::spawn(async move { session.finish(&Status::Success).await });
+    let mut client = soon(send).await.unwrap();
+    while client.next().await != Some(Frame::Ping { id: 1 }) {}
+    drop(client);
+    assert!(matches!(soon(finish).await.unwrap(), End::Client));
+    drop(streams);
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_ends_a_connection_and_traffic_in_either_direction_does_not() {
+    let (mut client, streams, session) = spdy(Version::V4, ALL, 1024).await;
+    let (mut stdout, idle) = (streams.stdout.unwrap(), settings().idle);
+    for _ in 0..3 {
         tokio::time::sleep(idle * 2 / 3).await;
-        client.write(|buffer| frame::ping(buffer, id)).await;
-        assert_eq!(client.next().await, Some(Frame::Ping { id }));
+        // Nothing answers a setting.
+        client.write(|buffer| frame::control(buffer, frame::SETTINGS, 0, &[&[0; 4]])).await;
+    }
+    for _ in 0..3 {
+        tokio::time::sleep(idle * 2 / 3).await;
+        stdout.write_all(b"x").await.unwrap();
+        assert_eq!(client.next().await, data(STDOUT, b"x", false));
     }
     let started = tokio::time::Instant::now();
     assert!(matches!(session.closed().await, End::Idle(time) if time == idle));
