@@ -22,7 +22,7 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How a connection ended.
 #[derive(Debug, Clone)]
 pub enum End {
-    /// The client closed it.
+    /// The client closed it, in order or by a reset.
     Client,
     /// This side closed it, all that was queued has been written.
     Server,
@@ -32,6 +32,19 @@ pub enum End {
     Aborted,
     /// It broke.
     Failed(Arc<ConnectionError>),
+}
+
+impl End {
+    /// Clients that do not wait for what is still queued for them, and TLS without its last message, look like failures.
+    fn of(error: ConnectionError) -> Self {
+        match &error {
+            ConnectionError::Io(io) => match io.kind() {
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof => Self::Client,
+                _ => Self::Failed(Arc::new(error)),
+            },
+            ConnectionError::Protocol(_) => Self::Failed(Arc::new(error)),
+        }
+    }
 }
 
 /// When something last moved on the socket.
@@ -106,8 +119,9 @@ impl Connection {
             let moved = activity.clone();
             let write = queue.write_to(&mut writing, move || moved.touch());
             tokio::pin!(read, write);
+            // Not biased: reading and writing share the task's budget of operations, and the first of a fixed order would starve the
+            // other as long as its side of the socket is always ready. A client that uploads would never see its reset.
             let end = tokio::select! {
-                biased;
                 result = &mut read => match result {
                     Ok(()) => {
                         queue.finish();
@@ -118,12 +132,12 @@ impl Connection {
                     Err(error) => {
                         queue.finish();
                         let _ = timeout(LAST_WORDS, &mut write).await;
-                        End::Failed(Arc::new(error))
+                        End::of(error)
                     }
                 },
                 result = &mut write => match result {
                     Ok(()) => End::Server,
-                    Err(error) => End::Failed(Arc::new(error.into())),
+                    Err(error) => End::of(error.into()),
                 },
                 () = activity.silence(idle) => End::Idle(idle),
             };

@@ -1,7 +1,12 @@
 //! Whatever a client sends, the session ends in order: no panic, no wait without end.
 
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
 use proptest::prelude::*;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 
 use super::spdy_client;
 use super::{pipe, settings, soon};
@@ -122,6 +127,41 @@ async fn a_protocol_error_is_answered_before_the_end() {
     assert_eq!(client.next().await, None);
 }
 
+/// A socket that always has something to read, within the budget that tokio gives a task.
+struct Flood {
+    bytes: Vec<u8>,
+    at: usize,
+    /// Where it goes on after the last byte.
+    again: usize,
+}
+
+impl AsyncRead for Flood {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let budget = ready!(tokio::task::coop::poll_proceed(cx));
+        while buffer.remaining() > 0 {
+            buffer.put_slice(&[self.bytes[self.at]]);
+            self.at = if self.at + 1 < self.bytes.len() { self.at + 1 } else { self.again };
+        }
+        budget.made_progress();
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Data that nobody wants never stops coming: what the server has to say goes out all the same.
+#[tokio::test]
+async fn a_flood_of_data_does_not_hold_up_what_is_sent() {
+    let mut bytes = bytes::BytesMut::new();
+    frame::ping(&mut bytes, 1);
+    let again = bytes.len();
+    frame::data(&mut bytes, 9, &[0; 4096], false);
+    let (ours, mut theirs) = pipe(64);
+    let socket = tokio::io::join(Flood { bytes: bytes.to_vec(), at: 0, again }, ours);
+    let _session = PortForward::open(socket, port_forward::Protocol::Spdy, &[], settings()).unwrap();
+    let mut answer = vec![0; again];
+    tokio::time::timeout(Duration::from_secs(10), theirs.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(answer, bytes[..again]);
+}
+
 /// A client that pings and reads nothing: it is not read any more at some point, and nothing gathers.
 #[tokio::test(start_paused = true)]
 async fn a_flood_of_pings_stands_still() {
@@ -137,6 +177,6 @@ async fn a_flood_of_pings_stands_still() {
             sent += ping.len();
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(1), flood).await.unwrap_err();
+    tokio::time::timeout(Duration::from_secs(1), flood).await.unwrap_err();
     assert!(sent < 512 * 1024, "{sent} bytes were taken");
 }
