@@ -221,7 +221,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
     let runtime = Arc::new(PodRuntime::new(PodRuntimeParts {
         settings: pod_settings(&config),
         paths: paths.clone(),
-        podman,
+        podman: podman.clone(),
         images,
         sandboxes,
         volumes,
@@ -285,6 +285,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         let state = ServerState {
             store,
             paths,
+            podman,
             api,
             node_name: config.node_name.clone(),
             configz: serde_json::to_value(&config).unwrap_or_default(),

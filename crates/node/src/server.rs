@@ -14,6 +14,7 @@ mod metrics;
 mod pods;
 mod response;
 mod routes;
+mod streaming;
 mod verdicts;
 
 use std::io;
@@ -98,8 +99,10 @@ pub struct BuildVersion {
 pub struct ServerState {
     /// The pods of this node.
     pub store: PodStore,
-    /// Where their logs are.
+    /// Where their logs and namespaces are.
     pub paths: Paths,
+    /// For exec and attach.
+    pub podman: kube_pet_podman::Client,
     /// For reviews; without it only [`Authorization::AlwaysAllow`] lets anybody in.
     pub api: Option<ApiHandle>,
     /// The node's name.

@@ -34,6 +34,7 @@ pub enum Operation {
     ExecCreate,
     ExecStart,
     ExecResize,
+    ContainerResize,
     ExecInspect,
     Events,
 }
@@ -53,7 +54,8 @@ impl Operation {
             | Self::ImageInspect
             | Self::ImageExists
             | Self::ExecInspect
-            | Self::ExecResize => 20,
+            | Self::ExecResize
+            | Self::ContainerResize => 20,
             Self::ContainerList | Self::PodList | Self::ImageList => 30,
             Self::ContainerKill | Self::ContainerUpdate | Self::ExecCreate | Self::Events => 30,
             Self::ContainerCreate | Self::ContainerStop | Self::PodCreate | Self::ExecStart | Self::ContainerAttach => 60,
@@ -92,6 +94,7 @@ impl fmt::Display for Operation {
             Self::ExecCreate => "create an exec session in container",
             Self::ExecStart => "start exec session",
             Self::ExecResize => "resize the terminal of exec session",
+            Self::ContainerResize => "resize the terminal of container",
             Self::ExecInspect => "inspect exec session",
             Self::Events => "read Podman's events",
         })

@@ -131,6 +131,15 @@ impl Client {
         self.hijack(call, Operation::ContainerAttach, container).await
     }
 
+    /// Tells a container's terminal its size, in characters.
+    pub async fn resize_container(&self, container: &str, width: u16, height: u16) -> Result<()> {
+        let path = format!("/containers/{}/resize", encode(container));
+        let call = Call::new(Operation::ContainerResize, container, Method::POST, path)
+            .query("h", &height.to_string())
+            .query("w", &width.to_string());
+        self.transport.call(&call).await.map(drop)
+    }
+
     async fn hijack(&self, call: Call, operation: Operation, object: &str) -> Result<Duplex> {
         let response = self.transport.stream(&call).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {

@@ -16,5 +16,6 @@ mod node;
 mod node_api;
 mod standalone;
 mod static_pods;
+mod streaming;
 mod token;
 mod volumes;

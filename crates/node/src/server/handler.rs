@@ -10,8 +10,8 @@ use tracing::{debug, warn};
 use super::authn::{Authenticator, User};
 use super::authz::Authorizer;
 use super::response::{self, Response};
-use super::routes::{Area, Endpoint, Target};
-use super::{ServerState, health, logs, metrics, pods};
+use super::routes::{Area, Endpoint, Parameter, Target};
+use super::{ServerState, health, logs, metrics, pods, streaming};
 
 /// Everything that answering takes.
 pub(super) struct Handler {
@@ -48,7 +48,7 @@ impl Handler {
             return refusal;
         }
         match area.target(&request.method, path) {
-            Target::Endpoint(endpoint, parameters) => self.endpoint(endpoint, &parameters, request).await,
+            Target::Endpoint(endpoint, parameters) => self.endpoint(endpoint, &user, &parameters, request).await,
             Target::OtherMethods(methods) => {
                 let methods: Vec<&str> = methods.iter().map(Method::as_str).collect();
                 let refusal = response::text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
@@ -77,7 +77,7 @@ impl Handler {
         Err(response::text(StatusCode::FORBIDDEN, text))
     }
 
-    async fn endpoint(&self, endpoint: Endpoint, parameters: &[std::borrow::Cow<'_, str>], request: &Parts) -> Response {
+    async fn endpoint(&self, endpoint: Endpoint, user: &User, parameters: &[Parameter<'_>], request: &Parts) -> Response {
         let state = &self.state;
         let query = request.uri.query().unwrap_or_default();
         match endpoint {
@@ -98,9 +98,9 @@ impl Handler {
             Endpoint::MetricsResource => response::metrics(metrics::resource()),
             Endpoint::MetricsProbes => response::metrics(metrics::probes()),
             Endpoint::MetricsSlis => response::metrics(metrics::slis(state)),
-            Endpoint::Exec => not_implemented("exec"),
-            Endpoint::Attach => not_implemented("attach"),
-            Endpoint::PortForward => not_implemented("portForward"),
+            Endpoint::Exec => streaming::exec(state, user, parameters, request),
+            Endpoint::Attach => streaming::attach(state, user, parameters, request),
+            Endpoint::PortForward => streaming::port_forward(state, user, parameters, request),
             Endpoint::Run => not_implemented("run"),
         }
     }

@@ -149,11 +149,14 @@ pub(super) static AREAS: &[Area] = &[
 /// Every other path.
 static ELSEWHERE: Area = Area { prefix: "", subresources: &["proxy"], verb: VerbRule::Method, routes: &[] };
 
+/// A segment that a pattern leaves open, decoded.
+pub(super) type Parameter<'p> = Cow<'p, str>;
+
 /// What a request asks for, once it is allowed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Target<'p> {
     /// An endpoint with the segments that its pattern leaves open.
-    Endpoint(Endpoint, Vec<Cow<'p, str>>),
+    Endpoint(Endpoint, Vec<Parameter<'p>>),
     /// The path exists, for these methods.
     OtherMethods(Vec<Method>),
     /// There is no such path.

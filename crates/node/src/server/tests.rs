@@ -37,11 +37,10 @@ async fn component_every_route_for_every_identity() {
                         None => {
                             // Reached: the endpoint's own answer. The table's names are no real pod.
                             let expected: &[u16] = match route.endpoint {
-                                routes::Endpoint::ContainerLogs => &[404],
-                                routes::Endpoint::Exec
-                                | routes::Endpoint::Attach
-                                | routes::Endpoint::PortForward
-                                | routes::Endpoint::Run => &[501],
+                                routes::Endpoint::ContainerLogs | routes::Endpoint::PortForward => &[404],
+                                // Without a command, or a stream.
+                                routes::Endpoint::Exec | routes::Endpoint::Attach => &[400],
+                                routes::Endpoint::Run => &[501],
                                 _ => &[200],
                             };
                             assert!(expected.contains(&answer.status.as_u16()), "{what}: {answer:?}");

@@ -279,6 +279,7 @@ fn state(store: PodStore, root: PathBuf, api: Reviewer, health: Health) -> Serve
     ServerState {
         store,
         paths: Paths::new(root),
+        podman: kube_pet_podman::Client::new("/nonexistent"),
         api: Some(ApiHandle::new(kube::Client::new(api, "default")).1),
         node_name: "pet-1".into(),
         configz: json!({"maxPods": 110}),

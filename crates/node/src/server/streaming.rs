@@ -1,0 +1,107 @@
+//! Interactive requests: exec, attach and port-forward, over SPDY or WebSocket (`kube-pet-stream`), to Podman's sessions and
+//! into pods' network namespaces. Everything that can be wrong with a request is answered before the 101; after it, errors
+//! go through the protocol's own error stream.
+
+mod bridge;
+mod command;
+mod forward;
+
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{HeaderMap, StatusCode};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::Pod;
+use kube_pet_core::ids::ContainerId;
+use kube_pet_stream::negotiation::Refusal;
+
+use super::response::{self, Response};
+use super::routes::{self};
+use crate::pods::store::PodStore;
+
+pub(super) use command::{attach, exec};
+pub(super) use forward::port_forward;
+
+/// The client's connection, once it has its 101.
+type Socket = TokioIo<Upgraded>;
+
+/// A container whose process can be talked to.
+struct Running {
+    pod: Arc<Pod>,
+    container: String,
+    id: ContainerId,
+    /// It was given a terminal.
+    tty: bool,
+}
+
+/// The pod that a path names, the UID included where the path has one.
+fn pod(store: &PodStore, namespace: &str, name: &str, uid: Option<&str>) -> Result<Arc<Pod>, Box<Response>> {
+    store
+        .by_name(namespace, name)
+        .filter(|pod| uid.is_none_or(|uid| pod.metadata.uid.as_deref() == Some(uid)))
+        .ok_or_else(|| Box::new(response::text(StatusCode::NOT_FOUND, "pod does not exist")))
+}
+
+/// The running container that a path names.
+fn running(store: &PodStore, parameters: &[routes::Parameter<'_>]) -> Result<Running, Box<Response>> {
+    let (namespace, name, uid, container) = match parameters {
+        [namespace, name, container] => (namespace, name, None, container),
+        [namespace, name, uid, container] => (namespace, name, Some(uid.as_ref()), container),
+        _ => return Err(Box::new(response::text(StatusCode::NOT_FOUND, "404: Page Not Found"))),
+    };
+    let pod = pod(store, namespace, name, uid)?;
+    let spec = kube_pet_core::pod::containers(&pod).find(|(_, spec)| spec.name == container.as_ref()).map(|(_, spec)| spec);
+    let statuses = pod.status.as_ref().map(|status| (&status.container_statuses, &status.init_container_statuses));
+    let status = statuses
+        .into_iter()
+        .flat_map(|(apps, inits)| apps.iter().flatten().chain(inits.iter().flatten()))
+        .find(|status| status.name == container.as_ref());
+    let (Some(spec), Some(status)) = (spec, status) else {
+        return Err(Box::new(response::text(StatusCode::NOT_FOUND, format!("container not found ({container:?})"))));
+    };
+    let runs = status.state.as_ref().is_some_and(|state| state.running.is_some());
+    let id = status.container_id.as_deref().and_then(|id| id.strip_prefix("podman://"));
+    match id {
+        Some(id) if runs => {
+            Ok(Running { container: container.to_string(), id: ContainerId::new(id), tty: spec.tty == Some(true), pod: pod.clone() })
+        }
+        _ => Err(Box::new(response::text(StatusCode::INTERNAL_SERVER_ERROR, format!("container {container:?} is not running")))),
+    }
+}
+
+/// The answer that hands the connection over.
+fn switching_protocols(headers: HeaderMap) -> Response {
+    let mut answer = response::text(StatusCode::SWITCHING_PROTOCOLS, "");
+    *answer.headers_mut() = headers;
+    answer
+}
+
+/// The answer to a request that speaks no protocol of ours.
+fn refused(refusal: Refusal) -> Response {
+    let Refusal { status, headers, message } = refusal;
+    let mut answer = response::text(status, message);
+    answer.headers_mut().extend(headers);
+    answer
+}
+
+/// The connection, to be awaited once the answer is on its way; fails if the request came over one that cannot be upgraded.
+fn upgrade(request: &Parts) -> Result<OnUpgrade, Box<Response>> {
+    let found = request.extensions.get::<OnUpgrade>().cloned();
+    found.ok_or_else(|| Box::new(response::text(StatusCode::BAD_REQUEST, "this connection cannot be upgraded")))
+}
+
+/// The values of a query, decoded.
+fn query(request: &Parts) -> Vec<(String, String)> {
+    form_urlencoded::parse(request.uri.query().unwrap_or_default().as_bytes()).into_owned().collect()
+}
+
+/// A flag as the API server writes it (`1`) or a person would (`true`).
+fn flag(query: &[(String, String)], names: &[&str]) -> bool {
+    query.iter().any(|(name, value)| names.contains(&name.as_str()) && ["1", "true"].contains(&value.as_str()))
+}
+
+/// Namespace and name, for the log.
+fn name_of(pod: &Pod) -> String {
+    format!("{}/{}", pod.metadata.namespace.as_deref().unwrap_or_default(), pod.metadata.name.as_deref().unwrap_or_default())
+}

@@ -1,0 +1,152 @@
+//! exec and attach.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use http::request::Parts;
+use hyper_util::rt::TokioIo;
+use kube_pet_podman::{AttachOptions, Client, ExecConfig};
+use kube_pet_stream::Settings;
+use kube_pet_stream::negotiation;
+use kube_pet_stream::remote_command::{Options, Protocol, RemoteCommand, Status, Streams};
+use tracing::{debug, info};
+
+use super::{Running, Socket, bridge, flag, name_of, query, refused, running, switching_protocols, upgrade};
+use crate::server::ServerState;
+use crate::server::authn::User;
+use crate::server::response::{self, Response};
+use crate::server::routes::Parameter;
+
+/// Nobody types this: Podman's own default would take ctrl-p out of every shell.
+const NO_DETACH: &str = "ctrl-^,ctrl-@,ctrl-^,ctrl-_";
+
+/// What a session is for.
+enum Work {
+    Exec(Vec<String>),
+    Attach,
+}
+
+/// `/exec/{namespace}/{pod}[/{uid}]/{container}?command=…`
+pub(in crate::server) fn exec(state: &ServerState, user: &User, parameters: &[Parameter<'_>], request: &Parts) -> Response {
+    let command: Vec<String> = query(request).into_iter().filter(|(name, _)| name == "command").map(|(_, value)| value).collect();
+    if command.is_empty() {
+        return response::text(StatusCode::BAD_REQUEST, "you must specify at least 1 of command");
+    }
+    begin(state, user, parameters, request, Work::Exec(command)).unwrap_or_else(|refusal| *refusal)
+}
+
+/// `/attach/{namespace}/{pod}[/{uid}]/{container}`
+pub(in crate::server) fn attach(state: &ServerState, user: &User, parameters: &[Parameter<'_>], request: &Parts) -> Response {
+    begin(state, user, parameters, request, Work::Attach).unwrap_or_else(|refusal| *refusal)
+}
+
+fn begin(state: &ServerState, user: &User, parameters: &[Parameter<'_>], request: &Parts, work: Work) -> Result<Response, Box<Response>> {
+    let query = query(request);
+    let asked = Options {
+        stdin: flag(&query, &["input", "stdin"]),
+        stdout: flag(&query, &["output", "stdout"]),
+        stderr: flag(&query, &["error", "stderr"]),
+        tty: flag(&query, &["tty"]),
+    };
+    let options = asked.checked().map_err(|error| Box::new(response::text(StatusCode::BAD_REQUEST, error.to_string())))?;
+    let target = running(&state.store, parameters)?;
+    let negotiated = negotiation::remote_command(&request.headers).map_err(|refusal| Box::new(refused(*refusal)))?;
+    let connection = upgrade(request)?;
+    let (pod, user) = (name_of(&target.pod), &user.name);
+    // Who did what, for those who have to know; what was typed is nobody's business.
+    match &work {
+        Work::Exec(command) => info!(user, pod, container = target.container, ?command, tty = options.tty, "exec"),
+        Work::Attach => info!(user, pod, container = target.container, tty = options.tty, "attach"),
+    }
+    let podman = state.podman.clone();
+    tokio::spawn(async move {
+        match connection.await {
+            Ok(upgraded) => Box::pin(session(TokioIo::new(upgraded), negotiated.protocol, options, podman, target, work)).await,
+            Err(error) => debug!(%error, "the client left before its session began"),
+        }
+    });
+    Ok(switching_protocols(negotiated.headers))
+}
+
+async fn session(socket: Socket, protocol: Protocol, options: Options, podman: Client, target: Running, work: Work) {
+    let RemoteCommand { streams, session } = match RemoteCommand::open(socket, protocol, options, Settings::default()).await {
+        Ok(open) => open,
+        Err(error) => {
+            debug!(%error, "no session");
+            return;
+        }
+    };
+    let done = async {
+        match &work {
+            Work::Exec(command) => run(&podman, &target, command, options, streams).await,
+            Work::Attach => join(&podman, &target, options, streams).await,
+        }
+    };
+    let status = tokio::select! {
+        status = done => status.unwrap_or_else(Status::Error),
+        // As with other runtimes, the process goes on: it may be meant to.
+        end = session.closed() => {
+            debug!(?end, "the client has left");
+            return;
+        }
+    };
+    let end = session.finish(&status).await;
+    debug!(?end, ?status, "session ended");
+}
+
+async fn run(podman: &Client, target: &Running, command: &[String], options: Options, streams: Streams) -> Result<Status, String> {
+    let Options { stdin, stdout, stderr, tty } = options;
+    let config = ExecConfig {
+        cmd: command.to_vec(),
+        attach_stdin: stdin,
+        attach_stdout: stdout,
+        attach_stderr: stderr,
+        tty,
+        detach_keys: NO_DETACH.to_owned(),
+        ..ExecConfig::default()
+    };
+    let exec = podman.create_exec(target.id.as_str(), &config).await.map_err(|error| error.to_string())?;
+    let process = podman.start_exec(&exec).await.map_err(|error| error.to_string())?;
+    let resized = |size: kube_pet_stream::remote_command::TerminalSize| {
+        let exec = &exec;
+        async move {
+            // The process may have ended, or not begun yet.
+            if let Err(error) = podman.resize_exec(exec, size.width, size.height).await {
+                debug!(%error, "the terminal keeps its size");
+            }
+        }
+    };
+    bridge::carry(process, streams, tty, resized).await?;
+    match exit_code(podman, &exec).await? {
+        0 => Ok(Status::Success),
+        code => Ok(Status::ExitCode(code)),
+    }
+}
+
+/// The output ends a moment before Podman knows the exit code.
+async fn exit_code(podman: &Client, exec: &str) -> Result<i32, String> {
+    let mut pause = Duration::from_millis(2);
+    for _ in 0..12 {
+        let session = podman.inspect_exec(exec).await.map_err(|error| format!("the exit code is not known: {error}"))?;
+        if !session.running {
+            return Ok(session.exit_code);
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(500));
+    }
+    Err("the exit code is not known: the process has closed its output and runs on".to_owned())
+}
+
+async fn join(podman: &Client, target: &Running, options: Options, streams: Streams) -> Result<Status, String> {
+    let Options { stdin, stdout, stderr, tty: _ } = options;
+    // The container's terminal has one output only.
+    let attached = AttachOptions { stdin, stdout, stderr: stderr && !target.tty };
+    let process = podman.attach(target.id.as_str(), attached).await.map_err(|error| error.to_string())?;
+    let resized = |size: kube_pet_stream::remote_command::TerminalSize| async move {
+        if let Err(error) = podman.resize_container(target.id.as_str(), size.width, size.height).await {
+            debug!(%error, "the terminal keeps its size");
+        }
+    };
+    bridge::carry(process, streams, target.tty, resized).await?;
+    Ok(Status::Success)
+}

@@ -1,0 +1,130 @@
+//! port-forward: connections to a pod's own loopback, made inside its network namespace.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::StatusCode;
+use http::request::Parts;
+use hyper_util::rt::TokioIo;
+use kube_pet_core::ids::PodUid;
+use kube_pet_stream::Settings;
+use kube_pet_stream::negotiation;
+use kube_pet_stream::port_forward::{Forwarded, PortForward, Protocol, parse_ports};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tracing::{debug, info};
+
+use super::{Socket, name_of, pod, query, refused, switching_protocols, upgrade};
+use crate::server::ServerState;
+use crate::server::authn::User;
+use crate::server::response::{self, Response};
+use crate::server::routes::Parameter;
+
+/// How long a connection inside the pod may take: it is local.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// `/portForward/{namespace}/{pod}[/{uid}]`
+pub(in crate::server) fn port_forward(state: &ServerState, user: &User, parameters: &[Parameter<'_>], request: &Parts) -> Response {
+    begin(state, user, parameters, request).unwrap_or_else(|refusal| *refusal)
+}
+
+fn begin(state: &ServerState, user: &User, parameters: &[Parameter<'_>], request: &Parts) -> Result<Response, Box<Response>> {
+    let (namespace, name, uid) = match parameters {
+        [namespace, name] => (namespace, name, None),
+        [namespace, name, uid] => (namespace, name, Some(uid.as_ref())),
+        _ => return Err(Box::new(response::text(StatusCode::NOT_FOUND, "404: Page Not Found"))),
+    };
+    let pod = pod(&state.store, namespace, name, uid)?;
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
+    if phase != "Running" {
+        let text = format!("unable to forward port because pod is not running. Current status={phase}");
+        return Err(Box::new(response::text(StatusCode::INTERNAL_SERVER_ERROR, text)));
+    }
+    let negotiated = negotiation::port_forward(&request.headers).map_err(|refusal| Box::new(refused(*refusal)))?;
+    let query = query(request);
+    let ports = match negotiated.protocol {
+        // These name the ports per connection.
+        Protocol::Spdy | Protocol::Tunnel => Vec::new(),
+        Protocol::WebSocket { .. } => {
+            parse_ports(query.iter().filter(|(name, _)| name == "port" || name == "ports").map(|(_, value)| value.as_str()))
+                .map_err(|error| Box::new(response::text(StatusCode::BAD_REQUEST, error.to_string())))?
+        }
+    };
+    let connection = upgrade(request)?;
+    let on_host = pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false);
+    let uid = PodUid::new(pod.metadata.uid.clone().unwrap_or_default());
+    let netns = (!on_host).then(|| state.paths.sandbox_dir(&uid).join("net"));
+    info!(user = user.name, pod = name_of(&pod), "port-forward");
+    tokio::spawn(async move {
+        match connection.await {
+            Ok(upgraded) => Box::pin(serve(TokioIo::new(upgraded), negotiated.protocol, ports, netns)).await,
+            Err(error) => debug!(%error, "the client left before its session began"),
+        }
+    });
+    Ok(switching_protocols(negotiated.headers))
+}
+
+async fn serve(socket: Socket, protocol: Protocol, ports: Vec<u16>, netns: Option<PathBuf>) {
+    let mut session = match PortForward::open(socket, protocol, &ports, Settings::default()) {
+        Ok(session) => session,
+        Err(error) => {
+            debug!(%error, "no session");
+            return;
+        }
+    };
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            forwarded = session.accept() => match forwarded {
+                Some(forwarded) => drop(connections.spawn(forward(forwarded, netns.clone()))),
+                None => break,
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+    // The client has left: what is still under way has nobody to go to.
+    connections.shutdown().await;
+    let end = session.close().await;
+    debug!(?end, "session ended");
+}
+
+async fn forward(mut forwarded: Forwarded, netns: Option<PathBuf>) {
+    let port = forwarded.port;
+    let mut inside = match connect(netns, port).await {
+        Ok(inside) => inside,
+        Err(error) => {
+            forwarded.fail(&format!("error forwarding port {port} to pod: failed to connect to localhost:{port} inside the pod: {error}"));
+            return;
+        }
+    };
+    match tokio::io::copy_bidirectional(&mut forwarded.data, &mut inside).await {
+        Ok(_) => forwarded.finish(),
+        // One of the two was reset, which the other learns by its own end.
+        Err(error) => {
+            debug!(port, %error, "a forwarded connection broke off");
+            forwarded.finish();
+        }
+    }
+}
+
+/// 127.0.0.1 first, then ::1, as the kubelet's runtimes do.
+async fn connect(netns: Option<PathBuf>, port: u16) -> io::Result<TcpStream> {
+    let attempt = move || {
+        let try_both = || {
+            let address = |ip: std::net::IpAddr| SocketAddr::new(ip, port);
+            std::net::TcpStream::connect_timeout(&address(Ipv4Addr::LOCALHOST.into()), CONNECT_TIMEOUT).or_else(|first| {
+                std::net::TcpStream::connect_timeout(&address(Ipv6Addr::LOCALHOST.into()), CONNECT_TIMEOUT).map_err(|_| first)
+            })
+        };
+        match netns {
+            None => try_both(),
+            Some(netns) => kube_pet_host::namespaces::run_in_netns(&netns, try_both).map_err(io::Error::other)?,
+        }
+    };
+    let connected = tokio::task::spawn_blocking(attempt).await.map_err(io::Error::other)??;
+    connected.set_nonblocking(true)?;
+    connected.set_nodelay(true)?;
+    TcpStream::from_std(connected)
+}
