@@ -138,7 +138,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
             identity::establish(IdentityOptions {
                 node_name: config.node_name.clone(),
                 kubeconfig: config.kubeconfig.clone(),
-                bootstrap_kubeconfig: Some(config.bootstrap_kubeconfig.clone()).filter(|path| path.exists()),
+                bootstrap_kubeconfig: Some(config.bootstrap_kubeconfig.clone()),
                 pki_dir: paths.pki_dir(),
             })
             .await?,

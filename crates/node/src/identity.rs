@@ -12,7 +12,7 @@ mod kubeconfig;
 mod renewal;
 mod serving;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use kube::Client;
 use rustls_pki_types::CertificateDer;
@@ -117,7 +117,9 @@ fn user_name(node_name: &str) -> String {
 ///
 /// Order: the configured kubeconfig if it exists and its certificate has not ended; the stored node certificate; else
 /// the bootstrap kubeconfig, with which the returned task requests a certificate.
-pub async fn establish(options: IdentityOptions) -> Result<Identity, IdentityError> {
+pub async fn establish(mut options: IdentityOptions) -> Result<Identity, IdentityError> {
+    // A file that is only configured is none.
+    options.bootstrap_kubeconfig = options.bootstrap_kubeconfig.filter(|path| path.exists());
     if let Some(path) = options.kubeconfig.as_ref().filter(|p| p.exists()) {
         let config = kubeconfig::load(path).await?;
         let ended = kubeconfig::client_certificate_end(&config).is_some_and(|end| end <= jiff::Timestamp::now());
@@ -139,9 +141,23 @@ pub async fn establish(options: IdentityOptions) -> Result<Identity, IdentityErr
     managed(options).await
 }
 
+/// The kubeconfig that the agent writes once it has a certificate of its own.
+pub fn stored_kubeconfig(pki_dir: &Path) -> PathBuf {
+    kubeconfig::stored_path(pki_dir)
+}
+
+/// Whether a kubeconfig can be read and its client certificate has not ended: what [`establish`] asks of the stored one before it
+/// turns to the bootstrap kubeconfig. Changes nothing.
+pub async fn is_current(path: &Path) -> bool {
+    match kubeconfig::load(path).await {
+        Ok(config) => kubeconfig::client_certificate_end(&config).is_some_and(|end| end > jiff::Timestamp::now()),
+        Err(_) => false,
+    }
+}
+
 async fn managed(options: IdentityOptions) -> Result<Identity, IdentityError> {
     let store = CredentialStore::open(&options.pki_dir, "kube-pet-client")?;
-    let bootstrap = options.bootstrap_kubeconfig.clone().filter(|path| path.exists());
+    let bootstrap = options.bootstrap_kubeconfig.clone();
     let user = user_name(&options.node_name);
     let stored = store.load()?.filter(|credential| {
         let ours = credential.common_name() == Some(user.as_str());

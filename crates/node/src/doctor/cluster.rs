@@ -18,6 +18,7 @@ use tokio_rustls::TlsConnector;
 
 use super::Finding;
 use crate::config::NodeConfiguration;
+use crate::identity;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Tokens and certificates are refused when they are not valid yet.
@@ -39,10 +40,13 @@ fn stop<T>(id: &'static str, what: String, cause: impl Into<String>, fix: &str) 
 }
 
 async fn steps(config: &NodeConfiguration, findings: &mut Vec<Finding>) -> Step<()> {
-    let stored = config.paths().pki_dir().join("kube-pet-client.kubeconfig");
-    // In the agent's order: a bootstrap kubeconfig that was put there anew is what the next certificate is asked for with.
-    let files = [config.kubeconfig.clone(), Some(config.bootstrap_kubeconfig.clone()), Some(stored)];
-    let Some(path) = files.into_iter().flatten().find(|path| path.exists()) else {
+    let stored = identity::stored_kubeconfig(&config.paths().pki_dir());
+    // As the agent: the bootstrap kubeconfig, whose token may have expired long ago, only counts where there is no certificate
+    // that is still good.
+    let bootstrap = config.bootstrap_kubeconfig.clone();
+    let own = if identity::is_current(&stored).await { [stored, bootstrap] } else { [bootstrap, stored] };
+    let files = config.kubeconfig.clone().into_iter().chain(own);
+    let Some(path) = files.into_iter().find(|path| path.exists()) else {
         let fix = "put a kubeconfig with a bootstrap token there, or name one with kubeconfig: in node.yaml";
         return stop(
             "credentials",

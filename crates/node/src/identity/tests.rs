@@ -196,6 +196,26 @@ async fn no_credentials_at_all_is_an_error_that_says_what_is_missing() {
 }
 
 #[tokio::test]
+async fn an_expired_kubeconfig_only_gives_way_to_a_bootstrap_kubeconfig_that_is_there() {
+    let node = Node::new("http://127.0.0.1:1");
+    let own = |name: &str, to_day| {
+        let path = node.dir.path().join(name);
+        let pem = path.with_extension("pem");
+        let credential = fake_api::self_signed("system:node:pet-1", -30, to_day);
+        fs::write(&pem, format!("{}{}", credential.chain_pem(), credential.key_pem())).unwrap();
+        write_kubeconfig(&path, "http://127.0.0.1:1", json!({"client-certificate": pem, "client-key": pem}));
+        path
+    };
+    let (expired, good) = (own("expired", -1), own("good", 30));
+    assert!(!is_current(&expired).await && is_current(&good).await);
+    let options = || IdentityOptions { kubeconfig: Some(expired.clone()), ..node.options() };
+    assert!(!*establish(options()).await.unwrap().ready.borrow(), "a certificate is asked for");
+    fs::remove_file(node.dir.path().join("bootstrap")).unwrap();
+    let identity = establish(options()).await.unwrap();
+    assert!(matches!(identity.task, IdentityTask(Kind::Reloaded(_))), "there is nothing else: a renewed file is waited for");
+}
+
+#[tokio::test]
 async fn a_broken_kubeconfig_is_named_without_its_secrets() {
     let node = Node::new("http://127.0.0.1:1");
     let path = node.dir.path().join("bootstrap");
