@@ -63,8 +63,11 @@ pub struct ExecInspect {
     /// Its container.
     #[serde(rename = "ContainerID")]
     pub container_id: String,
-    /// It runs.
+    /// It runs. False before it has begun, too.
     pub running: bool,
+    /// It has run.
+    #[serde(rename = "CanRemove")]
+    pub ended: bool,
     /// Exit code once it has ended.
     #[serde(deserialize_with = "nullable")]
     pub exit_code: i32,

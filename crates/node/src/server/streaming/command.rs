@@ -116,25 +116,33 @@ async fn run(podman: &Client, target: &Running, command: &[String], options: Opt
             }
         }
     };
-    bridge::carry(process, streams, tty, resized).await?;
-    match exit_code(podman, &exec).await? {
+    // Podman forgets the session a second after its end (`exit_command_delay`), which a slow client may not have read by then.
+    let (carried, code) = tokio::join!(bridge::carry(process, streams, tty, resized), exit_code(podman, &exec));
+    carried?;
+    match code? {
         0 => Ok(Status::Success),
         code => Ok(Status::ExitCode(code)),
     }
 }
 
-/// The output ends a moment before Podman knows the exit code.
+/// Waits for the end of a session's process: by its pidfd, then until Podman has the code.
 async fn exit_code(podman: &Client, exec: &str) -> Result<i32, String> {
     let mut pause = Duration::from_millis(2);
-    for _ in 0..12 {
+    let mut watched = false;
+    loop {
         let session = podman.inspect_exec(exec).await.map_err(|error| format!("the exit code is not known: {error}"))?;
-        if !session.running {
+        if session.ended {
             return Ok(session.exit_code);
         }
+        if session.pid > 0 && !watched {
+            watched = true;
+            pause = Duration::from_millis(2);
+            // Without a pidfd, Podman is asked until it knows.
+            let _ = kube_pet_host::exits::wait_exit(session.pid.into()).await;
+        }
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_millis(500));
+        pause = (pause * 2).min(Duration::from_millis(250));
     }
-    Err("the exit code is not known: the process has closed its output and runs on".to_owned())
 }
 
 async fn join(podman: &Client, target: &Running, options: Options, streams: Streams) -> Result<Status, String> {
