@@ -48,7 +48,7 @@ pub use memory::{ImageFailure, Memory, PrepareFailure, Rejected, StartFailure};
 pub use observed::{ContainerState, Exit, Observed, ObservedContainer, SandboxFacts};
 pub use patch::{status_differs, status_patch};
 pub use plan::{Action, ActionKey, EventKind, Plan, PodEvent};
-pub use spec::{ContainerKind, Desired, RestartPolicy, Stop, containers, is_mirror, pod_restart_policy, pod_uid};
+pub use spec::{ContainerKind, Desired, RestartPolicy, Stop, container_status, containers, is_mirror, pod_restart_policy, pod_uid};
 
 #[cfg(test)]
 mod tests;

@@ -87,6 +87,11 @@ pub enum CgroupError {
 }
 
 impl CgroupError {
+    /// Whether processes are in the way.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Remove { source, .. } if source.raw_os_error() == Some(Errno::BUSY.raw_os_error()))
+    }
+
     /// Whether there is no such group (any more).
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Read { source, .. } | Self::Set { source, .. } if source.kind() == io::ErrorKind::NotFound || source.raw_os_error() == Some(Errno::NODEV.raw_os_error()))

@@ -11,4 +11,6 @@ pub mod machine;
 pub mod mounts;
 pub mod namespaces;
 pub mod ownership;
+pub mod privileges;
+pub mod routes;
 pub mod subpath;

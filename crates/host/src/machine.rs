@@ -185,39 +185,6 @@ fn pretty_name(os_release: &str) -> Option<String> {
     (!value.is_empty()).then(|| value.replace('\\', ""))
 }
 
-/// The largest packet, in bytes, of the interface that the IPv4 default route goes over; `None` without one. Read below `/proc`,
-/// which shows this process's network namespace, whatever is mounted on `/sys`.
-pub fn uplink_mtu() -> Option<u32> {
-    let routes = fs::read_to_string("/proc/self/net/route").ok()?;
-    let interface = default_interface(&routes)?;
-    let places = [format!("/proc/sys/net/ipv6/conf/{interface}/mtu"), format!("/sys/class/net/{interface}/mtu")];
-    places.iter().find_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok())
-}
-
-/// The interface of the default route with the lowest metric, from the text of `/proc/net/route`.
-fn default_interface(routes: &str) -> Option<&str> {
-    let routes = routes.lines().skip(1).filter_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let [interface, destination, _, _, _, _, metric, mask, ..] = fields[..] else { return None };
-        let is_default = destination == "00000000" && mask == "00000000";
-        is_default.then_some((metric.parse::<u32>().ok()?, interface))
-    });
-    routes.min_by_key(|(metric, _)| *metric).map(|(_, interface)| interface)
-}
-
-/// What a process started from here cannot have its `oom_score_adj` below; `None` where there is no such bound, because this
-/// process has CAP_SYS_RESOURCE (proc(5)). The kernel's own bound may be lower, but cannot be read; this process's value is
-/// always allowed.
-pub fn lowest_oom_score_adj() -> Option<i32> {
-    const SYS_RESOURCE: u64 = 1 << 24;
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
-    if effective.is_none_or(|set| set & SYS_RESOURCE != 0) {
-        return None;
-    }
-    fs::read_to_string("/proc/self/oom_score_adj").ok()?.trim().parse().ok()
-}
-
 /// The architecture by the name that Kubernetes and image registries use.
 pub fn architecture() -> &'static str {
     match std::env::consts::ARCH {
@@ -233,23 +200,6 @@ pub fn architecture() -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_default_route_with_the_lowest_metric_is_the_uplink() {
-        let head = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n";
-        let route = |name: &str, destination: &str, metric: u32, mask: &str| {
-            format!("{name}\t{destination}\t0101A8C0\t0003\t0\t0\t{metric}\t{mask}\t0\t0\t0\n")
-        };
-        let table = [
-            head.to_owned(),
-            route("lan0", "0000000A", 0, "000000FF"),
-            route("wlan0", "00000000", 600, "00000000"),
-            route("eth0", "00000000", 100, "00000000"),
-        ];
-        assert_eq!(default_interface(&table.concat()), Some("eth0"));
-        assert_eq!(default_interface(&table[..2].concat()), None);
-        assert_eq!(default_interface("head\nodd line\n"), None);
-    }
 
     #[test]
     fn lists_of_cpus_are_counted() {

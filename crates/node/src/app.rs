@@ -190,7 +190,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         paths.clone(),
         SandboxConfig {
             link_prefix: config.link_prefix.clone(),
-            mtu: config.mtu.map(u32::from).or_else(kube_pet_host::machine::uplink_mtu).unwrap_or(1500),
+            mtu: config.mtu.map(u32::from).or_else(kube_pet_host::routes::uplink_mtu).unwrap_or(1500),
             ..SandboxConfig::default()
         },
     );
@@ -223,7 +223,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         paths: paths.clone(),
         podman: podman.clone(),
         images,
-        sandboxes,
+        sandboxes: sandboxes.clone(),
         volumes,
         objects,
         services,
@@ -286,6 +286,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
             store,
             paths,
             podman,
+            sandboxes,
             api,
             node_name: config.node_name.clone(),
             configz: serde_json::to_value(&config).unwrap_or_default(),

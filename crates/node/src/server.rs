@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::ApiHandle;
 use crate::paths::Paths;
 use crate::pods::store::PodStore;
+use crate::sandboxes::SandboxManager;
 use authn::Authenticator;
 pub use authz::Authorization;
 use authz::Authorizer;
@@ -99,10 +100,12 @@ pub struct BuildVersion {
 pub struct ServerState {
     /// The pods of this node.
     pub store: PodStore,
-    /// Where their logs and namespaces are.
+    /// Where their logs are.
     pub paths: Paths,
     /// For exec and attach.
     pub podman: kube_pet_podman::Client,
+    /// For port-forward.
+    pub sandboxes: SandboxManager,
     /// For reviews; without it only [`Authorization::AlwaysAllow`] lets anybody in.
     pub api: Option<ApiHandle>,
     /// The node's name.

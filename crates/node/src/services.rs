@@ -126,3 +126,22 @@ fn facts(service: &Service) -> ServiceFacts {
             .collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_list_is_waited_for_and_not_without_end() {
+        let (tx, state) = watch::channel(State::default());
+        let reader = ServiceReader { state };
+        assert!(reader.all().await.is_none(), "the API server does not answer");
+        let late = async {
+            tokio::time::sleep(FIRST_LIST / 2).await;
+            apply(Event::InitDone, &mut vec![facts(&Service::default())], &tx);
+        };
+        let (found, ()) = tokio::join!(reader.all(), late);
+        assert_eq!(found.unwrap().len(), 1);
+        assert!(ServiceReader::none().all().await.unwrap().is_empty(), "without a cluster there is nothing to wait for");
+    }
+}

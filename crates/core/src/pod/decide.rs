@@ -277,17 +277,10 @@ impl<'a> Draft<'a> {
 
     /// The number of an attempt where Podman knows none: it goes on from what the API server was told.
     fn first_attempt(&self, name: &str) -> u32 {
-        let status = self.pod().status.as_ref();
-        let statuses =
-            status.into_iter().flat_map(|s| s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten()));
-        statuses
-            .filter(|s| s.name == name)
-            .map(|s| {
-                let ran = s.container_id.as_deref().is_some_and(|id| !id.is_empty());
-                u32::try_from(s.restart_count).unwrap_or(0) + u32::from(ran)
-            })
-            .next()
-            .unwrap_or(0)
+        super::container_status(self.pod(), name).map_or(0, |status| {
+            let ran = status.container_id.as_deref().is_some_and(|id| !id.is_empty());
+            u32::try_from(status.restart_count).unwrap_or(0) + u32::from(ran)
+        })
     }
 
     /// True if the image is there for this attempt; otherwise asks for it or waits.

@@ -1,6 +1,6 @@
 //! The parts of a PodSpec that the lifecycle looks at.
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
 
 use crate::ids::PodUid;
 
@@ -110,6 +110,13 @@ pub fn containers(pod: &Pod) -> impl Iterator<Item = (ContainerKind, &Container)
     let init = spec.and_then(|s| s.init_containers.as_deref()).unwrap_or_default();
     let app = spec.map(|s| s.containers.as_slice()).unwrap_or_default();
     init.iter().map(|c| (ContainerKind::Init, c)).chain(app.iter().map(|c| (ContainerKind::App, c)))
+}
+
+/// What the pod's status says of a container, of whatever kind.
+pub fn container_status<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
+    let status = pod.status.as_ref()?;
+    let lists = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
+    lists.into_iter().flatten().flatten().find(|status| status.name == name)
 }
 
 /// The pod's identity. A static pod's mirror carries its hash in `kubernetes.io/config.hash`; the pod itself has it as UID.

@@ -36,16 +36,17 @@ const FEATURES: [Feature; 5] = [
         option: "NF_TABLES",
         module: "nf_tables",
         severity: Severity::Warn,
-        needed: "services and network policies are its rules",
+        needed: "services and network policies will be its rules; this version has none yet",
     },
     Feature {
         id: "kernel-conntrack",
         option: "NF_CONNTRACK",
         module: "nf_conntrack",
         severity: Severity::Warn,
-        needed: "services remember their connections with it",
+        needed: "services will remember their connections with it; this version has none yet",
     },
-    Feature { id: "kernel-wireguard", option: "WIREGUARD", module: "wireguard", severity: Severity::Ok, needed: "the tunnel uses it" },
+    // The tunnel is not there yet, and will have an implementation of its own for such kernels.
+    Feature { id: "kernel-wireguard", option: "WIREGUARD", module: "wireguard", severity: Severity::Ok, needed: "the tunnel will use it" },
 ];
 
 /// Whether the kernel has a feature.
@@ -77,7 +78,6 @@ fn examine_feature(machine: &Machine, release: &str, config: Option<&str>, featu
         )
         .repaired_by(Repair::LoadModule(module)),
         Presence::Absent if *severity == Severity::Ok => {
-            // The tunnel has an implementation of its own for this.
             Finding::ok(id, format!("the kernel {release} has no {module}; the agent does without"))
         }
         Presence::Absent => Finding::bad(

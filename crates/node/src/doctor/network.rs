@@ -1,7 +1,9 @@
 //! Ports, forwarding, and networks that are in each other's way.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+
+use kube_pet_host::routes::{self, Route};
 
 use super::repairs::Repair;
 use super::{Finding, Machine};
@@ -85,24 +87,19 @@ fn forwarding(machine: &Machine) -> Finding {
     .repaired_by(Repair::WriteSetting(machine.path(SETTING), "1\n"))
 }
 
-/// A route of the machine.
-struct Route {
-    interface: String,
-    net: IpNet,
-    /// Over a gateway, not to a network that the machine is in.
-    gateway: bool,
+/// Whether a route takes packets from a network of ours, or ours from its own. A wider route over a gateway (a VPN to the cluster,
+/// say) is in nobody's way.
+fn clashes_with(route: &Route, net: &IpNet) -> bool {
+    network_of(route).overlaps(net) && (route.prefix >= net.prefix || route.gateway.is_none())
 }
 
-impl Route {
-    /// A wider route over a gateway (a VPN to the cluster, say) is in nobody's way.
-    fn clashes(&self, net: &IpNet) -> bool {
-        self.net.overlaps(net) && (self.net.prefix >= net.prefix || !self.gateway)
-    }
+fn network_of(route: &Route) -> IpNet {
+    IpNet { address: route.destination.into(), prefix: route.prefix }
 }
 
 fn clashes(machine: &Machine, config: &NodeConfiguration) -> Vec<Finding> {
-    let routes: Vec<_> =
-        routes(machine).into_iter().filter(|route| route.net.prefix > 0 && !route.interface.starts_with(&config.link_prefix)).collect();
+    let mut routes = routes::parse(&machine.read("/proc/net/route").unwrap_or_default());
+    routes.retain(|route| route.prefix > 0 && !route.interface.starts_with(&config.link_prefix));
     let mut ours: Vec<(String, IpNet)> =
         pod_networks(machine, config).into_iter().map(|net| (format!("the pod network {net}"), net)).collect();
     for dns in config.cluster_dns.iter().filter(|dns| dns.is_ipv4()) {
@@ -111,10 +108,10 @@ fn clashes(machine: &Machine, config: &NodeConfiguration) -> Vec<Finding> {
     let mut findings: Vec<_> = ours
         .iter()
         .filter_map(|(name, net)| {
-            let route = routes.iter().find(|route| route.clashes(net))?;
-            let what = format!("{name} overlaps {} on {}", route.net, route.interface);
+            let route = routes.iter().find(|route| clashes_with(route, net))?;
+            let what = format!("{name} overlaps {} on {}", network_of(route), route.interface);
             let fix = "move one of them: set podCIDR in node.yaml, or change the machine's own network";
-            Some(if route.net.prefix >= net.prefix {
+            Some(if route.prefix >= net.prefix {
                 Finding::error("subnet-clash", what, "packets for the one would be sent to the other", fix)
             } else {
                 // Each pod has a route of its own, which wins: what suffers is the other network.
@@ -138,17 +135,4 @@ fn pod_networks(machine: &Machine, config: &NodeConfiguration) -> Vec<IpNet> {
     let text = machine.read(&file.display().to_string()).unwrap_or_default();
     let known: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
     known["podCIDRs"].as_array().into_iter().flatten().filter_map(|net| net.as_str()?.parse().ok()).collect()
-}
-
-/// The IPv4 routes: name, and destination and mask as the hexadecimal number that their bytes are in memory.
-fn routes(machine: &Machine) -> Vec<Route> {
-    let table = machine.read("/proc/net/route").unwrap_or_default();
-    let route = |line: &str| {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        let number = |at: usize| u32::from_str_radix(fields.get(at)?, 16).ok().map(|number| u32::from_be_bytes(number.to_ne_bytes()));
-        let (address, mask) = (number(1)?, number(7)?);
-        let net = IpNet { address: IpAddr::V4(Ipv4Addr::from(address & mask)), prefix: mask.leading_ones() as u8 };
-        Some(Route { interface: (*fields.first()?).to_owned(), net, gateway: number(2)? != 0 })
-    };
-    table.lines().skip(1).filter_map(route).collect()
 }

@@ -1,20 +1,15 @@
 //! What this process may do.
 
+use kube_pet_host::privileges::{Capabilities, Capability};
+
 use super::{Finding, Machine};
 
-const NET_ADMIN: u32 = 12;
-const SYS_ADMIN: u32 = 21;
-const SYS_RESOURCE: u32 = 24;
-
 pub(super) fn examine(machine: &Machine) -> Vec<Finding> {
-    let status = machine.read("/proc/self/status").unwrap_or_default();
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
-    let effective = field("CapEff").and_then(|text| u64::from_str_radix(text, 16).ok()).unwrap_or(0);
-    let has = |capability: u32| effective & (1 << capability) != 0;
+    let own = Capabilities::from_status(&machine.read("/proc/self/status").unwrap_or_default());
     let mut findings = Vec::new();
-    let missing: Vec<_> = [(SYS_ADMIN, "CAP_SYS_ADMIN"), (NET_ADMIN, "CAP_NET_ADMIN")]
+    let missing: Vec<_> = [(Capability::SysAdmin, "CAP_SYS_ADMIN"), (Capability::NetAdmin, "CAP_NET_ADMIN")]
         .into_iter()
-        .filter(|(bit, _)| !has(*bit))
+        .filter(|(capability, _)| !own.has(*capability))
         .map(|(_, name)| name)
         .collect();
     findings.push(if missing.is_empty() {
@@ -27,7 +22,7 @@ pub(super) fn examine(machine: &Machine) -> Vec<Finding> {
             "run as root",
         )
     });
-    if has(SYS_RESOURCE) {
+    if own.has(Capability::SysResource) {
         findings.push(Finding::ok("ulimits", "containers get the usual limits of open files and processes"));
         findings.push(Finding::ok("oom-score", "containers can be protected from the kernel's out-of-memory killer"));
     } else {

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use kube_pet_host::privileges::{Capabilities, Capability};
+
 /// What the machine allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limits {
@@ -17,12 +19,8 @@ impl Limits {
     /// Those of this process, which the service will inherit.
     pub(super) fn own() -> Self {
         use rustix::process::{Resource, getrlimit};
-        /// Bit of CAP_SYS_RESOURCE in `CapEff`.
-        const SYS_RESOURCE: u64 = 1 << 24;
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let effective = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok()).unwrap_or(0);
         Self {
-            can_raise: effective & SYS_RESOURCE != 0,
+            can_raise: Capabilities::own().has(Capability::SysResource),
             files: getrlimit(Resource::Nofile).maximum,
             processes: getrlimit(Resource::Nproc).maximum,
         }

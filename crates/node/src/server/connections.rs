@@ -13,7 +13,7 @@ use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -64,9 +64,32 @@ pub(super) async fn reload_cas(handler: &Handler) {
     }
 }
 
+/// One connection's place among those that are served at the same time. It is free again once every copy is dropped.
+#[derive(Clone)]
+pub(super) struct Place {
+    slot: Arc<OwnedSemaphorePermit>,
+    tasks: TaskTracker,
+    stop_now: CancellationToken,
+}
+
+impl Place {
+    /// Work that outlives the connection's requests: it keeps the place, and ends with the server at the latest.
+    pub(super) fn spawn(self, work: impl Future<Output = ()> + Send + 'static) {
+        let Self { slot, tasks, stop_now } = self;
+        tasks.spawn(async move {
+            stop_now.run_until_cancelled(work).await;
+            drop(slot);
+        });
+    }
+}
+
 /// Accepts connections one by one and hands each to `serve`, no more than `limit` at the same time.
-async fn accept<F>(listener: TcpListener, limit: usize, shutdown: CancellationToken, serve: impl Fn(TcpStream, CancellationToken) -> F)
-where
+async fn accept<F>(
+    listener: TcpListener,
+    limit: usize,
+    shutdown: CancellationToken,
+    serve: impl Fn(TcpStream, Place, CancellationToken) -> F,
+) where
     F: Future<Output = ()> + Send + 'static,
 {
     let slots = Arc::new(Semaphore::new(limit));
@@ -91,12 +114,8 @@ where
         };
         match accepted {
             Ok((stream, _)) => {
-                let connection = serve(stream, shutdown.clone());
-                let stop_now = stop_now.clone();
-                tasks.spawn(async move {
-                    stop_now.run_until_cancelled(connection).await;
-                    drop(slot);
-                });
+                let place = Place { slot: Arc::new(slot), tasks: tasks.clone(), stop_now: stop_now.clone() };
+                place.clone().spawn(serve(stream, place, shutdown.clone()));
             }
             Err(error) => {
                 // No file descriptors left, or a client that was gone before it was accepted.
@@ -122,7 +141,7 @@ pub(super) async fn serve_api(
     shutdown: CancellationToken,
 ) {
     let acceptor = TlsAcceptor::from(tls);
-    accept(listener, limits.max_connections, shutdown, |stream, shutdown| {
+    accept(listener, limits.max_connections, shutdown, |stream, place, shutdown| {
         let (acceptor, handler) = (acceptor.clone(), handler.clone());
         async move {
             let _ = stream.set_nodelay(true);
@@ -138,9 +157,10 @@ pub(super) async fn serve_api(
             let certificates: Arc<[CertificateDer<'static>]> =
                 stream.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|c| c.clone().into_owned()).collect();
             let answer = move |request: Request<Incoming>| {
-                let (handler, certificates) = (handler.clone(), certificates.clone());
+                let (handler, certificates, place) = (handler.clone(), certificates.clone(), place.clone());
                 async move {
-                    let (parts, _) = request.into_parts();
+                    let (mut parts, _) = request.into_parts();
+                    parts.extensions.insert(place);
                     handler.answer(&certificates, &parts).await
                 }
             };
@@ -153,7 +173,7 @@ pub(super) async fn serve_api(
 /// 10248: no TLS, no credentials, on loopback.
 pub(super) async fn serve_health(listener: TcpListener, health: HealthFn, shutdown: CancellationToken) {
     let limits = Limits { max_connections: 16, max_header_bytes: 8192, header_timeout: Duration::from_secs(10) };
-    accept(listener, limits.max_connections, shutdown, |stream, shutdown| {
+    accept(listener, limits.max_connections, shutdown, |stream, _, shutdown| {
         let health = health.clone();
         let answer = move |request: Request<Incoming>| {
             let health = health.clone();

@@ -15,9 +15,11 @@ use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use kube_pet_core::ids::ContainerId;
 use kube_pet_stream::negotiation::Refusal;
+use tracing::{Instrument as _, debug, debug_span};
 
+use super::connections::Place;
 use super::response::{self, Response};
-use super::routes::{self};
+use super::routes::Parameter;
 use crate::pods::store::PodStore;
 
 pub(super) use command::{attach, exec};
@@ -44,7 +46,7 @@ fn pod(store: &PodStore, namespace: &str, name: &str, uid: Option<&str>) -> Resu
 }
 
 /// The running container that a path names.
-fn running(store: &PodStore, parameters: &[routes::Parameter<'_>]) -> Result<Running, Box<Response>> {
+fn running(store: &PodStore, parameters: &[Parameter<'_>]) -> Result<Running, Box<Response>> {
     let (namespace, name, uid, container) = match parameters {
         [namespace, name, container] => (namespace, name, None, container),
         [namespace, name, uid, container] => (namespace, name, Some(uid.as_ref()), container),
@@ -52,11 +54,7 @@ fn running(store: &PodStore, parameters: &[routes::Parameter<'_>]) -> Result<Run
     };
     let pod = pod(store, namespace, name, uid)?;
     let spec = kube_pet_core::pod::containers(&pod).find(|(_, spec)| spec.name == container.as_ref()).map(|(_, spec)| spec);
-    let statuses = pod.status.as_ref().map(|status| (&status.container_statuses, &status.init_container_statuses));
-    let status = statuses
-        .into_iter()
-        .flat_map(|(apps, inits)| apps.iter().flatten().chain(inits.iter().flatten()))
-        .find(|status| status.name == container.as_ref());
+    let status = kube_pet_core::pod::container_status(&pod, container);
     let (Some(spec), Some(status)) = (spec, status) else {
         return Err(Box::new(response::text(StatusCode::NOT_FOUND, format!("container not found ({container:?})"))));
     };
@@ -85,10 +83,38 @@ fn refused(refusal: Refusal) -> Response {
     answer
 }
 
-/// The connection, to be awaited once the answer is on its way; fails if the request came over one that cannot be upgraded.
-fn upgrade(request: &Parts) -> Result<OnUpgrade, Box<Response>> {
-    let found = request.extensions.get::<OnUpgrade>().cloned();
-    found.ok_or_else(|| Box::new(response::text(StatusCode::BAD_REQUEST, "this connection cannot be upgraded")))
+/// A connection that can be handed over, and what came with it when it was accepted.
+struct Handover {
+    upgrade: OnUpgrade,
+    place: Place,
+}
+
+impl Handover {
+    /// Fails if the request came over a connection that cannot be upgraded.
+    fn of(request: &Parts) -> Result<Self, Box<Response>> {
+        let upgrade = request.extensions.get::<OnUpgrade>().cloned();
+        let place = request.extensions.get::<Place>().cloned();
+        match (upgrade, place) {
+            (Some(upgrade), Some(place)) => Ok(Self { upgrade, place }),
+            _ => Err(Box::new(response::text(StatusCode::BAD_REQUEST, "this connection cannot be upgraded"))),
+        }
+    }
+
+    /// Runs a session on the connection once the answer is on its way. It counts as a connection for as long as it lasts, and ends
+    /// with the server.
+    fn serve<F>(self, name: &'static str, session: impl FnOnce(Socket) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let Self { upgrade, place } = self;
+        let session = async move {
+            match upgrade.await {
+                Ok(upgraded) => Box::pin(session(TokioIo::new(upgraded))).await,
+                Err(error) => debug!(%error, "the client left before its session began"),
+            }
+        };
+        place.spawn(session.instrument(debug_span!("session", name)));
+    }
 }
 
 /// The values of a query, decoded.

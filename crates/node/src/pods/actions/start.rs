@@ -168,7 +168,7 @@ impl PodRuntime {
             security,
             seccomp_dir: self.settings.seccomp_dir.clone(),
             limits: container_limits(pod, container, memory),
-            lowest_oom_score_adj: kube_pet_host::machine::lowest_oom_score_adj(),
+            lowest_oom_score_adj: kube_pet_host::privileges::lowest_oom_score_adj(),
             cgroup_parent: self.pod_cgroup(pod),
             env,
             command,

@@ -143,11 +143,14 @@ impl PodRuntime {
 /// container leaves crun's first process behind, waiting for a start that never comes (seen with 4.3.1).
 fn remove_cgroup(cgroup: &str) -> Result<(), kube_pet_host::cgroups::CgroupError> {
     use kube_pet_host::cgroups;
-    cgroups::remove(cgroup).or_else(|_| {
-        let killed = cgroups::kill(cgroup)?;
-        warn!(cgroup, killed, "processes that Podman does not know were left in the pod's cgroup, and are killed");
-        cgroups::remove(cgroup)
-    })
+    match cgroups::remove(cgroup) {
+        Err(error) if error.is_busy() => {
+            let killed = cgroups::kill(cgroup)?;
+            warn!(cgroup, killed, "processes that Podman does not know were left in the pod's cgroup, and are killed");
+            cgroups::remove(cgroup)
+        }
+        done => done,
+    }
 }
 
 /// Removes a folder of ours, unless something is mounted below it: a mount is never deleted through.

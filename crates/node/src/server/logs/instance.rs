@@ -1,6 +1,7 @@
 //! Which instance of a container a request for its log means, from the status that the pod has now.
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::Pod;
+use kube_pet_core::pod::container_status;
 
 /// An instance of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,21 +26,12 @@ pub(super) fn in_spec(pod: &Pod, container: &str) -> bool {
     names.any(|name| name == container)
 }
 
-fn status_of<'a>(pod: &'a Pod, container: &str) -> Option<&'a ContainerStatus> {
-    let status = pod.status.as_ref()?;
-    [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses]
-        .into_iter()
-        .flatten()
-        .flatten()
-        .find(|c| c.name == container)
-}
-
 impl Instance {
     /// Chooses by the kubelet's rules (`validateContainerLogStatus`); the error is the kubelet's text for status 400.
     pub(super) fn choose(pod: &Pod, container: &str, previous: bool) -> Result<Self, String> {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         let refuse = |what: &str| Err(format!("container {container:?} in pod {name:?} {what}"));
-        let Some(status) = status_of(pod, container) else {
+        let Some(status) = container_status(pod, container) else {
             return refuse("is not available");
         };
         let state = status.state.clone().unwrap_or_default();
@@ -84,7 +76,7 @@ impl Instance {
         let Some(id) = &self.running else {
             return false;
         };
-        pod.and_then(|pod| status_of(pod, container)).is_some_and(|status| {
+        pod.and_then(|pod| container_status(pod, container)).is_some_and(|status| {
             status.state.as_ref().is_some_and(|s| s.running.is_some())
                 && u32::try_from(status.restart_count) == Ok(self.attempt)
                 && status.container_id.as_deref().unwrap_or_default() == id

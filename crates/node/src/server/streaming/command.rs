@@ -4,14 +4,13 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http::request::Parts;
-use hyper_util::rt::TokioIo;
 use kube_pet_podman::{AttachOptions, Client, ExecConfig};
 use kube_pet_stream::Settings;
 use kube_pet_stream::negotiation;
 use kube_pet_stream::remote_command::{Options, Protocol, RemoteCommand, Status, Streams};
 use tracing::{debug, info};
 
-use super::{Running, Socket, bridge, flag, name_of, query, refused, running, switching_protocols, upgrade};
+use super::{Handover, Running, Socket, bridge, flag, name_of, query, refused, running, switching_protocols};
 use crate::server::ServerState;
 use crate::server::authn::User;
 use crate::server::response::{self, Response};
@@ -51,7 +50,7 @@ fn begin(state: &ServerState, user: &User, parameters: &[Parameter<'_>], request
     let options = asked.checked().map_err(|error| Box::new(response::text(StatusCode::BAD_REQUEST, error.to_string())))?;
     let target = running(&state.store, parameters)?;
     let negotiated = negotiation::remote_command(&request.headers).map_err(|refusal| Box::new(refused(*refusal)))?;
-    let connection = upgrade(request)?;
+    let connection = Handover::of(request)?;
     let (pod, user) = (name_of(&target.pod), &user.name);
     // Who did what, for those who have to know; what was typed is nobody's business.
     match &work {
@@ -59,12 +58,7 @@ fn begin(state: &ServerState, user: &User, parameters: &[Parameter<'_>], request
         Work::Attach => info!(user, pod, container = target.container, tty = options.tty, "attach"),
     }
     let podman = state.podman.clone();
-    tokio::spawn(async move {
-        match connection.await {
-            Ok(upgraded) => Box::pin(session(TokioIo::new(upgraded), negotiated.protocol, options, podman, target, work)).await,
-            Err(error) => debug!(%error, "the client left before its session began"),
-        }
-    });
+    connection.serve("command", move |socket| session(socket, negotiated.protocol, options, podman, target, work));
     Ok(switching_protocols(negotiated.headers))
 }
 

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http::request::Parts;
-use hyper_util::rt::TokioIo;
-use kube_pet_core::ids::PodUid;
+use kube_pet_core::pod::pod_uid;
 use kube_pet_stream::Settings;
 use kube_pet_stream::negotiation;
 use kube_pet_stream::port_forward::{Forwarded, PortForward, Protocol, parse_ports};
@@ -16,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tracing::{debug, info};
 
-use super::{Socket, name_of, pod, query, refused, switching_protocols, upgrade};
+use super::{Handover, Socket, name_of, pod, query, refused, switching_protocols};
 use crate::server::ServerState;
 use crate::server::authn::User;
 use crate::server::response::{self, Response};
@@ -52,17 +51,14 @@ fn begin(state: &ServerState, user: &User, parameters: &[Parameter<'_>], request
                 .map_err(|error| Box::new(response::text(StatusCode::BAD_REQUEST, error.to_string())))?
         }
     };
-    let connection = upgrade(request)?;
-    let on_host = pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false);
-    let uid = PodUid::new(pod.metadata.uid.clone().unwrap_or_default());
-    let netns = (!on_host).then(|| state.paths.sandbox_dir(&uid).join("net"));
+    let connection = Handover::of(request)?;
+    let uid = pod_uid(&pod);
+    let Some(sandbox) = state.sandboxes.get(&uid) else {
+        let text = "unable to forward port because the pod has no sandbox at the moment";
+        return Err(Box::new(response::text(StatusCode::INTERNAL_SERVER_ERROR, text)));
+    };
     info!(user = user.name, pod = name_of(&pod), "port-forward");
-    tokio::spawn(async move {
-        match connection.await {
-            Ok(upgraded) => Box::pin(serve(TokioIo::new(upgraded), negotiated.protocol, ports, netns)).await,
-            Err(error) => debug!(%error, "the client left before its session began"),
-        }
-    });
+    connection.serve("port-forward", move |socket| serve(socket, negotiated.protocol, ports, sandbox.netns));
     Ok(switching_protocols(negotiated.headers))
 }
 

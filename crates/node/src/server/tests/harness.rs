@@ -278,6 +278,7 @@ fn loopback() -> SocketAddr {
 fn state(store: PodStore, root: PathBuf, api: Reviewer, health: Health) -> ServerState {
     ServerState {
         store,
+        sandboxes: crate::sandboxes::SandboxManager::new(Paths::new(root.clone()), crate::sandboxes::SandboxConfig::default()),
         paths: Paths::new(root),
         podman: kube_pet_podman::Client::new("/nonexistent"),
         api: Some(ApiHandle::new(kube::Client::new(api, "default")).1),
