@@ -1,6 +1,8 @@
 //! What tests of several crates share. Development only.
 
+pub mod api;
 pub mod capability;
 pub mod pod;
+pub mod podman;
 
 pub use pod::PodBuilder;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 
-use super::{Answer, Fake, reply};
+use super::{Answer, Connect as _, Fake, reply};
 use crate::*;
 
 const EMPTY: &[u8] = b"{}";

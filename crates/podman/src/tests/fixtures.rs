@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use futures::StreamExt as _;
 
-use super::{Answer, Fake};
+use super::{Answer, Connect as _, Fake};
 use crate::*;
 
 /// The versions that replies were recorded of.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Answer, Fake};
+use super::{Answer, Connect as _, Fake};
 use crate::*;
 
 fn body_of(request: &str) -> serde_json::Value {

@@ -1,13 +1,10 @@
 //! The writer against the part of an API server that keeps events.
 
-use std::pin::Pin;
 use std::sync::Mutex;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::{BodyExt as _, Full};
-use kube::client::Body;
+use http::request::Parts;
+use kube_pet_testkit::api::{self, Answer};
 use serde_json::Value;
 
 use super::*;
@@ -40,32 +37,18 @@ impl FakeApi {
     }
 }
 
-impl tower_service::Service<Request<Body>> for FakeApi {
-    type Response = Response<Full<Bytes>>;
-    type Error = std::io::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let state = self.0.clone();
-        Box::pin(async move {
-            let (parts, body) = request.into_parts();
-            let bytes = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
-            let mut state = state.lock().unwrap();
-            if state.offline {
-                return Err(std::io::Error::other("network is unreachable"));
-            }
-            let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-            state.calls.push((parts.method.to_string(), parts.uri.path().to_owned(), value));
-            let (code, answer) = match state.code {
-                Some(code) => (code, json!({ "kind": "Status", "status": "Failure", "reason": "x", "message": "x", "code": code })),
-                None if parts.method == "POST" => (201, serde_json::from_slice(&bytes).unwrap()),
-                None => (200, json!({ "metadata": { "name": "a.1" }, "involvedObject": {} })),
-            };
-            Ok(Response::builder().status(code).body(Full::new(Bytes::from(answer.to_string()))).unwrap())
+impl FakeApi {
+    fn answer(&self, request: &Parts, body: &Bytes) -> std::io::Result<Answer> {
+        let mut state = self.0.lock().unwrap();
+        if state.offline {
+            return Err(std::io::Error::other("network is unreachable"));
+        }
+        let body: Value = serde_json::from_slice(body).unwrap_or_default();
+        state.calls.push((request.method.to_string(), request.uri.path().to_owned(), body.clone()));
+        Ok(match state.code {
+            Some(code) => api::failure(code, "x", "x"),
+            None if request.method == "POST" => api::reply(201, &body),
+            None => api::reply(200, &json!({ "metadata": { "name": "a.1" }, "involvedObject": {} })),
         })
     }
 }
@@ -78,7 +61,10 @@ struct Writer {
 
 fn start(rate: EventRate) -> Writer {
     let api = FakeApi::default();
-    let (client, handle) = ApiHandle::new(kube::Client::new(api.clone(), "default"));
+    let (client, handle) = ApiHandle::new(api::client({
+        let api = api.clone();
+        move |request, body| api.answer(request, &body)
+    }));
     let (events, writer) = EventRecorder::new(handle, "pet-1", rate);
     tokio::spawn(writer);
     Writer { api, events, _client: client }

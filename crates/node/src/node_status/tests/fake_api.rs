@@ -2,21 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full, StreamBody};
+use http::{Method, Response};
+use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
-use kube::client::Body;
+use kube_pet_testkit::api::{self, Answer, reply};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-
-type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 /// One request.
 #[derive(Clone, Debug)]
@@ -42,7 +37,17 @@ pub(super) struct FakeApi(Arc<Mutex<State>>);
 
 impl FakeApi {
     pub(super) fn client(&self) -> kube::Client {
-        kube::Client::new(self.clone(), "default")
+        let api = self.clone();
+        api::client(move |request, body| {
+            let mut state = api.0.lock().unwrap();
+            if state.offline {
+                return Err(std::io::Error::other("network is unreachable"));
+            }
+            let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+            let path = request.uri.path().to_owned();
+            state.seen.push(Seen { method: request.method.clone(), path: path.clone(), body: body.clone() });
+            Ok(state.answer(&request.method, &path, request.uri.query().unwrap_or_default(), body))
+        })
     }
     pub(super) fn set_offline(&self, offline: bool) {
         let mut state = self.0.lock().unwrap();
@@ -115,14 +120,14 @@ impl State {
                 let metadata = json!({ "resourceVersion": self.version.max(1).to_string() });
                 reply(200, &json!({ "kind": "NodeList", "apiVersion": "v1", "metadata": metadata, "items": items }))
             }
-            ("POST", "/api/v1/nodes") if self.node.is_some() => failure(409, "AlreadyExists"),
+            ("POST", "/api/v1/nodes") if self.node.is_some() => refuse(409, "AlreadyExists"),
             ("POST", "/api/v1/nodes") => {
                 self.uids += 1;
                 body["metadata"]["uid"] = format!("uid-{}", self.uids).into();
                 let stored = self.store(body, "ADDED");
                 reply(201, &stored)
             }
-            (_, path) if path.starts_with(node_path) && self.node.is_none() => failure(404, "NotFound"),
+            (_, path) if path.starts_with(node_path) && self.node.is_none() => refuse(404, "NotFound"),
             ("GET", path) if path == node_path => reply(200, &self.node.clone().unwrap()),
             ("PATCH", path) if path.starts_with(node_path) => {
                 let mut node = self.node.clone().unwrap();
@@ -131,7 +136,7 @@ impl State {
                 reply(200, &stored)
             }
             ("PATCH", path) if path.starts_with(lease_path) => match self.lease.as_mut() {
-                None => failure(404, "NotFound"),
+                None => refuse(404, "NotFound"),
                 Some(lease) => {
                     merge(lease, &body);
                     reply(200, lease)
@@ -141,7 +146,7 @@ impl State {
                 self.lease = Some(body.clone());
                 reply(201, &body)
             }
-            _ => failure(403, "Forbidden"),
+            _ => refuse(403, "Forbidden"),
         }
     }
 }
@@ -171,40 +176,6 @@ fn merge(into: &mut Value, patch: &Value) {
     }
 }
 
-fn reply(code: u16, body: &Value) -> Answer {
-    let body = Full::new(Bytes::from(body.to_string())).boxed_unsync();
-    Response::builder().status(code).header("content-type", "application/json").body(body).unwrap()
-}
-
-fn failure(code: u16, reason: &str) -> Answer {
-    let status = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": reason, "reason": reason, "code": code });
-    let mut answer = reply(code, &status);
-    *answer.status_mut() = StatusCode::from_u16(code).unwrap();
-    answer
-}
-
-impl tower_service::Service<Request<Body>> for FakeApi {
-    type Response = Answer;
-    type Error = std::io::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Answer, std::io::Error>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let state = self.0.clone();
-        Box::pin(async move {
-            let (parts, body) = request.into_parts();
-            let bytes = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
-            let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-            let mut state = state.lock().unwrap();
-            if state.offline {
-                return Err(std::io::Error::other("network is unreachable"));
-            }
-            let path = parts.uri.path().to_owned();
-            state.seen.push(Seen { method: parts.method.clone(), path: path.clone(), body: body.clone() });
-            Ok(state.answer(&parts.method, &path, parts.uri.query().unwrap_or_default(), body))
-        })
-    }
+fn refuse(code: u16, reason: &str) -> Answer {
+    api::failure(code, reason, reason)
 }

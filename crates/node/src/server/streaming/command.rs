@@ -152,3 +152,6 @@ async fn join(podman: &Client, target: &Running, options: Options, streams: Stre
     bridge::carry(process, streams, target.tty, resized).await?;
     Ok(Status::Success)
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,20 +3,19 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ALLOW, AUTHORIZATION};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use kube_pet_core::ids::PodUid;
+use kube_pet_testkit::api;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType,
 };
@@ -140,6 +139,14 @@ struct Seen {
 }
 
 impl Reviewer {
+    fn client(self) -> kube::Client {
+        api::client(move |request, body| {
+            if self.0.lock().unwrap().fail {
+                return Err(io::ErrorKind::ConnectionRefused.into());
+            }
+            Ok(api::reply(200, &self.answer(request.uri.path(), serde_json::from_slice(&body)?)))
+        })
+    }
     pub(super) fn fail(&self, fail: bool) {
         self.0.lock().unwrap().fail = fail;
     }
@@ -168,29 +175,6 @@ impl Reviewer {
             review["status"] = json!({"allowed": review["spec"]["user"] == "allowed"});
         }
         review
-    }
-}
-
-impl tower_service::Service<Request<kube::client::Body>> for Reviewer {
-    type Response = Response<Full<Bytes>>;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-    fn call(&mut self, request: Request<kube::client::Body>) -> Self::Future {
-        let reviewer = self.clone();
-        Box::pin(async move {
-            if reviewer.0.lock().unwrap().fail {
-                return Err(io::ErrorKind::ConnectionRefused.into());
-            }
-            let (parts, body) = request.into_parts();
-            let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
-            let review = serde_json::from_slice(&body)?;
-            let answer = reviewer.answer(parts.uri.path(), review).to_string();
-            Ok(Response::new(Full::new(answer.into())))
-        })
     }
 }
 
@@ -281,7 +265,7 @@ fn state(store: PodStore, root: PathBuf, api: Reviewer, health: Health) -> Serve
         sandboxes: crate::sandboxes::SandboxManager::new(Paths::new(root.clone()), crate::sandboxes::SandboxConfig::default()),
         paths: Paths::new(root),
         podman: kube_pet_podman::Client::new("/nonexistent"),
-        api: Some(ApiHandle::new(kube::Client::new(api, "default")).1),
+        api: Some(ApiHandle::new(api.client()).1),
         node_name: "pet-1".into(),
         configz: json!({"maxPods": 110}),
         health: Arc::new(move || health.lock().unwrap().clone()),
