@@ -46,7 +46,7 @@ pub use backoff::{BackoffPolicy, next_restart, next_retry};
 pub use decide::{Now, Rules, decide};
 pub use memory::{ImageFailure, Memory, PrepareFailure, Rejected, StartFailure};
 pub use observed::{ContainerState, Exit, Observed, ObservedContainer, SandboxFacts};
-pub use patch::{status_differs, status_patch};
+pub use patch::{is_starting, status_differs, status_patch};
 pub use plan::{Action, ActionKey, EventKind, Plan, PodEvent};
 pub use spec::{ContainerKind, Desired, RestartPolicy, Stop, container_status, containers, is_mirror, pod_restart_policy, pod_uid};
 

@@ -34,7 +34,18 @@ pub fn status_patch(uid: &str, status: &PodStatus) -> Value {
 
 /// Whether two statuses differ in what the API server would keep: its times have whole seconds.
 pub fn status_differs(a: &PodStatus, b: &PodStatus) -> bool {
-    normalised(a) != normalised(b)
+    a != b && normalised(a) != normalised(b)
+}
+
+/// Whether a status only says that the pod is on its way: nothing has ended or failed, nothing runs yet.
+pub fn is_starting(status: &PodStatus) -> bool {
+    let containers = [&status.init_container_statuses, &status.container_statuses];
+    status.phase.as_deref() == Some("Pending")
+        && containers.into_iter().flatten().flatten().all(|container| {
+            let state = container.state.as_ref();
+            let waiting = state.and_then(|state| state.waiting.as_ref()).and_then(|waiting| waiting.reason.as_deref());
+            matches!(waiting, Some("ContainerCreating" | "PodInitializing"))
+        })
 }
 
 fn normalised(status: &PodStatus) -> Value {

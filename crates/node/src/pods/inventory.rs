@@ -145,6 +145,9 @@ impl Inventory {
                     let mut stream = std::pin::pin!(stream);
                     while let Some(event) = stream.next().await {
                         let Ok(event) = event else { break };
+                        if !matters(&event.status) {
+                            continue;
+                        }
                         if let Some(uid) = event.labels.get(labels::POD_UID)
                             && event.labels.get(labels::NODE).is_some_and(|n| *n == self.node_name)
                         {
@@ -158,4 +161,10 @@ impl Inventory {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
+}
+
+/// Whether an event says something that the worker does not know yet. What it did itself (`create`, `init`, `start`) it has looked
+/// at, and what exec sessions do changes no container. Should somebody else start a container, the next list shows it.
+fn matters(status: &str) -> bool {
+    !(matches!(status, "create" | "init" | "start" | "attach") || status.starts_with("exec") || status.starts_with("health"))
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube_pet_core::ids::{ContainerName, PodUid};
-use kube_pet_core::pod::{Action, ActionKey, Desired, Memory, Now, Plan, Stop, decide, status_differs};
+use kube_pet_core::pod::{Action, ActionKey, Desired, Memory, Now, Plan, Stop, decide, is_starting, status_differs};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{Instrument as _, debug, error_span};
@@ -70,6 +70,7 @@ struct Worker {
     told: BTreeMap<(&'static str, Option<ContainerName>), Instant>,
     checkpointed: Option<Arc<Pod>>,
     needs_admission: bool,
+    began: Instant,
     /// When the contents of volumes are next compared with the API's objects, and tokens renewed.
     refresh_at: Instant,
     refreshing: bool,
@@ -78,9 +79,14 @@ struct Worker {
 /// How often volumes are refreshed (the kubelet's `syncFrequency`).
 const REFRESH_EVERY: Duration = Duration::from_secs(60);
 
+/// How long a new pod's first, passing states are kept back: most pods run by then, and one write says it all.
+const SETTLE: Duration = Duration::from_millis(150);
+
 /// The status as the API server has it.
 #[derive(Default)]
 struct Writing {
+    /// A passing state waits for this moment, or for a better one.
+    held_until: Option<Instant>,
     in_flight: bool,
     /// Resource version and status of our last write.
     known: Option<(u64, PodStatus)>,
@@ -106,6 +112,7 @@ impl Worker {
             told: BTreeMap::new(),
             checkpointed: None,
             needs_admission,
+            began: Instant::now(),
             refresh_at: Instant::now() + REFRESH_EVERY,
             refreshing: false,
         }
@@ -256,6 +263,11 @@ impl Worker {
         if known.is_some_and(|known| !status_differs(known, status)) || self.writing.retry_at.is_some_and(|at| Instant::now() < at) {
             return;
         }
+        let settled = self.began + SETTLE;
+        self.writing.held_until = (is_starting(status) && Instant::now() < settled).then_some(settled);
+        if self.writing.held_until.is_some() {
+            return;
+        }
         let Some(target) = self.runtime.status_target(wanted) else { return };
         self.writing.in_flight = true;
         let runtime = self.runtime.clone();
@@ -309,10 +321,11 @@ impl Worker {
 
     async fn wait(&mut self, wake_at: Option<Timestamp>) {
         let until_wake = wake_at.map(|at| Duration::try_from(at.duration_since(steady_now())).unwrap_or_default());
-        let until_retry = self.writing.retry_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let due = [self.writing.retry_at, self.writing.held_until];
+        let until_write = due.into_iter().flatten().map(|at| at.saturating_duration_since(Instant::now())).min();
         let until_refresh = Some(self.refresh_at.saturating_duration_since(Instant::now())).filter(|_| !self.refreshing);
         let sleep =
-            until_wake.into_iter().chain(until_retry).chain(until_refresh).min().unwrap_or(REFRESH_EVERY).max(Duration::from_millis(5));
+            until_wake.into_iter().chain(until_write).chain(until_refresh).min().unwrap_or(REFRESH_EVERY).max(Duration::from_millis(5));
         tokio::select! {
             changed = self.inbox.wanted.changed() => {
                 // The manager is gone: the agent is being shut down, and containers stay as they are.

@@ -279,3 +279,24 @@ fn foreign_conditions_and_readiness_gates() {
     assert_eq!(ready(&p).status, "True");
     assert!(plan(&p, &live, &with_images(&p, 0), at(1)).status.conditions.unwrap().iter().any(|c| c.type_ == "example.com/lb"));
 }
+
+#[test]
+fn a_status_that_only_says_starting() {
+    let status = |phase: &str, state: serde_json::Value| -> k8s_openapi::api::core::v1::PodStatus {
+        let container = serde_json::json!({"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state});
+        serde_json::from_value(serde_json::json!({"phase": phase, "containerStatuses": [container]})).unwrap()
+    };
+    let waiting = |reason: &str| serde_json::json!({"waiting": {"reason": reason}});
+    for (phase, state, starting) in [
+        ("Pending", waiting("ContainerCreating"), true),
+        ("Pending", waiting("PodInitializing"), true),
+        ("Pending", waiting("ErrImagePull"), false),
+        ("Pending", waiting("CreateContainerConfigError"), false),
+        ("Pending", serde_json::json!({"running": {}}), false),
+        ("Pending", serde_json::json!({}), false),
+        ("Running", waiting("ContainerCreating"), false),
+        ("Failed", waiting("ContainerCreating"), false),
+    ] {
+        assert_eq!(crate::pod::is_starting(&status(phase, state.clone())), starting, "{phase} {state}");
+    }
+}
