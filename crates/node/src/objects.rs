@@ -26,7 +26,7 @@ pub use tokens::{BoundToken, TokenSpec};
 const SHARED_FOR: Duration = Duration::from_secs(5);
 /// Deadline of one request.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Pauses after which a refused read is tried again: the API server learns of a new binding a moment after the node does, and
+/// Pauses after which a refused call is tried again: the API server learns of a new binding a moment after the node does, and
 /// refuses the pod's objects until then.
 const BINDING_PAUSES: [Duration; 4] =
     [Duration::from_millis(50), Duration::from_millis(150), Duration::from_millis(300), Duration::from_millis(600)];
@@ -107,6 +107,13 @@ pub enum FetchError {
 }
 
 impl FetchError {
+    /// Whether the API server speaks from before the pod's binding: the node authorizer of an object, the NodeRestriction plugin of
+    /// a token.
+    fn is_behind(&self) -> bool {
+        let texts = ["no relationship found", "node requested token bound to a pod scheduled on a different node"];
+        matches!(self, Self::Forbidden { message } if texts.iter().any(|text| message.contains(text)))
+    }
+
     /// Whether the same call may succeed later without anybody changing this node.
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -220,21 +227,29 @@ impl ObjectFetcher {
             return Err(FetchError::NoApiServer { kind, name: name.to_owned() });
         };
         let subject = Subject { kind, namespace, name };
-        let mut pauses = BINDING_PAUSES.iter();
-        loop {
-            let objects: Api<T> = Api::namespaced(api.client(), namespace);
-            let error = match tokio::time::timeout(DEADLINE, objects.get_opt(name)).await {
-                Ok(Ok(found)) => return Ok(found),
-                Ok(Err(error)) => subject.error(error),
-                Err(_) => return Err(subject.timed_out()),
-            };
-            let FetchError::Forbidden { message } = &error else { return Err(error) };
-            match pauses.next() {
-                Some(pause) if message.contains("no relationship found") => tokio::time::sleep(*pause).await,
-                _ => return Err(error),
+        let objects: Api<T> = Api::namespaced(api.client(), namespace);
+        after_binding(|| async {
+            match tokio::time::timeout(DEADLINE, objects.get_opt(name)).await {
+                Ok(found) => found.map_err(|error| subject.error(error)),
+                Err(_) => Err(subject.timed_out()),
             }
+        })
+        .await
+    }
+}
+
+/// Repeats a call that the API server refuses because it has not learnt of the pod's binding yet.
+async fn after_binding<T, F>(call: impl Fn() -> F) -> Result<T, FetchError>
+where
+    F: Future<Output = Result<T, FetchError>>,
+{
+    for pause in BINDING_PAUSES {
+        match call().await {
+            Err(error) if error.is_behind() => tokio::time::sleep(pause).await,
+            done => return done,
         }
     }
+    call().await
 }
 
 /// What a request is about, for its errors.

@@ -155,6 +155,21 @@ async fn component_a_token_is_kept_until_it_is_old() {
     assert_eq!(body["spec"]["expirationSeconds"], 3600);
 }
 
+#[tokio::test(start_paused = true)]
+async fn component_a_token_right_after_binding_waits_for_the_admission() {
+    let server = FakeServer::default();
+    let objects = server.fetcher();
+    let message = "serviceaccounts \"sa\" is forbidden: node requested token bound to a pod scheduled on a different node";
+    server.fail(TOKEN, StatusCode::FORBIDDEN, message);
+    let later = server.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        later.set(TOKEN, token("t", 3600, 3600));
+    });
+    assert_eq!(objects.service_account_token("ns", "sa", &spec()).await.unwrap().as_str(), "t");
+    assert_eq!(server.requests().len(), 3);
+}
+
 #[tokio::test]
 async fn component_a_valid_token_outlives_an_outage() {
     let server = FakeServer::default();

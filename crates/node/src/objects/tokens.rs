@@ -14,7 +14,7 @@ use kube_pet_core::ids::PodUid;
 use kube_pet_core::volumes::token_needs_refresh;
 use tracing::warn;
 
-use super::{DEADLINE, FetchError, Subject};
+use super::{DEADLINE, FetchError, Subject, after_binding};
 use crate::api::ApiHandle;
 
 /// What a token should be good for.
@@ -120,8 +120,11 @@ pub(super) async fn request(api: Option<&ApiHandle>, namespace: &str, account: &
         ..TokenRequest::default()
     };
     let parameters = PostParams::default();
-    let answer = tokio::time::timeout(DEADLINE, accounts.create_token_request(account, &parameters, &body)).await;
-    let granted = answer.map_err(|_| subject.timed_out())?.map_err(|error| subject.error(error))?;
+    let granted = after_binding(|| async {
+        let answer = tokio::time::timeout(DEADLINE, accounts.create_token_request(account, &parameters, &body)).await;
+        answer.map_err(|_| subject.timed_out())?.map_err(|error| subject.error(error))
+    })
+    .await?;
     let malformed = || FetchError::Malformed { kind: subject.kind, namespace: namespace.to_owned(), name: account.to_owned() };
     let status = granted.status.ok_or_else(malformed)?;
     let token = status.token.filter(|token| !token.is_empty()).ok_or_else(malformed)?;
