@@ -12,16 +12,17 @@ use crate::{
     progress::say,
 };
 
-const NAME: &str = "demo";
+/// The name that `make demo` and `make demo-down` use.
+pub const DEMO: &str = "demo";
 const DEPLOYMENT: &str = include_str!("demo/hello.yaml");
 
-/// Starts the demo's lab and shows it at work. The lab stays up.
+/// Starts a lab of this name and shows it at work. The lab stays up.
 ///
 /// # Errors
 /// When anything does not work as it should; what runs stays up, to be looked at.
-pub async fn run() -> Result<()> {
+pub async fn run(name: &str) -> Result<()> {
     say("Starting a Kubernetes control plane and one pet node, each in namespaces of its own …");
-    let lab = Lab::start_detached(LabOptions::new(NAME)).await?;
+    let lab = Lab::start_detached(LabOptions::new(name)).await?;
     let pet = lab.pet(PetOptions::new("pet1")).await?;
     pet.ready(Duration::from_secs(60)).await?;
     let demo = Demo { lab };
@@ -32,7 +33,7 @@ pub async fn run() -> Result<()> {
         demo.lab.record().kubeconfig().display(),
         crate::builds::Builds::locate()?.bin().display()
     ));
-    say("  make demo-down");
+    say(if name == DEMO { "  make demo-down".to_owned() } else { format!("  lab down --name {name}") });
     Ok(())
 }
 

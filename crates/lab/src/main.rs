@@ -58,7 +58,11 @@ enum Command {
         command: Vec<String>,
     },
     /// Show a cluster with one pet at work; it stays up.
-    Demo,
+    Demo {
+        /// Name of the lab.
+        #[arg(long, default_value = demo::DEMO)]
+        name: String,
+    },
     /// Run the official suite of Kubernetes.
     Conformance {
         /// Regular expression that a spec's name must match.
@@ -127,7 +131,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Gc => cleanup::collect_dead().await?,
         Command::Exec { name, machine, command } => return exec(&name, &machine, &command).await,
-        Command::Demo => demo::run().await?,
+        Command::Demo { name } => demo::run(&name).await?,
         Command::Conformance { focus, skip, procs, nodes, report } => {
             let selection = Selection { focus, skip, procs, nodes, limit: Duration::from_secs(3 * 3600) };
             conform(&selection, report).await?;

@@ -5,6 +5,7 @@
 
 mod crash;
 mod deletion;
+mod demo;
 mod dns;
 mod doctor;
 mod environment;
