@@ -20,7 +20,7 @@ use crate::identity::{self, IdentityOptions, ServingNames, ServingOptions};
 use crate::images::{ImageManager, ImageManagerOptions, PullLimits};
 use crate::node_status::{NodeManager, NodeManagerOptions};
 use crate::objects::ObjectFetcher;
-use crate::podman_service::{PodmanService, PodmanServiceConfig};
+use crate::podman_service::PodmanService;
 use crate::pods::inventory::{Inventory, InventoryHealth, Subscribers};
 use crate::pods::manager::{ManagerInputs, PodManager};
 use crate::pods::mirror::Mirrors;
@@ -116,17 +116,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
     let boot_id = kube_pet_host::machine::boot_id().unwrap_or_default();
 
     // Podman: our own service, watched and replaced when it hangs.
-    let podman_config = PodmanServiceConfig {
-        socket: config.podman.socket.clone(),
-        program: config.podman.program.clone(),
-        root: config.podman.root.clone(),
-        run_root: config.podman.run_root.clone(),
-        tmp_dir: config.podman.tmp_dir.clone(),
-        storage_conf: config.podman.storage_conf.clone(),
-        registries_conf: config.podman.registries_conf.clone(),
-        environment: Vec::new(),
-    };
-    let (podman_service, podman_health) = PodmanService::new(podman_config, &paths.run_dir())?;
+    let (podman_service, podman_health) = PodmanService::new(&config.podman, &paths.run_dir())?;
     let podman = podman_service.client();
     let stop = shutdown.clone();
     tasks.spawn("the Podman keeper", async move { podman_service.run(stop).await });

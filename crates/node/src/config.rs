@@ -17,7 +17,7 @@ mod values;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Taint;
@@ -256,6 +256,25 @@ pub struct PodmanSettings {
     /// `CONTAINERS_REGISTRIES_CONF`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub registries_conf: Option<PathBuf>,
+}
+
+impl PodmanSettings {
+    /// The program of the agent's own service, to be looked up in the PATH if it is only a name.
+    pub fn program(&self) -> &Path {
+        self.program.as_deref().unwrap_or(Path::new("podman"))
+    }
+
+    /// Arguments before Podman's subcommand: which store it works on.
+    pub fn global_arguments(&self) -> Vec<String> {
+        let flags = [("--root", &self.root), ("--runroot", &self.run_root), ("--tmpdir", &self.tmp_dir)];
+        flags.into_iter().filter_map(|(flag, path)| Some(format!("{flag}={}", path.as_ref()?.display()))).collect()
+    }
+
+    /// Variables of its environment.
+    pub fn variables(&self) -> Vec<(String, String)> {
+        let files = [("CONTAINERS_STORAGE_CONF", &self.storage_conf), ("CONTAINERS_REGISTRIES_CONF", &self.registries_conf)];
+        files.into_iter().filter_map(|(name, path)| Some((name.to_owned(), path.as_ref()?.display().to_string()))).collect()
+    }
 }
 
 /// `logging`

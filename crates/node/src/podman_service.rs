@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::process::{Launch, ServiceProcess};
+use crate::config::PodmanSettings;
 
 /// A ping's own deadline is 10 s, so a service that hangs is replaced within 45 s.
 const LOST_PINGS: u32 = 3;
@@ -35,27 +36,6 @@ const LAST_DELAY: Duration = Duration::from_secs(30);
 /// A service that ran this long did not die of its start.
 const PROVEN_AFTER: Duration = Duration::from_secs(60);
 const MAX_LOG: u64 = 4 << 20;
-
-/// What to start, or what to use instead.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PodmanServiceConfig {
-    /// A service that somebody else runs: it is only watched, never started or killed.
-    pub socket: Option<PathBuf>,
-    /// The program. Default: `podman` from the PATH.
-    pub program: Option<PathBuf>,
-    /// `--root`: images and containers. Default: Podman's own.
-    pub root: Option<PathBuf>,
-    /// `--runroot`
-    pub run_root: Option<PathBuf>,
-    /// `--tmpdir`
-    pub tmp_dir: Option<PathBuf>,
-    /// `CONTAINERS_STORAGE_CONF`
-    pub storage_conf: Option<PathBuf>,
-    /// `CONTAINERS_REGISTRIES_CONF`
-    pub registries_conf: Option<PathBuf>,
-    /// More variables of the service's environment.
-    pub environment: Vec<(String, String)>,
-}
 
 /// Whether containers can be run now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -95,11 +75,11 @@ impl PodmanService {
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub fn new(config: PodmanServiceConfig, run_dir: &Path) -> Result<(Self, watch::Receiver<RuntimeHealth>), PodmanServiceError> {
-        let (socket, launch) = match config.socket {
-            Some(socket) => (socket, None),
+    pub fn new(settings: &PodmanSettings, run_dir: &Path) -> Result<(Self, watch::Receiver<RuntimeHealth>), PodmanServiceError> {
+        let (socket, launch) = match &settings.socket {
+            Some(socket) => (socket.clone(), None),
             None => {
-                let launch = Launch::prepare(config, run_dir)?;
+                let launch = Launch::prepare(settings, run_dir)?;
                 (launch.socket().to_owned(), Some(launch))
             }
         };

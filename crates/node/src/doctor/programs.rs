@@ -110,18 +110,7 @@ async fn ask(config: &NodeConfiguration, program: PathBuf) -> Result<Info, Findi
         Finding::error("podman", "`podman info` fails", cause, fix)
     };
     let mut command = tokio::process::Command::new(&program);
-    for (flag, path) in [("--root", &config.podman.root), ("--runroot", &config.podman.run_root), ("--tmpdir", &config.podman.tmp_dir)] {
-        if let Some(path) = path {
-            command.arg(flag).arg(path);
-        }
-    }
-    for (name, path) in
-        [("CONTAINERS_STORAGE_CONF", &config.podman.storage_conf), ("CONTAINERS_REGISTRIES_CONF", &config.podman.registries_conf)]
-    {
-        if let Some(path) = path {
-            command.env(name, path);
-        }
-    }
+    command.args(config.podman.global_arguments()).envs(config.podman.variables());
     command.args(["info", "--format", "json"]).stdin(Stdio::null()).kill_on_drop(true);
     let output = match tokio::time::timeout(DEADLINE, command.output()).await {
         Ok(Ok(output)) => output,

@@ -13,8 +13,9 @@ use kube_pet_host::exits::ExitWatch;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use sha2::{Digest as _, Sha256};
 
+use super::PodmanServiceError;
 use super::configuration::{Limits, containers_conf};
-use super::{PodmanServiceConfig, PodmanServiceError};
+use crate::config::PodmanSettings;
 
 /// Variable of the service's environment that tells what it was started with.
 const MARK: &str = "KUBE_PET_PODMAN_SERVICE";
@@ -30,8 +31,7 @@ pub(super) struct Launch {
 }
 
 impl Launch {
-    pub(super) fn prepare(config: PodmanServiceConfig, run_dir: &Path) -> Result<Self, PodmanServiceError> {
-        let PodmanServiceConfig { socket: _, program, root, run_root, tmp_dir, storage_conf, registries_conf, environment } = config;
+    pub(super) fn prepare(settings: &PodmanSettings, run_dir: &Path) -> Result<Self, PodmanServiceError> {
         let conf = run_dir.join("containers.conf");
         let text = containers_conf(Limits::own());
         std::fs::create_dir_all(run_dir)
@@ -40,18 +40,13 @@ impl Launch {
 
         let socket = run_dir.join("podman.sock");
         let mut arguments = vec!["--log-level=warn".to_owned()];
-        for (flag, path) in [("--root", root), ("--runroot", run_root), ("--tmpdir", tmp_dir)] {
-            arguments.extend(path.map(|path| format!("{flag}={}", path.display())));
-        }
+        arguments.extend(settings.global_arguments());
         arguments.extend(["system", "service", "--time=0"].map(str::to_owned));
         arguments.push(uri(&socket));
 
         let mut variables = vec![("CONTAINERS_CONF".to_owned(), conf.display().to_string())];
-        for (name, path) in [("CONTAINERS_STORAGE_CONF", storage_conf), ("CONTAINERS_REGISTRIES_CONF", registries_conf)] {
-            variables.extend(path.map(|path| (name.to_owned(), path.display().to_string())));
-        }
-        variables.extend(environment);
-        let program = program.unwrap_or_else(|| PathBuf::from("podman"));
+        variables.extend(settings.variables());
+        let program = settings.program().to_owned();
         let mut hasher = Sha256::new();
         for part in std::iter::once(&text).chain(&arguments) {
             hasher.update(part);

@@ -10,7 +10,7 @@ use super::*;
 const STAND_IN: &str = r#"#!/usr/bin/env python3
 import http.server, os, socketserver, sys, time
 assert sys.argv[-4:-1] == ["system", "service", "--time=0"], sys.argv
-if os.environ.get("FAIL"): sys.exit("Error: no such luck")
+if os.environ.get("CONTAINERS_STORAGE_CONF") == "fail": sys.exit("Error: no such luck")
 class H(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_GET(self):
@@ -23,7 +23,7 @@ S(sys.argv[-1].removeprefix("unix://"), H).serve_forever()
 
 struct Machine {
     dir: tempfile::TempDir,
-    config: PodmanServiceConfig,
+    config: PodmanSettings,
 }
 
 struct Agent {
@@ -39,11 +39,11 @@ impl Machine {
         let program = dir.path().join("podman");
         std::fs::write(&program, STAND_IN).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        Self { config: PodmanServiceConfig { program: Some(program), ..PodmanServiceConfig::default() }, dir }
+        Self { config: PodmanSettings { program: Some(program), ..PodmanSettings::default() }, dir }
     }
 
     fn agent(&self) -> Agent {
-        let (service, health) = PodmanService::new(self.config.clone(), &self.dir.path().join("run")).unwrap();
+        let (service, health) = PodmanService::new(&self.config, &self.dir.path().join("run")).unwrap();
         let (client, shutdown) = (service.client(), CancellationToken::new());
         let task = tokio::spawn(service.run(shutdown.clone()));
         Agent { health, client, shutdown, task }
@@ -155,7 +155,7 @@ async fn component_a_service_with_other_settings_is_replaced() {
     agent.ready().await;
     let pid = machine.one_service().await;
     agent.die().await;
-    machine.config.environment.push(("NEW".into(), "setting".into()));
+    machine.config.registries_conf = Some("new".into());
     let mut agent = machine.agent();
     agent.ready().await;
     assert_ne!(machine.one_service().await, pid);
@@ -176,7 +176,7 @@ async fn component_there_is_one_service_even_if_an_agent_dies_within_a_start() {
     let pid = machine.one_service().await;
     agent.die().await;
     // Whatever happened before: a second one beside it, without the socket's file, goes.
-    let launch = process::Launch::prepare(machine.config.clone(), &machine.dir.path().join("run")).unwrap();
+    let launch = process::Launch::prepare(&machine.config, &machine.dir.path().join("run")).unwrap();
     let second = launch.start_for_test();
     while tokio::net::UnixStream::connect(launch.socket()).await.is_err() {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -191,7 +191,7 @@ async fn component_there_is_one_service_even_if_an_agent_dies_within_a_start() {
 #[tokio::test]
 async fn component_a_service_that_cannot_start_is_told_and_tried_again() {
     let mut machine = Machine::new();
-    machine.config.environment.push(("FAIL".into(), "1".into()));
+    machine.config.storage_conf = Some("fail".into());
     let mut agent = machine.agent();
     let said = agent.health.wait_for(|health| health.message.contains("no such luck"));
     let said = tokio::time::timeout(Duration::from_secs(20), said).await.unwrap().unwrap().clone();
@@ -234,8 +234,8 @@ async fn component_a_service_of_somebody_else_is_only_watched() {
     owner.ready().await;
     let pid = machine.one_service().await;
     owner.die().await;
-    let config = PodmanServiceConfig { socket: Some(machine.dir.path().join("run/podman.sock")), ..PodmanServiceConfig::default() };
-    let (service, mut health) = PodmanService::new(config, Path::new("/nonexistent")).unwrap();
+    let config = PodmanSettings { socket: Some(machine.dir.path().join("run/podman.sock")), ..PodmanSettings::default() };
+    let (service, mut health) = PodmanService::new(&config, Path::new("/nonexistent")).unwrap();
     let task = tokio::spawn(service.run(CancellationToken::new()));
     health.wait_for(|health| health.ready).await.unwrap();
     signal(pid, Signal::KILL);
