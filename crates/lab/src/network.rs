@@ -71,8 +71,11 @@ pub async fn build(wire: Wire, control_plane: &Machine) -> Result<()> {
     batch(
         Some(control_plane),
         &format!(
-            "link set lo up\nlink add br0 type bridge\naddr add {}/24 dev br0\nlink set br0 up\n\
+            // A bridge without an address of its own takes the lowest of its ports', and changes it when that one leaves: whoever had
+            // learnt it talks to nobody for half a minute.
+            "link set lo up\nlink add br0 address 02:6b:70:6c:00:{:02x} type bridge\naddr add {}/24 dev br0\nlink set br0 up\n\
              link set host master br0\nlink set host up\nroute add default via {} dev br0\n",
+            wire.index,
             wire.control_plane(),
             wire.host()
         ),
