@@ -209,9 +209,8 @@ impl<'a> Draft<'a> {
         if let Some(newest) = self.observed.newest(&container.name)
             && newest.state == ContainerState::Created
         {
-            if newest.sandbox == sandbox.id {
-                self.actions.push(Action::StartCreated { id: newest.id.clone(), container: name });
-            } else {
+            // The agent or Podman died between creation and start, and the runtime may be in the midst of it: a new one is sure to start.
+            if !self.memory.in_flight.contains(&ActionKey::Start(name)) {
                 self.actions.push(Action::RemoveContainer { id: newest.id.clone() });
             }
             return;

@@ -46,13 +46,6 @@ pub enum Action {
         /// Older attempts that are no longer needed for status or logs.
         obsolete: Vec<ContainerId>,
     },
-    /// Start a container that was created and not started (the agent died in between).
-    StartCreated {
-        /// Podman's ID.
-        id: ContainerId,
-        /// The container's name in the spec.
-        container: ContainerName,
-    },
     /// Ask the container to stop: its STOPSIGNAL, or SIGTERM.
     Signal {
         /// Podman's ID.
@@ -69,7 +62,7 @@ pub enum Action {
         /// The container's name.
         container: ContainerName,
     },
-    /// Remove a container that never ran and is not wanted.
+    /// Remove a container that never ran: a start that was cut short, or one in namespaces that are gone.
     RemoveContainer {
         /// Podman's ID.
         id: ContainerId,
@@ -101,7 +94,7 @@ impl Action {
         match self {
             Self::Prepare | Self::Release | Self::Remove | Self::DeleteObject => ActionKey::Pod,
             Self::EnsureImage { container, .. } => ActionKey::Image(container.clone()),
-            Self::StartContainer { container, .. } | Self::StartCreated { container, .. } => ActionKey::Start(container.clone()),
+            Self::StartContainer { container, .. } => ActionKey::Start(container.clone()),
             Self::Signal { id, .. } | Self::Kill { id, .. } | Self::RemoveContainer { id } => ActionKey::Container(id.clone()),
         }
     }

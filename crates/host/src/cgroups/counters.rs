@@ -53,8 +53,7 @@ pub fn counters(cgroup: &str) -> Result<Counters, CgroupError> {
         result.rss = field(rss);
         result.page_faults = field(faults);
         result.major_page_faults = field(major);
-        let events = table(&folder.join(if unified { "memory.events" } else { "memory.oom_control" }))?;
-        result.oom_kills = events.get("oom_kill").copied().unwrap_or(0);
+        result.oom_kills = oom_kills_in(&folder, unified)?;
     }
     if let Some((folder, _)) = folder("pids") {
         result.pids = number(&folder.join("pids.current"))?;
@@ -62,26 +61,16 @@ pub fn counters(cgroup: &str) -> Result<Counters, CgroupError> {
     Ok(result)
 }
 
-/// Processes that the kernel has killed for want of memory in the groups right below `parent` whose names have `part` in them:
-/// a container's group, whatever its runtime calls it. `None` if there is no such group (any more).
-pub fn oom_kills(parent: &str, part: &str) -> Result<Option<u64>, CgroupError> {
-    let relative = relative(parent)?;
-    let Some(hierarchy) = layout()?.hierarchy("memory") else { return Ok(None) };
-    let name = if hierarchy.unified { "memory.events" } else { "memory.oom_control" };
-    let folder = hierarchy.mount.join(relative);
-    let entries = match fs::read_dir(&folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(CgroupError::Read { path: folder, source }),
-    };
-    let mut kills = None;
-    for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().contains(part)) {
-        // The group may be removed while it is being read.
-        if let Ok(events) = table(&entry.path().join(name)) {
-            *kills.get_or_insert(0) += events.get("oom_kill").copied().unwrap_or(0);
-        }
-    }
-    Ok(kills)
+/// Processes of a group, and on cgroup v2 of the groups in it, that the kernel has killed for want of memory. Fewer reads than
+/// [`counters`], for a group that is about to be removed.
+pub fn oom_kills(cgroup: &str) -> Result<u64, CgroupError> {
+    let Some(hierarchy) = layout()?.hierarchy("memory") else { return Ok(0) };
+    oom_kills_in(&hierarchy.mount.join(relative(cgroup)?), hierarchy.unified)
+}
+
+fn oom_kills_in(folder: &Path, unified: bool) -> Result<u64, CgroupError> {
+    let events = table(&folder.join(if unified { "memory.events" } else { "memory.oom_control" }))?;
+    Ok(events.get("oom_kill").copied().unwrap_or(0))
 }
 
 /// The group of a process (in the memory controller's hierarchy on v1); `None` if there is no such process.

@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 
 use kube_pet_core::ids::ContainerId;
+use kube_pet_host::cgroups;
 use tracing::debug;
 
 /// The note about one container.
@@ -28,10 +29,17 @@ impl OomMark {
 
     /// Reads the counter, if the cgroup is still there, and keeps what it says. A few small reads of cgroupfs.
     pub fn look(&self) {
-        match kube_pet_host::cgroups::oom_kills(&self.cgroup, &self.id) {
-            Ok(Some(kills)) if kills > 0 => self.keep(),
-            Ok(_) => {}
-            Err(error) => debug!(%error, "the kernel's OOM counter cannot be read"),
+        let groups = match cgroups::children(&self.cgroup) {
+            Ok(groups) => groups,
+            Err(error) => {
+                debug!(%error, "the kernel's OOM counters cannot be read");
+                return;
+            }
+        };
+        let own = groups.iter().filter(|group| group.contains(&self.id));
+        // One that is removed meanwhile has nothing to say any more.
+        if own.filter_map(|group| cgroups::oom_kills(&format!("{}/{group}", self.cgroup)).ok()).any(|kills| kills > 0) {
+            self.keep();
         }
     }
 

@@ -181,15 +181,6 @@ impl World {
                     agent.observed.containers.retain(|c| c.id != id);
                 }
             }
-            Action::StartCreated { id, .. } => {
-                let now = at(self.clock);
-                self.assert_single(&self.containers[&id].name.clone());
-                let container = self.containers.get_mut(&id).unwrap();
-                container.state = ContainerState::Running { started_at: now };
-                let container = container.clone();
-                agent.observed.containers.retain(|c| c.id != id);
-                agent.observed.containers.push(container);
-            }
             Action::Signal { id, .. } | Action::Kill { id, .. } => {
                 agent.memory.signalled.entry(id.clone()).or_insert(at(self.steady));
                 if !fails && self.random.chance(80) {

@@ -53,9 +53,8 @@ impl PodRuntime {
         let state = &inspect.state;
         let started_at = state.started_at.filter(|t| t.as_second() > 0);
         match state.status.as_str() {
-            "created" | "configured" | "initialized" => ContainerState::Created,
             "running" | "paused" | "stopping" => ContainerState::Running { started_at: started_at.unwrap_or_default() },
-            _ if started_at.is_none() && state.exit_code == 0 => ContainerState::Created,
+            _ if is_created(state) => ContainerState::Created,
             _ => {
                 let code = state.exit_code;
                 let mark = self.oom_mark(pod, id);
@@ -92,6 +91,16 @@ impl PodRuntime {
             );
             log_tail(&log)
         })
+    }
+}
+
+/// Whether a container was made and has never run.
+pub(super) fn is_created(state: &kube_pet_podman::ContainerState) -> bool {
+    let has_run = state.started_at.is_some_and(|at| at.as_second() > 0);
+    match state.status.as_str() {
+        "created" | "configured" | "initialized" => true,
+        "running" | "paused" | "stopping" => false,
+        _ => !has_run && state.exit_code == 0,
     }
 }
 

@@ -11,9 +11,11 @@ use kube_pet_core::ids::{ContainerId, ContainerName};
 use kube_pet_core::pod::{ContainerKind, ObservedContainer, SandboxFacts, pod_uid};
 use kube_pet_core::resources::container_limits;
 use kube_pet_core::security::{effective, verify_non_root};
+use kube_pet_podman::SpecGenerator;
 use tracing::warn;
 
 use super::StartError;
+use super::observe::is_created;
 use super::prepare::{host_network, pause_name, pod_name, shares_pid};
 use crate::containers::{Joined, Parts, Place, spec_generator};
 use crate::images::Reference;
@@ -53,9 +55,7 @@ impl PodRuntime {
         let spec = spec_generator(&place, parts);
         let created = match self.podman.create_container(&spec).await {
             Ok(created) => created.id,
-            Err(error) if error.is_name_in_use() => {
-                self.podman.inspect_container(&spec.name).await.map_err(|e| StartError::create(e.to_string()))?.id
-            }
+            Err(error) if error.is_name_in_use() => self.take_over(pod, &spec).await.map_err(StartError::create)?,
             Err(error) => {
                 if error.is_image_unknown() {
                     self.images.forget(&spec.image);
@@ -71,13 +71,23 @@ impl PodRuntime {
         self.start_created(pod, &id, name).await
     }
 
+    /// The container that already has the name of a new one, if it has run: its start was not told of. One that has not is removed,
+    /// and made anew. Podman may know the name only from its storage: a service that is killed while it creates a container leaves
+    /// it there, where nothing but a removal by that name takes it away.
+    async fn take_over(&self, pod: &Pod, spec: &SpecGenerator) -> Result<String, String> {
+        let existing = match self.podman.inspect_container(&spec.name).await {
+            Ok(existing) if !is_created(&existing.state) => return Ok(existing.id),
+            Ok(existing) => existing.id,
+            Err(error) if error.is_not_found() => spec.name.clone(),
+            Err(error) => return Err(error.to_string()),
+        };
+        warn!(container = spec.name, "removing what a start that was cut short has left");
+        self.remove_container(pod, &ContainerId::new(existing)).await?;
+        self.podman.create_container(spec).await.map(|made| made.id).map_err(|error| error.to_string())
+    }
+
     /// Starts a container that exists.
-    pub(in crate::pods) async fn start_created(
-        &self,
-        pod: &Arc<Pod>,
-        id: &ContainerId,
-        name: &ContainerName,
-    ) -> Result<ObservedContainer, StartError> {
+    async fn start_created(&self, pod: &Arc<Pod>, id: &ContainerId, name: &ContainerName) -> Result<ObservedContainer, StartError> {
         let kind = kube_pet_core::pod::containers(pod).find(|(_, c)| c.name == name.as_str()).map_or(ContainerKind::App, |(kind, _)| kind);
         let started = self.podman.start_container(id.as_str()).await;
         let observed = match self.observe(pod, id).await {

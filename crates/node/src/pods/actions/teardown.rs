@@ -7,9 +7,11 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use kube_pet_core::ids::{ContainerId, ContainerName, PodUid, labels};
 use kube_pet_core::pod::pod_uid;
+use kube_pet_podman::ContainerSummary;
 use tracing::{debug, warn};
 
 use super::prepare::{pause_name, pod_name};
+use crate::containers::container_name;
 use crate::pods::runtime::PodRuntime;
 
 impl PodRuntime {
@@ -41,7 +43,7 @@ impl PodRuntime {
         let uid = pod_uid(pod);
         let mine = [(labels::NODE, self.node_name()), (labels::POD_UID, uid.as_str())];
         let containers = self.podman.list_containers(&mine).await.map_err(|e| e.to_string())?;
-        let mut errors: Vec<String> = Vec::new();
+        let mut errors: Vec<String> = self.remove_cut_short(pod, &containers).await;
         for container in containers {
             if container.state == "running" {
                 errors.push(format!("container {} still runs", container.id));
@@ -76,6 +78,21 @@ impl PodRuntime {
         .await;
         errors.extend(folders.unwrap_or_default());
         if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
+    }
+
+    /// What a creation that was cut short may have left in Podman's storage without a container that could be listed: the attempt
+    /// after the newest. Returns what failed.
+    async fn remove_cut_short(&self, pod: &Pod, listed: &[ContainerSummary]) -> Vec<String> {
+        let mut errors = Vec::new();
+        for (_, container) in kube_pet_core::pod::containers(pod) {
+            let label = |summary: &ContainerSummary, key: &str| summary.labels.get(key).cloned().unwrap_or_default();
+            let own = listed.iter().filter(|summary| label(summary, labels::CONTAINER_NAME) == container.name);
+            let next = own.filter_map(|summary| label(summary, labels::ATTEMPT).parse::<u32>().ok()).max().map_or(0, |newest| newest + 1);
+            if let Err(error) = self.podman.remove_container(&container_name(pod, &container.name, next), true).await {
+                errors.push(error.to_string());
+            }
+        }
+        errors
     }
 
     /// Leftovers of pods that are not among `known`: only what carries this node's label or lies in its folders.
@@ -113,10 +130,21 @@ impl PodRuntime {
         }
     }
 
-    /// One container that is not wanted.
-    pub(in crate::pods) async fn remove_container(&self, id: &ContainerId) -> Result<(), String> {
-        match self.podman.remove_container(id.as_str(), false).await {
-            Err(error) if !error.is_not_found() => Err(error.to_string()),
+    /// One container that never ran, by ID or name. Podman forgets it; what its runtime had begun ends with it.
+    pub(in crate::pods) async fn remove_container(&self, pod: &Pod, id: &ContainerId) -> Result<(), String> {
+        match self.podman.remove_container(id.as_str(), true).await {
+            Err(error) if !error.is_not_found() => return Err(error.to_string()),
+            _ => {}
+        }
+        let (parent, id) = (self.pod_cgroup(pod), id.clone());
+        let ended = tokio::task::spawn_blocking(move || {
+            for group in kube_pet_host::cgroups::children(&parent)?.iter().filter(|group| group.contains(id.as_str())) {
+                kube_pet_host::cgroups::kill(&format!("{parent}/{group}"))?;
+            }
+            Ok::<_, kube_pet_host::cgroups::CgroupError>(())
+        });
+        match ended.await {
+            Ok(Err(error)) => Err(error.to_string()),
             _ => Ok(()),
         }
     }

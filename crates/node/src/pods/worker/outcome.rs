@@ -53,11 +53,6 @@ pub(super) async fn act(
             }
             Outcome::Started { container, attempt, result: Box::new(result) }
         }
-        Action::StartCreated { id, container } => {
-            let result = runtime.start_created(pod, &id, &container).await;
-            let attempt = result.as_ref().map_or(0, |c| c.attempt);
-            Outcome::Started { container, attempt, result: Box::new(result) }
-        }
         Action::Signal { id, container, message } => {
             let result = runtime.signal(pod, &id, &container, message).await;
             Outcome::Signalled { id, killed: false, result }
@@ -67,7 +62,7 @@ pub(super) async fn act(
             Outcome::Signalled { id, killed: true, result }
         }
         Action::RemoveContainer { id } => {
-            let result = runtime.remove_container(&id).await;
+            let result = runtime.remove_container(pod, &id).await;
             Outcome::ContainerRemoved { id, result }
         }
         Action::Release => Outcome::Released(runtime.release(pod).await),
