@@ -39,16 +39,21 @@ mod memory;
 mod observed;
 mod patch;
 mod plan;
+mod probes;
 mod spec;
 mod status;
 
 pub use backoff::{BackoffPolicy, next_restart, next_retry};
 pub use decide::{Now, Rules, decide};
-pub use memory::{ImageFailure, Memory, PrepareFailure, Rejected, StartFailure};
+pub use memory::{ImageFailure, Memory, PostStart, PrepareFailure, Rejected, StartFailure};
 pub use observed::{ContainerState, Exit, Observed, ObservedContainer, SandboxFacts};
 pub use patch::{is_starting, status_differs, status_patch};
 pub use plan::{Action, ActionKey, EventKind, Plan, PodEvent};
-pub use spec::{ContainerKind, Desired, RestartPolicy, Stop, container_status, containers, is_mirror, pod_restart_policy, pod_uid};
+pub use probes::{ProbeKind, Tally, Verdict};
+pub use spec::{
+    ContainerKind, Desired, RestartPolicy, Stop, container_status, containers, find_container, is_mirror, is_sidecar, pod_restart_policy,
+    pod_uid, restarts_after, target_container,
+};
 
 #[cfg(test)]
 mod tests;

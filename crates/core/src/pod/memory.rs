@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use super::plan::ActionKey;
+use super::probes::{ProbeKind, Verdict};
 use crate::ids::{ContainerId, ContainerName};
 
 /// The memory of one pod worker.
@@ -27,6 +28,14 @@ pub struct Memory {
     pub start_failures: BTreeMap<ContainerName, StartFailure>,
     /// The last failure to make sandbox or volumes.
     pub prepare_failure: Option<PrepareFailure>,
+    /// What probes have come to, by container and kind.
+    pub probes: BTreeMap<(ContainerId, ProbeKind), Verdict>,
+    /// Containers whose postStart hook has not succeeded yet.
+    pub post_start: BTreeMap<ContainerId, PostStart>,
+    /// When the end of a container began: its grace period counts from here.
+    pub stopping: BTreeMap<ContainerId, Timestamp>,
+    /// Containers whose preStop hook has ended, or that have none.
+    pub pre_stopped: BTreeSet<ContainerId>,
     /// When a container was first asked to stop.
     pub signalled: BTreeMap<ContainerId, Timestamp>,
     /// When SIGKILL was last sent.
@@ -43,6 +52,15 @@ pub struct Memory {
     pub teardown_retry_at: Option<Timestamp>,
     /// The phase is terminal for a reason of the node: `DeadlineExceeded`, `Evicted`.
     pub failed: Option<Rejected>,
+}
+
+/// A postStart hook. Where the agent died in its midst, it is not run again, as the kubelet's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PostStart {
+    /// It is due, or under way.
+    Due,
+    /// It failed: the container has to go.
+    Failed,
 }
 
 /// A pod that this node refuses, or fails.

@@ -1,8 +1,11 @@
 //! What [`super::decide`] answers.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodStatus;
 
+use super::probes::ProbeKind;
 use super::spec::ContainerKind;
 use crate::ids::{ContainerId, ContainerName};
 
@@ -11,6 +14,10 @@ use crate::ids::{ContainerId, ContainerName};
 pub struct Plan {
     /// Actions that are due now and not under way. They do not depend on each other's success.
     pub actions: Vec<Action>,
+    /// Operations under way that have lost their sense: to be aborted.
+    pub abandoned: Vec<ActionKey>,
+    /// The probes that are to be run now; all others are to end.
+    pub probes: BTreeSet<(ContainerId, ProbeKind)>,
     /// The pod's status as of now.
     pub status: PodStatus,
     /// Events that hold now; the recorder aggregates repeated ones.
@@ -46,14 +53,30 @@ pub enum Action {
         /// Older attempts that are no longer needed for status or logs.
         obsolete: Vec<ContainerId>,
     },
-    /// Ask the container to stop: its STOPSIGNAL, or SIGTERM.
-    Signal {
+    /// Run the postStart hook of a container that has just been started.
+    PostStart {
+        /// Podman's ID.
+        id: ContainerId,
+        /// The container's name.
+        container: ContainerName,
+    },
+    /// Begin a container's end: tell of it, and run its preStop hook if it has one.
+    PreStop {
         /// Podman's ID.
         id: ContainerId,
         /// The container's name.
         container: ContainerName,
         /// Text of the `Killing` event.
         message: String,
+    },
+    /// Ask the container to stop: its stop signal, or SIGTERM.
+    Signal {
+        /// Podman's ID.
+        id: ContainerId,
+        /// The container's name.
+        container: ContainerName,
+        /// Text of the `Killing` event, if this is where the container's end begins.
+        message: Option<String>,
     },
     /// SIGKILL.
     Kill {
@@ -84,6 +107,10 @@ pub enum ActionKey {
     Image(ContainerName),
     /// Create or start of a container.
     Start(ContainerName),
+    /// The postStart hook of a container.
+    PostStart(ContainerId),
+    /// The preStop hook of a container.
+    PreStop(ContainerId),
     /// Signal, kill or removal of a container.
     Container(ContainerId),
 }
@@ -95,6 +122,8 @@ impl Action {
             Self::Prepare | Self::Release | Self::Remove | Self::DeleteObject => ActionKey::Pod,
             Self::EnsureImage { container, .. } => ActionKey::Image(container.clone()),
             Self::StartContainer { container, .. } => ActionKey::Start(container.clone()),
+            Self::PostStart { id, .. } => ActionKey::PostStart(id.clone()),
+            Self::PreStop { id, .. } => ActionKey::PreStop(id.clone()),
             Self::Signal { id, .. } | Self::Kill { id, .. } | Self::RemoveContainer { id } => ActionKey::Container(id.clone()),
         }
     }

@@ -1,6 +1,8 @@
 //! The parts of a PodSpec that the lifecycle looks at.
 
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
+use std::borrow::Cow;
+
+use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, ContainerStatus, EphemeralContainer, Pod};
 
 use crate::ids::PodUid;
 
@@ -61,6 +63,8 @@ pub enum ContainerKind {
     Init,
     /// `spec.containers`
     App,
+    /// `spec.ephemeralContainers`: started once, beside whatever else goes on.
+    Ephemeral,
 }
 
 impl ContainerKind {
@@ -69,6 +73,16 @@ impl ContainerKind {
         match self {
             Self::Init => "init",
             Self::App => "app",
+            Self::Ephemeral => "ephemeral",
+        }
+    }
+
+    /// The field of the PodSpec, as events name it.
+    pub fn field(self) -> &'static str {
+        match self {
+            Self::Init => "initContainers",
+            Self::App => "containers",
+            Self::Ephemeral => "ephemeralContainers",
         }
     }
 }
@@ -104,12 +118,119 @@ impl RestartPolicy {
     }
 }
 
-/// Init containers, then app containers, in the order of the spec.
-pub fn containers(pod: &Pod) -> impl Iterator<Item = (ContainerKind, &Container)> {
+/// The restart policy that holds for a container: its own, else the pod's.
+pub fn restart_policy(pod: &Pod, container: &Container) -> RestartPolicy {
+    match container.restart_policy.as_deref() {
+        Some("Always") => RestartPolicy::Always,
+        Some("OnFailure") => RestartPolicy::OnFailure,
+        Some("Never") => RestartPolicy::Never,
+        _ => pod_restart_policy(pod),
+    }
+}
+
+/// Whether a container that ended with `code` runs again: by the first of its restart rules that matches, else by its policy
+/// (KEP-5307).
+pub fn restarts_after(pod: &Pod, container: &Container, code: i32) -> bool {
+    let rules = container.restart_policy_rules.as_deref().unwrap_or_default();
+    let by_rule = container.restart_policy.is_some() && rules.iter().find(|rule| matches(rule, code)).is_some_and(|r| r.action == "Restart");
+    by_rule || restart_policy(pod, container).restarts(code)
+}
+
+fn matches(rule: &ContainerRestartRule, code: i32) -> bool {
+    rule.exit_codes.as_ref().is_some_and(|codes| {
+        let listed = codes.values.as_deref().unwrap_or_default().contains(&code);
+        match codes.operator.as_str() {
+            "In" => listed,
+            "NotIn" => !listed,
+            _ => false,
+        }
+    })
+}
+
+/// Whether an init container is a sidecar: it runs beside the app containers (KEP-753).
+pub fn is_sidecar(container: &Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
+}
+
+/// Init containers, app containers and ephemeral containers, each in the order of the spec.
+pub fn containers(pod: &Pod) -> impl Iterator<Item = (ContainerKind, Cow<'_, Container>)> {
     let spec = pod.spec.as_ref();
     let init = spec.and_then(|s| s.init_containers.as_deref()).unwrap_or_default();
     let app = spec.map(|s| s.containers.as_slice()).unwrap_or_default();
-    init.iter().map(|c| (ContainerKind::Init, c)).chain(app.iter().map(|c| (ContainerKind::App, c)))
+    let ephemeral = spec.and_then(|s| s.ephemeral_containers.as_deref()).unwrap_or_default();
+    let init = init.iter().map(|c| (ContainerKind::Init, Cow::Borrowed(c)));
+    let app = app.iter().map(|c| (ContainerKind::App, Cow::Borrowed(c)));
+    init.chain(app).chain(ephemeral.iter().map(|c| (ContainerKind::Ephemeral, Cow::Owned(as_container(c)))))
+}
+
+/// A container of the spec, of whatever kind.
+pub fn find_container<'a>(pod: &'a Pod, name: &str) -> Option<(ContainerKind, Cow<'a, Container>)> {
+    containers(pod).find(|(_, container)| container.name == name)
+}
+
+/// The container whose processes an ephemeral container sees (`targetContainerName`).
+pub fn target_container<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
+    let ephemeral = pod.spec.as_ref()?.ephemeral_containers.as_deref()?;
+    ephemeral.iter().find(|c| c.name == name)?.target_container_name.as_deref().filter(|target| !target.is_empty())
+}
+
+/// An ephemeral container has the fields of a container, and its target. It is never restarted.
+fn as_container(ephemeral: &EphemeralContainer) -> Container {
+    let EphemeralContainer {
+        args,
+        command,
+        env,
+        env_from,
+        image,
+        image_pull_policy,
+        lifecycle,
+        liveness_probe,
+        name,
+        ports,
+        readiness_probe,
+        resize_policy,
+        resources,
+        restart_policy: _,
+        restart_policy_rules: _,
+        security_context,
+        startup_probe,
+        stdin,
+        stdin_once,
+        target_container_name: _,
+        termination_message_path,
+        termination_message_policy,
+        tty,
+        volume_devices,
+        volume_mounts,
+        working_dir,
+    } = ephemeral.clone();
+    Container {
+        args,
+        command,
+        env,
+        env_from,
+        image,
+        image_pull_policy,
+        lifecycle,
+        liveness_probe,
+        name,
+        ports,
+        readiness_probe,
+        resize_policy,
+        resources,
+        restart_policy: Some("Never".into()),
+        restart_policy_rules: None,
+        security_context,
+        startup_probe,
+        stdin,
+        stdin_once,
+        termination_message_path,
+        termination_message_policy,
+        tty,
+        volume_devices,
+        volume_mounts,
+        working_dir,
+    }
 }
 
 /// What the pod's status says of a container, of whatever kind.

@@ -48,6 +48,7 @@ pub(super) fn pod_status(view: &View<'_>) -> PodStatus {
     }
     let container_statuses = containers::statuses(view, ContainerKind::App);
     let init_container_statuses = containers::statuses(view, ContainerKind::Init);
+    let ephemeral_container_statuses = containers::statuses(view, ContainerKind::Ephemeral);
     let stopped = view.desired.stop.is_some() && !view.observed.any_running();
     let computed = phase::phase(view, &init_container_statuses, &container_statuses, stopped);
     let old_phase = old.phase.as_deref().unwrap_or_default();
@@ -69,6 +70,7 @@ pub(super) fn pod_status(view: &View<'_>) -> PodStatus {
         conditions: Some(conditions),
         container_statuses: Some(container_statuses),
         init_container_statuses: (!init_container_statuses.is_empty()).then_some(init_container_statuses),
+        ephemeral_container_statuses: (!ephemeral_container_statuses.is_empty()).then_some(ephemeral_container_statuses),
         host_ip: view.rules.host_ips.first().map(ToString::to_string).or(old.host_ip),
         host_ips: if view.rules.host_ips.is_empty() {
             old.host_ips

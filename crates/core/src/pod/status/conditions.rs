@@ -1,9 +1,10 @@
 //! `status.conditions`, after the kubelet's `status/generate.go`.
 
-use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::View;
+use crate::pod::spec::is_sidecar;
 
 /// Condition types that a kubelet writes; all others are left as they are.
 const OWN: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
@@ -29,14 +30,15 @@ pub(super) fn conditions(view: &View<'_>, phase: &str, init: &[ContainerStatus],
     let pod = view.desired.pod;
     let old = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     let mut out: Vec<_> = old.iter().filter(|c| !OWN.contains(&c.type_.as_str())).cloned().collect();
-    let containers = containers_ready(apps, phase);
+    let sidecars: Vec<_> = sidecar_names(pod);
+    let containers = containers_ready(&sidecars, init, apps, phase);
     let ready = ready(view, &containers, &out);
     let sandbox = if view.observed.sandbox.is_some() && !view.memory.released {
         Verdict::yes("PodReadyToStartContainers")
     } else {
         Verdict::no("PodReadyToStartContainers", "PodSandboxNotReady", None)
     };
-    for verdict in [sandbox, initialized(phase, init, apps), ready, containers, Verdict::yes("PodScheduled")] {
+    for verdict in [sandbox, initialized(&sidecars, phase, init, apps), ready, containers, Verdict::yes("PodScheduled")] {
         let status = if verdict.holds { "True" } else { "False" };
         let before = old.iter().find(|c| c.type_ == verdict.kind);
         let unchanged = before.filter(|c| c.status == status).and_then(|c| c.last_transition_time.clone());
@@ -53,9 +55,15 @@ pub(super) fn conditions(view: &View<'_>, phase: &str, init: &[ContainerStatus],
     out
 }
 
-fn initialized(phase: &str, init: &[ContainerStatus], apps: &[ContainerStatus]) -> Verdict {
+fn sidecar_names(pod: &Pod) -> Vec<&str> {
+    let init = pod.spec.as_ref().and_then(|s| s.init_containers.as_deref()).unwrap_or_default();
+    init.iter().filter(|c| is_sidecar(c)).map(|c| c.name.as_str()).collect()
+}
+
+fn initialized(sidecars: &[&str], phase: &str, init: &[ContainerStatus], apps: &[ContainerStatus]) -> Verdict {
     const KIND: &str = "Initialized";
-    let incomplete: Vec<_> = init.iter().filter(|s| !s.ready).map(|s| s.name.as_str()).collect();
+    let done = |s: &ContainerStatus| if sidecars.contains(&s.name.as_str()) { s.started == Some(true) } else { s.ready };
+    let incomplete: Vec<_> = init.iter().filter(|s| !done(s)).map(|s| s.name.as_str()).collect();
     if phase == "Succeeded" {
         return Verdict { reason: Some("PodCompleted"), ..Verdict::yes(KIND) };
     }
@@ -70,14 +78,15 @@ fn initialized(phase: &str, init: &[ContainerStatus], apps: &[ContainerStatus]) 
     Verdict::no(KIND, "ContainersNotInitialized", Some(format!("containers with incomplete status: [{}]", incomplete.join(" "))))
 }
 
-fn containers_ready(apps: &[ContainerStatus], phase: &str) -> Verdict {
+fn containers_ready(sidecars: &[&str], init: &[ContainerStatus], apps: &[ContainerStatus], phase: &str) -> Verdict {
     const KIND: &str = "ContainersReady";
     match phase {
         "Succeeded" => return Verdict::no(KIND, "PodCompleted", None),
         "Failed" => return Verdict::no(KIND, "PodFailed", None),
         _ => {}
     }
-    let unready: Vec<_> = apps.iter().filter(|s| !s.ready).map(|s| s.name.as_str()).collect();
+    let sidecars = init.iter().filter(|s| sidecars.contains(&s.name.as_str()));
+    let unready: Vec<_> = sidecars.chain(apps).filter(|s| !s.ready).map(|s| s.name.as_str()).collect();
     if unready.is_empty() {
         return Verdict::yes(KIND);
     }

@@ -8,22 +8,23 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::View;
 use crate::pod::observed::{ContainerState, Exit, ObservedContainer};
-use crate::pod::spec::ContainerKind;
+use crate::pod::memory::PostStart;
+use crate::pod::probes;
+use crate::pod::spec::{ContainerKind, containers, is_sidecar};
 
-/// The statuses of one kind of container. App containers are sorted by name, init containers keep the order of the spec.
+/// The statuses of one kind of container. App containers are sorted by name, the others keep the order of the spec.
 pub(super) fn statuses(view: &View<'_>, kind: ContainerKind) -> Vec<ContainerStatus> {
-    let spec = view.desired.pod.spec.as_ref();
     let old = view.desired.pod.status.as_ref();
-    let (containers, old) = match kind {
-        ContainerKind::Init => {
-            (spec.and_then(|s| s.init_containers.as_deref()).unwrap_or_default(), old.and_then(|s| s.init_container_statuses.as_deref()))
-        }
-        ContainerKind::App => {
-            (spec.map(|s| s.containers.as_slice()).unwrap_or_default(), old.and_then(|s| s.container_statuses.as_deref()))
-        }
+    let old = match kind {
+        ContainerKind::Init => old.and_then(|s| s.init_container_statuses.as_deref()),
+        ContainerKind::App => old.and_then(|s| s.container_statuses.as_deref()),
+        ContainerKind::Ephemeral => old.and_then(|s| s.ephemeral_container_statuses.as_deref()),
     };
     let old = old.unwrap_or_default();
-    let mut out: Vec<_> = containers.iter().map(|c| status(view, kind, c, old.iter().find(|o| o.name == c.name))).collect();
+    let mut out: Vec<_> = containers(view.desired.pod)
+        .filter(|(of, _)| *of == kind)
+        .map(|(_, c)| status(view, kind, &c, old.iter().find(|o| o.name == c.name)))
+        .collect();
     if kind == ContainerKind::App {
         out.sort_by(|a, b| a.name.cmp(&b.name));
     }
@@ -31,15 +32,21 @@ pub(super) fn statuses(view: &View<'_>, kind: ContainerKind) -> Vec<ContainerSta
 }
 
 fn status(view: &View<'_>, kind: ContainerKind, container: &Container, old: Option<&ContainerStatus>) -> ContainerStatus {
-    let mut status = match view.observed.newest(&container.name) {
+    let newest = view.observed.newest(&container.name);
+    let mut status = match newest {
         Some(newest) => seen(view, container, newest, old),
         None => unseen(view, kind, container, old),
     };
+    // As the kubelet, which looks at a container again only when its postStart hook is done.
+    if newest.is_some_and(|newest| newest.is_running() && view.memory.post_start.get(&newest.id) == Some(&PostStart::Due)) {
+        let before = old.and_then(|o| o.state.clone()).filter(|s| s.waiting.is_some());
+        status.state = Some(before.unwrap_or_else(|| wait("ContainerCreating", None)));
+    }
     let waiting = view.waiting.iter().find(|(name, _, _)| name.as_str() == container.name);
-    let succeeded_init =
-        kind == ContainerKind::Init && status.state.as_ref().and_then(|s| s.terminated.as_ref()).is_some_and(|t| t.exit_code == 0);
+    let succeeded = |status: &ContainerStatus| status.state.as_ref().and_then(|s| s.terminated.as_ref()).is_some_and(|t| t.exit_code == 0);
+    let plain_init = kind == ContainerKind::Init && !is_sidecar(container);
     if let Some((_, reason, message)) = waiting
-        && !succeeded_init
+        && !(plain_init && succeeded(&status))
         && !running(&status)
     {
         let state = status.state.take();
@@ -48,12 +55,16 @@ fn status(view: &View<'_>, kind: ContainerKind, container: &Container, old: Opti
         }
         status.state = Some(wait(reason, Some(message.clone())));
     }
-    let is_running = running(&status);
-    status.ready = match kind {
-        ContainerKind::App => is_running,
-        ContainerKind::Init => status.state.as_ref().and_then(|s| s.terminated.as_ref()).is_some_and(|t| t.exit_code == 0),
-    };
-    status.started = Some(is_running);
+    let seen_running = newest.filter(|_| running(&status));
+    if kind == ContainerKind::Ephemeral {
+        status.ready = false;
+    } else if plain_init {
+        status.ready = succeeded(&status);
+        status.started = Some(seen_running.is_some());
+    } else {
+        status.ready = seen_running.is_some_and(|newest| probes::is_ready(view.memory, container, newest));
+        status.started = Some(seen_running.is_some_and(|newest| probes::is_started(view.memory, container, newest)));
+    }
     status.volume_mounts = volume_mounts(container);
     status
 }
@@ -118,7 +129,7 @@ fn unseen(view: &View<'_>, kind: ContainerKind, container: &Container, old: Opti
         last_state: Some(ApiState::default()),
         ..ContainerStatus::default()
     };
-    if kind == ContainerKind::Init && apps.iter().any(|c| view.observed.newest(&c.name).is_some()) {
+    if kind == ContainerKind::Init && !is_sidecar(container) && apps.iter().any(|c| view.observed.newest(&c.name).is_some()) {
         if let Some(old) = old.filter(|o| o.state.as_ref().is_some_and(|s| s.terminated.is_some())) {
             return old.clone();
         }

@@ -1,75 +1,99 @@
 //! `status.phase`, after the kubelet's `getPhase`.
 
-use k8s_openapi::api::core::v1::ContainerStatus;
+use k8s_openapi::api::core::v1::{Container, ContainerStatus};
 
 use super::View;
 use crate::container_hash::container_hash;
-use crate::pod::spec::pod_restart_policy;
+use crate::pod::probes;
+use crate::pod::spec::{is_sidecar, restarts_after};
+
+/// Where a container stands.
+enum Stage {
+    /// The pod's status does not have it.
+    Unknown,
+    /// It has not run yet.
+    Waiting,
+    Running {
+        started: bool,
+    },
+    /// It has ended with this code, for good or before a restart.
+    Ended(i32),
+}
 
 /// The phase that the container statuses amount to. `stopped`: nothing runs and nothing will.
 pub(super) fn phase(view: &View<'_>, init: &[ContainerStatus], apps: &[ContainerStatus], stopped: bool) -> &'static str {
     let pod = view.desired.pod;
-    let policy = pod_restart_policy(pod);
     let spec = pod.spec.as_ref();
-    let mut pending = 0;
-    for container in spec.and_then(|s| s.init_containers.as_deref()).unwrap_or_default() {
-        let Some(status) = init.iter().find(|s| s.name == container.name) else {
-            pending += 1;
+    let init_containers = spec.and_then(|s| s.init_containers.as_deref()).unwrap_or_default();
+    let app_containers = spec.map(|s| s.containers.as_slice()).unwrap_or_default();
+    let (mut unknown, mut running, mut waiting) = (0, 0, 0);
+    let (mut pending, mut pending_sidecars) = (0, 0);
+    for container in init_containers {
+        let stage = stage(container, init);
+        if is_sidecar(container) {
+            match stage {
+                Stage::Unknown => unknown += 1,
+                Stage::Waiting => {
+                    pending_sidecars += 1;
+                    waiting += 1;
+                }
+                Stage::Running { started } => {
+                    running += 1;
+                    pending_sidecars += usize::from(!started);
+                }
+                // One that has ended does not count.
+                Stage::Ended(_) => {}
+            }
             continue;
-        };
-        match ended(status) {
-            Some(0) => {}
-            Some(code) if policy.restarts(code) => {}
-            Some(_) => return "Failed",
-            None => pending += 1,
         }
-        // A failed init container that will run again keeps the pod pending: its app containers wait.
-        if ended(status).is_some_and(|code| code != 0) {
-            pending += 1;
+        match stage {
+            Stage::Ended(0) => {}
+            // A failed init container that will run again keeps the pod pending: its app containers wait.
+            Stage::Ended(code) if restarts_after(pod, container, code) => pending += 1,
+            Stage::Ended(_) => return "Failed",
+            _ => pending += 1,
         }
     }
-    let (mut unknown, mut running, mut waiting, mut ended_count, mut final_count, mut succeeded) = (0, 0, 0, 0, 0, 0);
-    for container in spec.map(|s| s.containers.as_slice()).unwrap_or_default() {
-        let Some(status) = apps.iter().find(|s| s.name == container.name) else {
-            unknown += 1;
-            continue;
-        };
-        let state = status.state.as_ref();
-        if state.is_some_and(|s| s.running.is_some()) {
-            running += 1;
-        } else if let Some(code) = ended(status) {
-            ended_count += 1;
-            let changed = view.observed.newest(&container.name).is_some_and(|r| r.spec_hash != container_hash(container));
-            if !policy.restarts(code) && !changed {
-                final_count += 1;
+    let (mut ended, mut ended_for_good, mut succeeded) = (0, 0, 0);
+    for container in app_containers {
+        match stage(container, apps) {
+            Stage::Unknown => unknown += 1,
+            Stage::Waiting => waiting += 1,
+            Stage::Running { .. } => running += 1,
+            Stage::Ended(code) => {
+                ended += 1;
+                let again = view.observed.newest(&container.name).is_some_and(|newest| {
+                    newest.spec_hash != container_hash(container) || probes::restarts(view.memory, pod, container, newest)
+                });
+                ended_for_good += usize::from(!restarts_after(pod, container, code) && !again);
+                succeeded += usize::from(code == 0 && is_terminated(container, apps));
             }
-            if code == 0 && state.is_some_and(|s| s.terminated.is_some()) {
-                succeeded += 1;
-            }
-        } else {
-            waiting += 1;
         }
     }
-    if pending > 0 || waiting > 0 {
+    let initialized = app_containers.iter().any(|c| matches!(stage(c, apps), Stage::Running { .. } | Stage::Ended(_)));
+    if pending > 0 || pending_sidecars > 0 && !initialized || waiting > 0 {
         // A pod that is stopped before all of it has run did not succeed.
-        return if stopped && (ended_count > 0 || pending > 0) { "Failed" } else { "Pending" };
+        return if stopped && (ended > 0 || pending > 0) { "Failed" } else { "Pending" };
     }
     if running > 0 && unknown == 0 {
         return "Running";
     }
-    if ended_count > 0 && unknown == 0 {
-        let result = if succeeded == ended_count { "Succeeded" } else { "Failed" };
-        return if stopped || final_count == ended_count { result } else { "Running" };
+    if ended > 0 && unknown == 0 {
+        let result = if succeeded == ended { "Succeeded" } else { "Failed" };
+        return if stopped || ended_for_good == ended { result } else { "Running" };
     }
     "Pending"
 }
 
-/// The exit code of a container that has ended: of its state, or of its last one while it waits for a restart.
-fn ended(status: &ContainerStatus) -> Option<i32> {
-    let terminated =
-        |s: &Option<k8s_openapi::api::core::v1::ContainerState>| s.as_ref().and_then(|s| s.terminated.as_ref()).map(|t| t.exit_code);
+fn is_terminated(container: &Container, statuses: &[ContainerStatus]) -> bool {
+    statuses.iter().any(|s| s.name == container.name && s.state.as_ref().is_some_and(|s| s.terminated.is_some()))
+}
+
+fn stage(container: &Container, statuses: &[ContainerStatus]) -> Stage {
+    let Some(status) = statuses.iter().find(|s| s.name == container.name) else { return Stage::Unknown };
     if status.state.as_ref().is_some_and(|s| s.running.is_some()) {
-        return None;
+        return Stage::Running { started: status.started == Some(true) };
     }
-    terminated(&status.state).or_else(|| terminated(&status.last_state))
+    let code = [&status.state, &status.last_state].into_iter().flatten().find_map(|s| s.terminated.as_ref()).map(|t| t.exit_code);
+    code.map_or(Stage::Waiting, Stage::Ended)
 }

@@ -2,9 +2,9 @@
 //! middle of anything, clock steps. Whatever happens, no container ever has two live copies, none is restarted without a cause,
 //! and once the faults end the pod becomes what its spec says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::PodStatus;
+use k8s_openapi::api::core::v1::{Lifecycle, LifecycleHandler, PodStatus, Probe};
 
 use super::*;
 
@@ -40,8 +40,29 @@ struct World {
     sandboxes: u32,
     next_id: u32,
     faults: bool,
+    /// Containers whose liveness or startup probe has failed at some time.
+    probed: BTreeSet<ContainerId>,
     /// What happened, for a failing seed.
     log: Vec<String>,
+}
+
+/// Sidecars, hooks and probes, as chance has it.
+fn furnish(mut pod: Pod, random: &mut Random) -> Pod {
+    let spec = pod.spec.as_mut().unwrap();
+    if random.chance(30) {
+        let init = spec.init_containers.get_or_insert_default();
+        let place = random.below(init.len() as u64 + 1) as usize;
+        init.insert(place, Container { restart_policy: Some("Always".into()), ..container("s1") });
+    }
+    for container in spec.init_containers.iter_mut().flatten().filter(|c| is_sidecar(c)).chain(&mut spec.containers) {
+        let hook = |random: &mut Random| random.chance(15).then(LifecycleHandler::default);
+        container.lifecycle = Some(Lifecycle { post_start: hook(random), pre_stop: hook(random), ..Lifecycle::default() });
+        let probe = |random: &mut Random| random.chance(20).then(Probe::default);
+        container.startup_probe = probe(random);
+        container.readiness_probe = probe(random);
+        container.liveness_probe = probe(random);
+    }
+    pod
 }
 
 /// The agent's view, lost when it dies.
@@ -59,10 +80,11 @@ impl World {
         let policy = ["Always", "OnFailure", "Never"][random.below(3) as usize];
         let init: &[&str] = if random.chance(40) { &["i1", "i2"] } else { &[] };
         let apps: &[&str] = if random.chance(50) { &["a", "b"] } else { &["a"] };
+        let pod = furnish(pod(policy, init, apps), &mut random);
         Self {
             seed,
             random,
-            pod: pod(policy, init, apps),
+            pod,
             present: true,
             clock: 0,
             steady: 0,
@@ -71,6 +93,7 @@ impl World {
             sandboxes: 0,
             next_id: 0,
             faults: true,
+            probed: BTreeSet::new(),
             log: vec![format!("policy {policy} init {init:?} apps {apps:?}")],
         }
     }
@@ -110,6 +133,7 @@ impl World {
         );
         self.check_status(&plan.status, agent.status.as_ref());
         agent.status = Some(plan.status.clone());
+        self.probe(agent, &plan.probes);
         if !self.faults || self.random.chance(70) {
             self.pod.status = Some(plan.status);
         }
@@ -127,6 +151,19 @@ impl World {
             }
         }
         plan.finished
+    }
+
+    /// Probes come to a verdict now and then; without faults, to the good one.
+    fn probe(&mut self, agent: &mut Agent, probes: &BTreeSet<(ContainerId, ProbeKind)>) {
+        for (id, kind) in probes {
+            if !self.faults || self.random.chance(30) {
+                let fails = self.faults && self.random.chance(25);
+                if fails && *kind != ProbeKind::Readiness {
+                    self.probed.insert(id.clone());
+                }
+                agent.memory.probes.insert((id.clone(), *kind), if fails { Verdict::Failure } else { Verdict::Success });
+            }
+        }
     }
 
     fn check_status(&self, new: &PodStatus, old: Option<&PodStatus>) {
@@ -181,7 +218,21 @@ impl World {
                     agent.observed.containers.retain(|c| c.id != id);
                 }
             }
+            Action::PostStart { id, .. } => {
+                if fails {
+                    agent.memory.post_start.insert(id, PostStart::Failed);
+                } else {
+                    agent.memory.post_start.remove(&id);
+                }
+            }
+            Action::PreStop { id, .. } => {
+                agent.memory.stopping.entry(id.clone()).or_insert(at(self.steady));
+                if !fails {
+                    agent.memory.pre_stopped.insert(id);
+                }
+            }
             Action::Signal { id, .. } | Action::Kill { id, .. } => {
+                agent.memory.stopping.entry(id.clone()).or_insert(at(self.steady));
                 agent.memory.signalled.entry(id.clone()).or_insert(at(self.steady));
                 if !fails && self.random.chance(80) {
                     self.end(&id, 143);
@@ -227,13 +278,14 @@ impl World {
         if self.containers.values().any(|c| c.name == name && c.attempt >= attempt) {
             self.fail(&format!("attempt {attempt} of {name} again"));
         }
-        let spec_hash = container_hash(super::containers(&self.pod).find(|(_, c)| c.name == name.as_str()).unwrap().1);
+        let spec_hash = container_hash(&find_container(&self.pod, name.as_str()).unwrap().1);
         // A cause: nothing before it, or the one before has ended and the policy, the spec or the sandbox wants another.
         let before = self.containers.values().filter(|c| c.name == name).max_by_key(|c| c.attempt);
         if let Some(before) = before {
             let Some(exit) = before.exit() else { self.fail("restarted before it ended") };
-            let policy = pod_restart_policy(&self.pod);
-            let wanted = policy.restarts(exit.code) || before.spec_hash != spec_hash || before.sandbox != sandbox;
+            let container = find_container(&self.pod, name.as_str()).unwrap().1;
+            let probed = self.probed.contains(&before.id);
+            let wanted = restarts_after(&self.pod, &container, exit.code) || probed || before.spec_hash != spec_hash || before.sandbox != sandbox;
             if !wanted {
                 self.fail(&format!("{name} restarted without a cause"));
             }
@@ -259,6 +311,9 @@ impl World {
         agent.memory.start_failures.remove(&name);
         made.state = ContainerState::Running { started_at: at(self.clock) };
         self.containers.insert(made.id.clone(), made.clone());
+        if find_container(&self.pod, name.as_str()).unwrap().1.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some()) {
+            agent.memory.post_start.insert(made.id.clone(), PostStart::Due);
+        }
         agent.observed.containers.push(made);
     }
 

@@ -1,5 +1,9 @@
 //! One situation, one decision.
 
+use k8s_openapi::api::core::v1::{
+    ContainerRestartRule, ContainerRestartRuleOnExitCodes, EphemeralContainer, Lifecycle, LifecycleHandler, Probe,
+};
+
 use super::*;
 
 fn starts(plan: &Plan) -> Vec<(String, u32, u32)> {
@@ -110,7 +114,7 @@ fn a_changed_image_stops_the_container_and_starts_it_whatever_the_policy() {
     old.spec_hash = "other".into();
     let result = plan(&p, &observed(vec![old.clone()]), &with_images(&p, 1), at(1));
     assert!(
-        matches!(&result.actions[..], [Action::Signal { message, .. }] if message == "Container a definition changed, will be restarted")
+        matches!(&result.actions[..], [Action::Signal { message: Some(m), .. }] if m == "Container a definition changed, will be restarted")
     );
     old.state = exited(143, 2);
     let result = plan(&p, &observed(vec![old]), &with_images(&p, 1), at(3));
@@ -152,7 +156,7 @@ fn a_shorter_grace_period_takes_effect_at_once() {
     let mut memory = with_images(&p, 0);
     memory.signalled.insert(ContainerId::new("a-0"), at(10));
     let live = observed(vec![seen("a", 0, 0, running())]);
-    assert!(matches!(plan(&p, &live, &memory, at(11)).actions[..], [Action::Kill { .. }]));
+    assert!(matches!(plan(&p, &live, &memory, at(12)).actions[..], [Action::Kill { .. }]));
 }
 
 #[test]
@@ -299,4 +303,199 @@ fn a_status_that_only_says_starting() {
     ] {
         assert_eq!(crate::pod::is_starting(&status(phase, state.clone())), starting, "{phase} {state}");
     }
+}
+
+fn sidecar(name: &str) -> Container {
+    Container { restart_policy: Some("Always".into()), ..container(name) }
+}
+
+/// A pod with the sidecars s1 and s2 and the app a.
+fn with_sidecars() -> Pod {
+    let mut pod = pod("Always", &[], &["a"]);
+    pod.spec.as_mut().unwrap().init_containers = Some(vec![sidecar("s1"), sidecar("s2")]);
+    pod
+}
+
+fn seen_as(spec: &Container, state: ContainerState) -> ObservedContainer {
+    ObservedContainer { spec_hash: container_hash(spec), ..seen(&spec.name, 0, 0, state) }
+}
+
+fn started(plan: &Plan) -> Vec<&str> {
+    let names = plan.actions.iter().filter_map(|a| match a {
+        Action::StartContainer { container, .. } => Some(container.as_str()),
+        _ => None,
+    });
+    names.collect()
+}
+
+fn signalled(plan: &Plan) -> Vec<&str> {
+    let names = plan.actions.iter().filter_map(|a| match a {
+        Action::Signal { container, .. } => Some(container.as_str()),
+        _ => None,
+    });
+    names.collect()
+}
+
+#[test]
+fn a_sidecar_holds_the_next_container_until_it_has_come_up() {
+    let mut pod = with_sidecars();
+    let probed = Container { startup_probe: Some(Probe::default()), ..sidecar("s1") };
+    pod.spec.as_mut().unwrap().init_containers.as_mut().unwrap()[0] = probed.clone();
+    let mut memory = with_images(&pod, 0);
+    assert_eq!(started(&plan(&pod, &observed(vec![]), &memory, at(1))), ["s1"]);
+    let coming = observed(vec![seen_as(&probed, running())]);
+    let waits = plan(&pod, &coming, &memory, at(1));
+    assert_eq!(started(&waits), Vec::<&str>::new());
+    assert_eq!(waits.status.phase.as_deref(), Some("Pending"));
+    assert_eq!(waits.probes.into_iter().collect::<Vec<_>>(), [(ContainerId::new("s1-0".to_owned()), ProbeKind::Startup)]);
+    memory.probes.insert((ContainerId::new("s1-0".to_owned()), ProbeKind::Startup), Verdict::Success);
+    assert_eq!(started(&plan(&pod, &coming, &memory, at(1))), ["s2"]);
+}
+
+#[test]
+fn sidecars_run_beside_the_apps_restart_and_go_last_in_reverse() {
+    let pod = with_sidecars();
+    let memory = with_images(&pod, 1);
+    let (s1, s2) = (seen_as(&sidecar("s1"), running()), seen_as(&sidecar("s2"), running()));
+    let all = observed(vec![s1.clone(), s2.clone(), seen("a", 0, 0, running())]);
+    let steady = plan(&pod, &all, &memory, at(1));
+    assert!(steady.actions.is_empty(), "{:?}", steady.actions);
+    assert_eq!(steady.status.phase.as_deref(), Some("Running"));
+    let ended = ObservedContainer { state: exited(0, 1), ..s1.clone() };
+    assert_eq!(started(&plan(&pod, &observed(vec![ended, s2.clone(), seen("a", 0, 0, running())]), &memory, at(60))), ["s1"]);
+
+    let stop = |observed: &Observed, memory: &Memory, now: i64| {
+        let desired = Desired { pod: &pod, stop: Some(Stop::Deleted { grace_seconds: 30 }) };
+        decide(desired, observed, memory, &Rules::default(), Now { wall: at(now), steady: at(now) })
+    };
+    let mut memory = memory;
+    let first = stop(&all, &memory, 10);
+    assert_eq!(signalled(&first), ["a"]);
+    for c in &all.containers {
+        memory.stopping.insert(c.id.clone(), at(10));
+        memory.pre_stopped.insert(c.id.clone());
+    }
+    memory.signalled.insert(all.containers[2].id.clone(), at(10));
+    assert!(stop(&all, &memory, 12).actions.is_empty());
+    let a_ended = observed(vec![s1.clone(), s2.clone(), seen("a", 0, 0, exited(0, 12))]);
+    assert_eq!(signalled(&stop(&a_ended, &memory, 12)), ["s2"]);
+    let s2_ended = observed(vec![s1, ObservedContainer { state: exited(0, 13), ..s2 }, seen("a", 0, 0, exited(0, 12))]);
+    assert_eq!(signalled(&stop(&s2_ended, &memory, 13)), ["s1"]);
+    // The grace period is everybody's.
+    assert_eq!(signalled(&stop(&all, &memory, 41)), ["s1", "s2"]);
+}
+
+#[test]
+fn apps_that_are_done_end_the_sidecars() {
+    let mut pod = with_sidecars();
+    pod.spec.as_mut().unwrap().restart_policy = Some("Never".into());
+    let memory = with_images(&pod, 0);
+    let (s1, s2) = (seen_as(&sidecar("s1"), running()), seen_as(&sidecar("s2"), running()));
+    let done = observed(vec![s1, s2, seen("a", 0, 0, exited(0, 5))]);
+    let ending = plan(&pod, &done, &memory, at(6));
+    assert_eq!(signalled(&ending), ["s2"]);
+    assert_eq!(ending.status.phase.as_deref(), Some("Running"));
+    let mut gone = done;
+    gone.containers.iter_mut().for_each(|c| c.state = exited(0, 6));
+    assert_eq!(plan(&pod, &gone, &memory, at(7)).status.phase.as_deref(), Some("Succeeded"));
+}
+
+#[test]
+fn a_failed_liveness_probe_ends_the_container_with_its_own_grace() {
+    let mut pod = pod("OnFailure", &[], &["a"]);
+    let probe = Probe { termination_grace_period_seconds: Some(5), ..Probe::default() };
+    let spec = Container { liveness_probe: Some(probe), ..container("a") };
+    pod.spec.as_mut().unwrap().containers[0] = spec.clone();
+    let mut memory = with_images(&pod, 1);
+    let live = observed(vec![seen_as(&spec, running())]);
+    let id = live.containers[0].id.clone();
+    assert_eq!(plan(&pod, &live, &memory, at(1)).probes.len(), 1);
+    memory.probes.insert((id.clone(), ProbeKind::Liveness), Verdict::Failure);
+    let failing = plan(&pod, &live, &memory, at(1));
+    assert!(failing.probes.is_empty());
+    assert!(matches!(&failing.actions[..], [Action::Signal { message: Some(m), .. }] if m == "Container a failed liveness probe, will be restarted"));
+    memory.stopping.insert(id.clone(), at(1));
+    memory.signalled.insert(id, at(1));
+    assert!(plan(&pod, &live, &memory, at(5)).actions.is_empty());
+    assert!(matches!(plan(&pod, &live, &memory, at(6)).actions[..], [Action::Kill { .. }]));
+    // It is restarted although it ended well.
+    let ended = observed(vec![seen_as(&spec, exited(0, 6))]);
+    assert_eq!(started(&plan(&pod, &ended, &memory, at(60))), ["a"]);
+}
+
+#[test]
+fn a_pre_stop_hook_runs_before_the_signal_and_within_the_grace() {
+    let mut pod = pod("Always", &[], &["a"]);
+    let hook = Lifecycle { pre_stop: Some(LifecycleHandler::default()), ..Lifecycle::default() };
+    let spec = Container { lifecycle: Some(hook), ..container("a") };
+    pod.spec.as_mut().unwrap().containers[0] = spec.clone();
+    let live = observed(vec![seen_as(&spec, running())]);
+    let id = live.containers[0].id.clone();
+    let mut memory = with_images(&pod, 0);
+    let stop = |memory: &Memory, grace_seconds: i64, now: i64| {
+        let desired = Desired { pod: &pod, stop: Some(Stop::Deleted { grace_seconds }) };
+        decide(desired, &live, memory, &Rules::default(), Now { wall: at(now), steady: at(now) })
+    };
+    assert!(matches!(&stop(&memory, 30, 0).actions[..], [Action::PreStop { message, .. }] if message == "Stopping container a"));
+    memory.stopping.insert(id.clone(), at(0));
+    memory.in_flight.insert(ActionKey::PreStop(id.clone()));
+    assert!(stop(&memory, 30, 10).actions.is_empty());
+    // A shorter grace, told meanwhile, holds at once: the hook is given up.
+    let cut = stop(&memory, 5, 10);
+    assert!(matches!(cut.actions[..], [Action::Signal { message: None, .. }]));
+    assert_eq!(cut.abandoned, [ActionKey::PreStop(id.clone())]);
+    memory.signalled.insert(id.clone(), at(10));
+    // Two seconds are left to it whatever the hook took.
+    assert!(stop(&memory, 5, 11).actions.is_empty());
+    assert!(matches!(stop(&memory, 5, 12).actions[..], [Action::Kill { .. }]));
+}
+
+#[test]
+fn a_post_start_hook_holds_the_status_and_the_next_container() {
+    let mut pod = pod("Always", &[], &["a", "b"]);
+    let hook = Lifecycle { post_start: Some(LifecycleHandler::default()), ..Lifecycle::default() };
+    let spec = Container { lifecycle: Some(hook), ..container("a") };
+    pod.spec.as_mut().unwrap().containers[0] = spec.clone();
+    let mut memory = with_images(&pod, 0);
+    assert_eq!(started(&plan(&pod, &observed(vec![]), &memory, at(0))), ["a"]);
+    let live = observed(vec![seen_as(&spec, running())]);
+    let id = live.containers[0].id.clone();
+    memory.post_start.insert(id.clone(), PostStart::Due);
+    let hooking = plan(&pod, &live, &memory, at(0));
+    assert!(matches!(hooking.actions[..], [Action::PostStart { .. }]));
+    assert!(hooking.status.container_statuses.unwrap()[0].state.as_ref().unwrap().waiting.is_some());
+    memory.post_start.insert(id.clone(), PostStart::Failed);
+    let failed = plan(&pod, &live, &memory, at(0));
+    assert!(failed.actions.iter().any(|a| matches!(a, Action::Signal { message: Some(m), .. } if m == "FailedPostStartHook")));
+    memory.post_start.remove(&id);
+    assert_eq!(started(&plan(&pod, &live, &memory, at(0))), ["b"]);
+}
+
+#[test]
+fn a_restart_rule_comes_before_the_policy() {
+    let mut pod = pod("Never", &[], &["a"]);
+    let rule = ContainerRestartRule {
+        action: "Restart".into(),
+        exit_codes: Some(ContainerRestartRuleOnExitCodes { operator: "In".into(), values: Some(vec![42]) }),
+    };
+    let spec = Container { restart_policy: Some("Never".into()), restart_policy_rules: Some(vec![rule]), ..container("a") };
+    pod.spec.as_mut().unwrap().containers[0] = spec.clone();
+    let memory = with_images(&pod, 1);
+    let after = |code| plan(&pod, &observed(vec![seen_as(&spec, exited(code, 5))]), &memory, at(60));
+    assert_eq!(started(&after(42)), ["a"]);
+    assert_eq!(after(42).status.phase.as_deref(), Some("Running"));
+    assert_eq!(after(1).status.phase.as_deref(), Some("Failed"));
+}
+
+#[test]
+fn an_ephemeral_container_is_started_once() {
+    let mut pod = pod("Always", &[], &["a"]);
+    let debug = EphemeralContainer { name: "debug".into(), image: Some("busybox:1".into()), ..EphemeralContainer::default() };
+    pod.spec.as_mut().unwrap().ephemeral_containers = Some(vec![debug]);
+    let memory = with_images(&pod, 0);
+    assert_eq!(started(&plan(&pod, &observed(vec![seen("a", 0, 0, running())]), &memory, at(1))), ["debug"]);
+    let ended = plan(&pod, &observed(vec![seen("a", 0, 0, running()), seen("debug", 0, 0, exited(1, 5))]), &memory, at(60));
+    assert!(ended.actions.is_empty(), "{:?}", ended.actions);
+    assert_eq!(ended.status.phase.as_deref(), Some("Running"));
+    assert!(ended.status.ephemeral_container_statuses.unwrap()[0].state.as_ref().unwrap().terminated.is_some());
 }
