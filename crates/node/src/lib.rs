@@ -6,6 +6,8 @@ pub mod config;
 pub mod containers;
 pub mod doctor;
 pub mod events;
+mod exec_sessions;
+pub mod handlers;
 pub mod identity;
 pub mod images;
 pub mod node_status;
