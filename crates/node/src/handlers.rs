@@ -221,3 +221,6 @@ fn expanded(command: &[String], container: &Container) -> Vec<String> {
     };
     command.iter().map(|part| expand(part, &lookup)).collect()
 }
+
+#[cfg(test)]
+mod tests;
