@@ -10,6 +10,7 @@ mod exec_sessions;
 pub mod handlers;
 pub mod identity;
 pub mod images;
+pub mod log_rotation;
 pub mod node_status;
 pub mod objects;
 pub mod paths;
