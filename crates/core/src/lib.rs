@@ -11,6 +11,7 @@ pub mod ipam;
 pub mod node;
 pub mod pod;
 pub mod quantity;
+pub mod quoting;
 pub mod resources;
 pub mod security;
 pub mod supported;

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -53,6 +53,13 @@ impl ExitWatch {
             Ok(fd) => Ok(Self { pid: number, pidfd: Some(register(fd).map_err(failed)?) }),
             Err(Errno::SRCH) => Ok(Self { pid: number, pidfd: None }),
             Err(errno) => Err(failed(errno.into())),
+        }
+    }
+
+    /// Sends SIGKILL; a process that has ended is left alone.
+    pub fn kill(&self) {
+        if let Some(pidfd) = &self.pidfd {
+            let _ = pidfd_send_signal(pidfd.get_ref(), Signal::KILL);
         }
     }
 

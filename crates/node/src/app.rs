@@ -18,6 +18,7 @@ use crate::config::{AuthorizationMode, NodeConfiguration};
 use crate::events::{EventRate, EventRecorder, EventType};
 use crate::identity::{self, IdentityOptions, ServingNames, ServingOptions};
 use crate::images::{ImageManager, ImageManagerOptions, PullLimits};
+use crate::log_rotation::{LogPolicy, LogRotator};
 use crate::node_status::{NodeManager, NodeManagerOptions};
 use crate::objects::ObjectFetcher;
 use crate::podman_service::PodmanService;
@@ -243,6 +244,9 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
     };
     let manager = PodManager::new(runtime, subscribers, mirrors);
     tasks.spawn("the pods", manager.run(ManagerInputs { updates, orphans, sources }));
+    if let Some(policy) = log_policy(&config) {
+        tasks.spawn("container logs", LogRotator::new(podman.clone(), paths.clone(), store.clone(), policy).run());
+    }
 
     // 10250 and 10248.
     if api.is_some() {
@@ -361,6 +365,17 @@ fn pod_settings(config: &NodeConfiguration) -> PodSettings {
         seccomp_dir: config.paths().state_dir().join("seccomp"),
         app_armor: std::path::Path::new("/sys/kernel/security/apparmor/profiles").exists(),
     }
+}
+
+/// `None`: logs grow without limit.
+fn log_policy(config: &NodeConfiguration) -> Option<LogPolicy> {
+    let max_size = kube_pet_core::quantity::Amount::of(&config.container_log_max_size).ok()?.value();
+    Some(LogPolicy {
+        max_size: u64::try_from(max_size).ok()?,
+        max_files: config.container_log_max_files as usize,
+        workers: config.container_log_max_workers as usize,
+        interval: config.container_log_monitor_interval,
+    })
 }
 
 /// The names of the serving certificate follow the node's addresses.

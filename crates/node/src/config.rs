@@ -137,6 +137,15 @@ pub struct NodeConfiguration {
     pub max_parallel_image_pulls: u32,
     /// Delays of restarts.
     pub crash_loop_back_off: CrashLoopBackOff,
+    /// Bytes from which on a container's log is put aside; negative for never.
+    pub container_log_max_size: Quantity,
+    /// Files of a container's log.
+    pub container_log_max_files: u32,
+    /// Logs that are worked on at a time.
+    pub container_log_max_workers: u32,
+    /// How often logs are looked at.
+    #[serde(serialize_with = "duration::serialize")]
+    pub container_log_monitor_interval: Duration,
 
     /// Kept back for the system, from allocatable.
     pub system_reserved: BTreeMap<String, Quantity>,
@@ -349,6 +358,10 @@ impl NodeConfiguration {
             allowed_unsafe_sysctls: Vec::new(),
             max_parallel_image_pulls: 4,
             crash_loop_back_off: CrashLoopBackOff { max_container_restart_period: Duration::from_secs(300) },
+            container_log_max_size: Quantity("10Mi".to_owned()),
+            container_log_max_files: 5,
+            container_log_max_workers: 1,
+            container_log_monitor_interval: Duration::from_secs(10),
             system_reserved: BTreeMap::new(),
             kube_reserved: BTreeMap::new(),
             eviction_hard: values::default_thresholds(),

@@ -36,6 +36,7 @@ pub enum Operation {
     ExecResize,
     ContainerResize,
     ExecInspect,
+    ExecRemove,
     Events,
 }
 
@@ -54,6 +55,7 @@ impl Operation {
             | Self::ImageInspect
             | Self::ImageExists
             | Self::ExecInspect
+            | Self::ExecRemove
             | Self::ExecResize
             | Self::ContainerResize => 20,
             Self::ContainerList | Self::PodList | Self::ImageList => 30,
@@ -96,6 +98,7 @@ impl fmt::Display for Operation {
             Self::ExecResize => "resize the terminal of exec session",
             Self::ContainerResize => "resize the terminal of container",
             Self::ExecInspect => "inspect exec session",
+            Self::ExecRemove => "remove exec session",
             Self::Events => "read Podman's events",
         })
     }

@@ -123,6 +123,14 @@ impl Client {
         self.transport.json(&call).await
     }
 
+    /// Removes a session, whose process is stopped if it runs. Podman before 4.9 has no such call, which is
+    /// [`Error::is_not_found`].
+    pub async fn remove_exec(&self, session: &str) -> Result<()> {
+        let call = Call::new(Operation::ExecRemove, session, Method::POST, format!("/exec/{}/remove", encode(session)))
+            .json(&serde_json::json!({ "Force": true }))?;
+        self.transport.call(&call).await.map(drop)
+    }
+
     /// Connects to the streams of a container's main process.
     pub async fn attach(&self, container: &str, options: AttachOptions) -> Result<Duplex> {
         let call = Call::new(Operation::ContainerAttach, container, Method::POST, format!("/containers/{}/attach", encode(container)))

@@ -15,6 +15,8 @@ pub enum Answer {
     Reply(u16, Vec<u8>),
     /// These bytes as they are, then the end of the connection.
     Raw(Vec<u8>),
+    /// These bytes as they are, then nothing, for ever.
+    RawThenHang(Vec<u8>),
     /// Nothing, for ever.
     Hang,
     /// The end of the connection.
@@ -80,6 +82,10 @@ where
             Answer::Raw(bytes) => {
                 let _ = stream.write_all(&bytes).await;
                 return;
+            }
+            Answer::RawThenHang(bytes) => {
+                let _ = stream.write_all(&bytes).await;
+                std::future::pending::<()>().await;
             }
             Answer::Hang => std::future::pending::<()>().await,
             Answer::Close => return,

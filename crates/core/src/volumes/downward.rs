@@ -6,6 +6,7 @@ use std::error::Error;
 use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, Pod, ResourceFieldSelector};
 
 use super::payload::{FileProjection, Payload, PayloadError, mode_bits};
+use crate::quoting::go_quoted;
 
 /// Computes a container's resource field, with the node's allocatable as the default of limits.
 pub type ResourceValue<'a> = dyn Fn(&ResourceFieldSelector) -> Result<String, Box<dyn Error + Send + Sync>> + Send + Sync + 'a;
@@ -88,35 +89,4 @@ pub fn metadata_field(pod: &Pod, path: &str) -> Result<String, FieldError> {
 pub fn format_map(map: &BTreeMap<String, String>) -> String {
     let lines: Vec<String> = map.iter().map(|(key, value)| format!("{key}={}", go_quoted(value))).collect();
     lines.join("\n")
-}
-
-fn go_quoted(value: &str) -> String {
-    let mut out = String::with_capacity(value.len() + 2);
-    out.push('"');
-    for c in value.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            '\u{7}' => out.push_str("\\a"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{c}' => out.push_str("\\f"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{b}' => out.push_str("\\v"),
-            ' '..='~' => out.push(c),
-            '\0'..='\u{7f}' => out.push_str(&format!("\\x{:02x}", u32::from(c))),
-            _ if printable(c) => out.push(c),
-            '\u{10000}'.. => out.push_str(&format!("\\U{:08x}", u32::from(c))),
-            _ => out.push_str(&format!("\\u{:04x}", u32::from(c))),
-        }
-    }
-    out.push('"');
-    out
-}
-
-/// Rust's own table of printable characters is reachable only through `escape_debug`; a letter before the character keeps
-/// combining marks, which Go prints, from being escaped.
-fn printable(c: char) -> bool {
-    let text: String = ['a', c].into_iter().collect();
-    text.escape_debug().count() == 2
 }

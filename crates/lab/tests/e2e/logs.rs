@@ -1,6 +1,7 @@
 //! `kubectl logs`, with every option.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use kube_pet_lab::PetOptions;
 use serde_json::json;
 
 use crate::harness::{Bed, SOON, restarts, shell};
@@ -86,6 +87,75 @@ async fn e2e_logs_survive_odd_bytes_and_long_lines() -> Result<()> {
     ensure!(bytes.ends_with(b"x\nno newline"));
     std::fs::remove_dir_all(folder)?;
     bed.done().await
+}
+
+/// Numbered lines, fast, through several rotations: a client that follows gets each once, and so do the files that are kept.
+#[tokio::test]
+async fn e2e_logs_rotate_without_losing_a_line() -> Result<()> {
+    const LINES: usize = 800_000;
+    let settings = |options: PetOptions| {
+        let options = options.with("containerLogMaxSize", json!("1Mi")).with("containerLogMaxFiles", json!(4));
+        options.with("containerLogMonitorInterval", json!("3s"))
+    };
+    let bed = Bed::own_with("logrotate", settings).await?;
+    // 50 000 lines (3.5 MB) at a time, as fast as awk can.
+    let script = r#"n=0; while [ $n -lt 16 ]; do
+        awk -v from=$((n * 50000 + 1)) 'BEGIN { for (i = from; i < from + 50000; i++) printf "%08d the quick brown fox jumps over the lazy dog\n", i }'
+        n=$((n + 1)); sleep 1; done; sleep 3600"#;
+    bed.pod("p", json!({"containers": [shell("c", script)]})).await?;
+    let pod = bed.phase("p", "Running").await?;
+    let uid = pod.metadata.uid.unwrap_or_default();
+    let folder = tempdir(&bed)?;
+    let followed = folder.join("followed");
+    let line = format!("exec {} --namespace {} logs -f p > {}", kubectl_line(&bed)?, bed.namespace, followed.display());
+    let follower = tokio::spawn(async move { kube_pet_lab::command::run(&["sh", "-c", &line]).await });
+    kube_pet_lab::eventually(SOON * 2, "the last line arrives", || async {
+        let text = std::fs::read(&followed)?;
+        ensure!(text.len() >= LINES * 53, "{} bytes", text.len());
+        Ok(())
+    })
+    .await?;
+    ensure!(numbers(&std::fs::read_to_string(&followed)?)? == (1, LINES));
+
+    let logs = bed.pet.path(format!("/var/log/pods/{}_p_{uid}/c", bed.namespace));
+    // The last rotation may be under way.
+    let files = kube_pet_lab::eventually(SOON, "the files are as many as may be", || async {
+        let mut files: Vec<_> = std::fs::read_dir(&logs)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+        files.sort();
+        let names: Vec<_> = files.iter().map(|file| file.file_name().unwrap_or_default().to_string_lossy().into_owned()).collect();
+        let compressed = names.iter().filter(|name| name.ends_with(".gz")).count();
+        ensure!(names.len() == 4 && names[0] == "0.log" && compressed == 2, "{names:?}");
+        Ok(files)
+    })
+    .await?;
+    let mut kept = String::new();
+    for file in files.iter().skip(1).chain(files.first()) {
+        let show = if file.extension().is_some_and(|extension| extension == "gz") { "zcat" } else { "cat" };
+        kept += &kube_pet_lab::command::run(&[show, &file.display().to_string()]).await?;
+    }
+    let kept: Vec<&str> = kept.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
+    let (first, last) = numbers(&kept.join("\n"))?;
+    ensure!(first > 1 && last == LINES, "{first} to {last}");
+
+    bed.delete("p").await?;
+    bed.gone("p", SOON).await?;
+    follower.await??;
+    ensure!(!logs.exists(), "{} stays", logs.display());
+    std::fs::remove_dir_all(folder)?;
+    bed.done().await
+}
+
+/// The first and the last number of lines that begin with consecutive ones.
+fn numbers(text: &str) -> Result<(usize, usize)> {
+    let mut numbers = text.lines().map(|line| line.get(..8).unwrap_or(line).parse::<usize>());
+    let first = numbers.next().context("no line")??;
+    let mut last = first;
+    for number in numbers {
+        let number = number?;
+        ensure!(number == last + 1, "{number} after {last}");
+        last = number;
+    }
+    Ok((first, last))
 }
 
 fn tempdir(bed: &Bed) -> Result<std::path::PathBuf> {

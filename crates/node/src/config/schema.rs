@@ -15,6 +15,8 @@ use super::{API_VERSION, AuthorizationMode, IpNet, KIND, NodeConfiguration};
 /// The longest delay between restarts that the kubelet accepts.
 const MAX_RESTART_PERIOD: Duration = Duration::from_secs(300);
 const SECOND: Duration = Duration::from_secs(1);
+/// The kubelet's.
+const SHORTEST_LOG_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Lays a document over the defaults.
 pub(super) fn apply(top: Section<'_>, config: &mut NodeConfiguration) {
@@ -327,6 +329,21 @@ fn pods(top: &Section<'_>, config: &mut NodeConfiguration) {
         back_off.conflict("maxContainerRestartPeriod", "is too long", "write at most 300s");
     }
     back_off.finish();
+    container_logs(top, config);
+}
+
+fn container_logs(top: &Section<'_>, config: &mut NodeConfiguration) {
+    if let Some(field) = top.field("containerLogMaxSize")
+        && let Some(text) = field.scalar()
+    {
+        match text.parse::<Amount>() {
+            Ok(amount) => config.container_log_max_size = amount.to_quantity(),
+            Err(_) => field.problem(format!("{text:?} is not a quantity"), "write a number of bytes such as 10Mi, or -1 for no limit"),
+        }
+    }
+    top.number("containerLogMaxFiles", 2..=10_000, &mut config.container_log_max_files);
+    top.number("containerLogMaxWorkers", 1..=64, &mut config.container_log_max_workers);
+    top.duration("containerLogMonitorInterval", SHORTEST_LOG_INTERVAL, &mut config.container_log_monitor_interval);
 }
 
 fn pressure(top: &Section<'_>, config: &mut NodeConfiguration) {

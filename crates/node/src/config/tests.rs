@@ -85,6 +85,10 @@ cgroupRoot: /lab/pet
 allowedUnsafeSysctls: [kernel.msg*]
 serializeImagePulls: true
 crashLoopBackOff: {maxContainerRestartPeriod: 30s}
+containerLogMaxSize: 1Mi
+containerLogMaxFiles: 3
+containerLogMaxWorkers: 2
+containerLogMonitorInterval: 3s
 systemReserved: {cpu: 0.5, memory: 1Gi}
 kubeReserved: {ephemeral-storage: 1Gi}
 evictionHard: {memory.available: 5%, pid.available: 100}

@@ -19,6 +19,7 @@ use self::instance::Instance;
 use self::options::{BadQuery, LogOptions};
 use self::reader::LogReader;
 use super::response::{self, Response};
+use crate::log_rotation::files::put_aside;
 use crate::paths::Paths;
 use crate::pods::store::PodStore;
 
@@ -78,8 +79,8 @@ impl Wanted {
         let (namespace, name) = (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
         let exact = self.paths.container_log(namespace, name, &self.uid, &self.container, self.instance.attempt);
         let dir = exact.parent().map(Path::to_owned).unwrap_or_default();
-        let path =
-            if exact.exists() || !self.instance.or_older { exact } else { newest_before(&dir, self.instance.attempt).unwrap_or(exact) };
+        let there = exact.exists() || put_aside(&exact).is_ok_and(|files| !files.is_empty());
+        let path = if there || !self.instance.or_older { exact } else { newest_before(&dir, self.instance.attempt).unwrap_or(exact) };
         match LogReader::open(&path, options) {
             Ok(reader) => Ok((reader, dir)),
             Err(error) => Err(format!("failed to open log file {path:?}: {error}")),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::line::Line;
 use super::options::LogOptions;
+use crate::log_rotation::files::put_aside;
 
 /// How much is read at once, and so about how much is rendered at once.
 const CHUNK: usize = 64 * 1024;
@@ -29,6 +30,8 @@ pub(super) enum Step {
 pub(super) struct LogReader {
     path: PathBuf,
     file: File,
+    /// The last of the files that had been put aside before `file` was begun.
+    older: Option<PathBuf>,
     options: LogOptions,
     /// Read, but not yet a whole line.
     pending: Vec<u8>,
@@ -43,9 +46,16 @@ pub(super) struct LogReader {
 }
 
 impl LogReader {
-    /// Opens the log at the place where the options let it begin.
+    /// Opens the log at the place where the options let it begin. Between the two steps of a rotation, and after one that the end
+    /// of the container cut short, that is the file that was put aside last.
     pub(super) fn open(path: &Path, options: LogOptions) -> io::Result<Self> {
-        let mut file = File::open(path)?;
+        let opened = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => put_aside(path).unwrap_or_default().last().map(File::open),
+            other => Some(other),
+        };
+        let mut file = opened.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()))?;
+        let own = identity(&file)?;
+        let older = put_aside(path).unwrap_or_default().into_iter().rfind(|aside| path_identity(aside) != Some(own));
         if let Some(lines) = options.tail_lines {
             let start = tail_start(&file, lines)?;
             file.seek(SeekFrom::Start(start))?;
@@ -53,6 +63,7 @@ impl LogReader {
         Ok(Self {
             path: path.to_owned(),
             file,
+            older,
             pending: Vec::new(),
             overlong: false,
             at_line_start: true,
@@ -111,8 +122,8 @@ impl LogReader {
         out
     }
 
-    /// At the end of the file: whether there is another file to read at the path now, or this one was cut. Takes what
-    /// was still written to the old file into account.
+    /// At the end of the file: whether there is another file to read now, or this one was cut. Takes what was still written to
+    /// the old file into account, and files that came and were put aside since, until they are compressed.
     pub(super) fn follow_rotation(&mut self) -> io::Result<bool> {
         let new = match File::open(&self.path) {
             Ok(file) => file,
@@ -120,10 +131,12 @@ impl LogReader {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(error),
         };
-        let (ours, theirs) = (self.file.metadata()?, new.metadata()?);
+        let own = identity(&self.file)?;
         let position = self.file.stream_position()?;
-        if (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino()) {
-            if ours.len() >= position {
+        // After the new file was seen: its writer writes no more to ours.
+        let len = self.file.metadata()?.len();
+        if own == identity(&new)? {
+            if len >= position {
                 return Ok(false);
             }
             // Cut to be written anew (copytruncate).
@@ -131,12 +144,31 @@ impl LogReader {
             self.pending.clear();
             return Ok(true);
         }
-        if ours.len() > position {
+        if len > position {
             return Ok(true);
         }
-        self.file = new;
+        (self.file, self.older) = self.next_file(new, own)?;
         self.pending.clear();
         Ok(true)
+    }
+
+    /// The file after ours, where `newest` is the one at the path, and what is older than it.
+    fn next_file(&self, newest: File, own: (u64, u64)) -> io::Result<(File, Option<PathBuf>)> {
+        let mut later = put_aside(&self.path)?;
+        let last = later.last().cloned();
+        later.retain(|aside| self.older.as_ref().is_none_or(|older| aside > older));
+        if let Some(at) = later.iter().position(|aside| path_identity(aside) == Some(own)) {
+            later.drain(..=at);
+        }
+        for aside in later {
+            match File::open(&aside) {
+                Ok(file) => return Ok((file, Some(aside))),
+                // Just now compressed or removed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((newest, last))
     }
 
     fn is_done(&self) -> bool {
@@ -166,6 +198,17 @@ impl LogReader {
         out.truncate(begin + written);
         self.bytes_left -= written as u64;
     }
+}
+
+/// Device and inode.
+fn identity(file: &File) -> io::Result<(u64, u64)> {
+    let file = file.metadata()?;
+    Ok((file.dev(), file.ino()))
+}
+
+fn path_identity(path: &Path) -> Option<(u64, u64)> {
+    let file = std::fs::metadata(path).ok()?;
+    Some((file.dev(), file.ino()))
 }
 
 /// Where the last `lines` whole lines begin. Reads backwards: the cost depends on the lines, not on the file. As with

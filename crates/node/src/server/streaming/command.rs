@@ -1,7 +1,5 @@
 //! exec and attach.
 
-use std::time::Duration;
-
 use http::StatusCode;
 use http::request::Parts;
 use kube_pet_podman::{AttachOptions, Client, ExecConfig};
@@ -11,6 +9,7 @@ use kube_pet_stream::remote_command::{Options, Protocol, RemoteCommand, Status, 
 use tracing::{debug, info};
 
 use super::{Handover, Running, Socket, bridge, flag, name_of, query, refused, running, switching_protocols};
+use crate::exec_sessions;
 use crate::server::ServerState;
 use crate::server::authn::User;
 use crate::server::response::{self, Response};
@@ -111,31 +110,11 @@ async fn run(podman: &Client, target: &Running, command: &[String], options: Opt
         }
     };
     // Podman forgets the session a second after its end (`exit_command_delay`), which a slow client may not have read by then.
-    let (carried, code) = tokio::join!(bridge::carry(process, streams, tty, resized), exit_code(podman, &exec));
+    let (carried, code) = tokio::join!(bridge::carry(process, streams, tty, resized), exec_sessions::exit_code(podman, &exec));
     carried?;
     match code? {
         0 => Ok(Status::Success),
         code => Ok(Status::ExitCode(code)),
-    }
-}
-
-/// Waits for the end of a session's process: by its pidfd, then until Podman has the code.
-async fn exit_code(podman: &Client, exec: &str) -> Result<i32, String> {
-    let mut pause = Duration::from_millis(2);
-    let mut watched = false;
-    loop {
-        let session = podman.inspect_exec(exec).await.map_err(|error| format!("the exit code is not known: {error}"))?;
-        if session.ended {
-            return Ok(session.exit_code);
-        }
-        if session.pid > 0 && !watched {
-            watched = true;
-            pause = Duration::from_millis(2);
-            // Without a pidfd, Podman is asked until it knows.
-            let _ = kube_pet_host::exits::wait_exit(session.pid.into()).await;
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_millis(250));
     }
 }
 

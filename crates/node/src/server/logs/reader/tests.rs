@@ -197,3 +197,41 @@ fn following_goes_on_after_the_file_is_cut() {
     assert!(reader.follow_rotation().unwrap());
     assert_eq!(drain(&mut reader), b"b\n");
 }
+
+/// A slow client: the log was rotated twice while it read.
+#[test]
+fn following_reads_what_was_put_aside_meanwhile() {
+    let line = |text: &str| format!("{} stdout F {text}\n", at(1));
+    let log = Log::new(line("first").as_bytes());
+    let rotate = |day: u32, next: &str| {
+        fs::rename(log.path(), log.dir.path().join(format!("0.log.2026010{day}-000000"))).unwrap();
+        fs::write(log.path(), line(next)).unwrap();
+    };
+    rotate(1, "second");
+    let mut reader = log.open(LogOptions { follow: true, ..options() });
+    rotate(2, "third");
+    rotate(3, "fourth");
+    // The oldest are compressed when the next is put aside.
+    fs::rename(log.dir.path().join("0.log.20260101-000000"), log.dir.path().join("0.log.20260101-000000.gz")).unwrap();
+    fs::remove_file(log.dir.path().join("0.log.20260102-000000")).unwrap();
+    let mut out = drain(&mut reader);
+    while reader.follow_rotation().unwrap() {
+        out.extend(drain(&mut reader));
+    }
+    assert_eq!(String::from_utf8(out).unwrap(), "second\nthird\nfourth\n");
+}
+
+#[test]
+fn between_the_steps_of_a_rotation_the_old_file_is_read() {
+    let log = sample();
+    let whole = log.read(options());
+    fs::write(log.dir.path().join("0.log.20250101-000000"), "").unwrap();
+    fs::rename(log.path(), log.dir.path().join("0.log.20260101-000000")).unwrap();
+    assert_eq!(log.read(options()), whole);
+    let mut reader = log.open(LogOptions { follow: true, ..options() });
+    assert_eq!(String::from_utf8(drain(&mut reader)).unwrap(), whole);
+    fs::write(log.path(), format!("{} stdout F new\n", at(20))).unwrap();
+    assert!(reader.follow_rotation().unwrap());
+    assert_eq!(drain(&mut reader), b"new\n");
+    assert!(!reader.follow_rotation().unwrap());
+}

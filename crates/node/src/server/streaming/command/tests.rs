@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use kube_pet_core::ids::ContainerId;
 use kube_pet_stream::remote_command::Version;

@@ -1,0 +1,187 @@
+//! `exec`: a command in the container, by a session of Podman's.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use kube_pet_core::ids::ContainerId;
+use kube_pet_core::quoting::go_quoted;
+use kube_pet_podman::{Client, Demultiplexer, Duplex, ExecConfig, StreamKind};
+use tokio::io::AsyncReadExt as _;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use super::{Handlers, OUTPUT_LIMIT, ProbeOutcome};
+use crate::exec_sessions;
+
+/// How long the end of a process that took too long is waited for.
+const KILL_WAIT: Duration = Duration::from_secs(2);
+
+/// Bytes read at once.
+const PIECE: usize = 8 << 10;
+
+/// Why a hook failed.
+pub(super) struct Failed {
+    pub(super) error: String,
+    pub(super) output: String,
+}
+
+/// How a session ended.
+struct Ended {
+    code: i32,
+    output: Output,
+}
+
+#[derive(Default)]
+struct Output {
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+impl Output {
+    fn take(&mut self, stream: StreamKind, data: &[u8]) {
+        let kept = match stream {
+            StreamKind::Stderr => &mut self.stderr,
+            _ => &mut self.stdout,
+        };
+        let room = OUTPUT_LIMIT - kept.len();
+        kept.extend_from_slice(&data[..data.len().min(room)]);
+    }
+
+    /// Standard output, then standard error, as the kubelet joins them.
+    fn joined(&self) -> String {
+        let mut all = [self.stdout.as_slice(), self.stderr.as_slice()].concat();
+        all.truncate(OUTPUT_LIMIT);
+        String::from_utf8_lossy(&all).into_owned()
+    }
+}
+
+enum Trouble {
+    /// Podman's, in words.
+    Podman(String),
+    TimedOut,
+}
+
+/// An `exec` probe. The time limit is for the process: what Podman takes to prepare it says nothing about the container.
+pub(super) async fn probe(handlers: &Handlers, container: &ContainerId, command: &[String], timeout: Duration) -> ProbeOutcome {
+    match run(handlers, container, command, Some(timeout)).await {
+        Ok(Ended { code: 0, output }) => ProbeOutcome::Success(output.joined()),
+        Ok(Ended { output, .. }) => ProbeOutcome::Failure(output.joined()),
+        Err(Trouble::Podman(error)) => ProbeOutcome::Unknown(error),
+        Err(Trouble::TimedOut) => {
+            let command = go_quoted(&command.join(" "));
+            ProbeOutcome::Failure(format!("command timed out: {command} timed out after {}", go_duration(timeout)))
+        }
+    }
+}
+
+/// An `exec` hook.
+pub(super) async fn hook(handlers: &Handlers, container: &ContainerId, command: &[String]) -> Result<(), Failed> {
+    match run(handlers, container, command, None).await {
+        Ok(Ended { code: 0, .. }) => Ok(()),
+        Ok(Ended { code, output }) => {
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            Err(Failed { error: format!("command '{}' exited with {code}: {stderr}", command.join(" ")), output: output.joined() })
+        }
+        Err(Trouble::Podman(error)) => Err(Failed { error, output: String::new() }),
+        Err(Trouble::TimedOut) => Err(Failed { error: "command timed out".to_owned(), output: String::new() }),
+    }
+}
+
+async fn run(handlers: &Handlers, container: &ContainerId, command: &[String], timeout: Option<Duration>) -> Result<Ended, Trouble> {
+    let words =
+        |error: &dyn std::fmt::Display| Trouble::Podman(format!("rpc error: code = Unknown desc = failed to exec in container: {error}"));
+    let config = ExecConfig { cmd: command.to_vec(), attach_stdout: true, attach_stderr: true, ..ExecConfig::default() };
+    let id = handlers.podman.create_exec(container.as_str(), &config).await.map_err(|error| words(&error))?;
+    let session = Session { podman: handlers.podman.clone(), id, cleanups: handlers.cleanups.clone(), over: false };
+    let duplex = session.podman.start_exec(&session.id).await.map_err(|error| words(&error))?;
+    let work = async {
+        let output = read(duplex).await?;
+        let code = exec_sessions::exit_code(&session.podman, &session.id).await?;
+        Ok::<_, String>(Ended { code, output })
+    };
+    let ended = match timeout {
+        None => work.await,
+        Some(timeout) => match tokio::time::timeout_at(Instant::now() + timeout, work).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                session.end().await;
+                return Err(Trouble::TimedOut);
+            }
+        },
+    };
+    let ended = ended.map_err(|error| words(&error))?;
+    session.forget();
+    Ok(ended)
+}
+
+/// The output until its end, of which the beginning is kept.
+async fn read(mut duplex: Duplex) -> Result<Output, String> {
+    let mut output = Output::default();
+    let mut frames = Demultiplexer::default();
+    let mut piece = BytesMut::with_capacity(PIECE);
+    loop {
+        if duplex.read_buf(&mut piece).await.map_err(|error| format!("reading the process's output: {error}"))? == 0 {
+            return Ok(output);
+        }
+        while let Some(frame) = frames.next(&mut piece).map_err(|error| error.to_string())? {
+            match frame.stream {
+                StreamKind::System => return Err(String::from_utf8_lossy(&frame.data).trim().to_owned()),
+                stream => output.take(stream, &frame.data),
+            }
+        }
+        piece.reserve(PIECE);
+    }
+}
+
+/// A session that has not ended: dropping it kills the process.
+struct Session {
+    podman: Client,
+    id: String,
+    cleanups: TaskTracker,
+    over: bool,
+}
+
+impl Session {
+    /// It has ended: Podman forgets it by itself (`exit_command_delay`).
+    fn forget(mut self) {
+        self.over = true;
+    }
+
+    /// Kills the process, as other runtimes do, and waits a moment for its end.
+    async fn end(mut self) {
+        let _ = tokio::time::timeout(KILL_WAIT, self.spawn_end()).await;
+    }
+
+    fn spawn_end(&mut self) -> impl Future<Output = ()> + use<> {
+        self.over = true;
+        let (podman, id) = (self.podman.clone(), std::mem::take(&mut self.id));
+        let task = self.cleanups.spawn(async move {
+            if let Err(error) = exec_sessions::end(&podman, &id).await {
+                debug!(session = id, %error, "an exec session stays");
+            }
+        });
+        async {
+            let _ = task.await;
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Without a runtime the agent ends, and with it its interest.
+        if !self.over && tokio::runtime::Handle::try_current().is_ok() {
+            drop(self.spawn_end());
+        }
+    }
+}
+
+/// Whole seconds as Go prints a duration.
+pub(super) fn go_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, seconds) => format!("{seconds}s"),
+        (0, minutes, seconds) => format!("{minutes}m{seconds}s"),
+        (hours, minutes, seconds) => format!("{hours}h{minutes}m{seconds}s"),
+    }
+}
