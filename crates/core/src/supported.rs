@@ -11,7 +11,7 @@ mod table;
 use serde_json::Value;
 
 pub use markdown::markdown;
-use table::{CONTAINER, POD, VOLUME};
+use table::{CONTAINER, EPHEMERAL, POD, VOLUME};
 
 use crate::admission::Rejection;
 
@@ -79,9 +79,14 @@ struct Section {
     fields: &'static [Field],
 }
 
-const SECTIONS: [Section; 3] = [
+const SECTIONS: [Section; 4] = [
     Section { title: "Pod", roots: &["spec"], fields: POD },
-    Section { title: "Containers and init containers", roots: &["spec.containers[]", "spec.initContainers[]"], fields: CONTAINER },
+    Section {
+        title: "Containers, init containers and ephemeral containers",
+        roots: &["spec.containers[]", "spec.initContainers[]", "spec.ephemeralContainers[]"],
+        fields: CONTAINER,
+    },
+    Section { title: "Ephemeral containers only", roots: &["spec.ephemeralContainers[]"], fields: EPHEMERAL },
     Section { title: "Volumes", roots: &["spec.volumes[]"], fields: VOLUME },
 ];
 

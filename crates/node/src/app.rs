@@ -16,6 +16,7 @@ use tracing::{error, info};
 
 use crate::config::{AuthorizationMode, NodeConfiguration};
 use crate::events::{EventRate, EventRecorder, EventType};
+use crate::handlers::Handlers;
 use crate::identity::{self, IdentityOptions, ServingNames, ServingOptions};
 use crate::images::{ImageManager, ImageManagerOptions, PullLimits};
 use crate::log_rotation::{LogPolicy, LogRotator};
@@ -54,6 +55,9 @@ pub enum StartError {
     /// Podman cannot be set up.
     #[error("the Podman service")]
     Podman(#[from] crate::podman_service::PodmanServiceError),
+    /// Probes and hooks.
+    #[error(transparent)]
+    Handlers(#[from] crate::handlers::TlsSettingsError),
     /// Port 10250 or 10248.
     #[error("the node's API")]
     Server(#[from] server::ServerError),
@@ -224,6 +228,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         subscribers: subscribers.clone(),
         boot_id,
         store: store_writer,
+        handlers: Handlers::new(podman.clone(), version)?,
     }));
     let (updates_tx, updates) = mpsc::channel(256);
     let mirrors = Mirrors::default();

@@ -22,6 +22,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod, Probe};
 use kube_pet_core::container_env::expand;
 use kube_pet_core::ids::ContainerId;
@@ -111,23 +112,25 @@ impl Handlers {
     /// `timeoutSeconds` per try; the end of an exec session may take a little longer.
     ///
     /// Dropping the future stops the work.
-    pub async fn probe(
-        &self,
-        pod: &Pod,
-        container: &Container,
-        probe: &Probe,
-        pod_ips: &[IpAddr],
-        container_id: &ContainerId,
-    ) -> ProbeOutcome {
+    pub fn probe<'a>(
+        &'a self,
+        pod: &'a Pod,
+        container: &'a Container,
+        probe: &'a Probe,
+        pod_ips: &'a [IpAddr],
+        container_id: &'a ContainerId,
+    ) -> BoxFuture<'a, ProbeOutcome> {
         let subject = Subject { pod, container, pod_ips, id: container_id };
-        let mut outcome = self.probe_once(subject, probe).await;
-        for _ in 1..TRIES {
-            if !matches!(outcome, ProbeOutcome::Errored(_) | ProbeOutcome::Unknown(_)) {
-                break;
+        Box::pin(async move {
+            let mut outcome = self.probe_once(subject, probe).await;
+            for _ in 1..TRIES {
+                if !matches!(outcome, ProbeOutcome::Errored(_) | ProbeOutcome::Unknown(_)) {
+                    break;
+                }
+                outcome = self.probe_once(subject, probe).await;
             }
-            outcome = self.probe_once(subject, probe).await;
-        }
-        outcome
+            outcome
+        })
     }
 
     async fn probe_once(&self, subject: Subject<'_>, probe: &Probe) -> ProbeOutcome {
@@ -160,7 +163,18 @@ impl Handlers {
     /// # Errors
     /// The kubelet's words, which may hold output of the container: they belong into the log and a container's state, not into
     /// events (`FailedPostStartHook` and `FailedPreStopHook` say "PostStartHook failed", "PreStopHook failed").
-    pub async fn hook(
+    pub fn hook<'a>(
+        &'a self,
+        pod: &'a Pod,
+        container: &'a Container,
+        handler: &'a LifecycleHandler,
+        pod_ips: &'a [IpAddr],
+        container_id: &'a ContainerId,
+    ) -> BoxFuture<'a, Result<HookDone, String>> {
+        Box::pin(self.run_hook(pod, container, handler, pod_ips, container_id))
+    }
+
+    async fn run_hook(
         &self,
         pod: &Pod,
         container: &Container,

@@ -8,6 +8,7 @@ pub mod inventory;
 pub mod manager;
 pub mod mirror;
 pub mod oom;
+mod probes;
 pub mod runtime;
 pub mod sources;
 pub mod store;

@@ -4,9 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 
+use super::observed::Observed;
 use super::plan::ActionKey;
 use super::probes::{ProbeKind, Verdict};
+use super::spec::container_status;
 use crate::ids::{ContainerId, ContainerName};
 
 /// The memory of one pod worker.
@@ -52,6 +55,36 @@ pub struct Memory {
     pub teardown_retry_at: Option<Timestamp>,
     /// The phase is terminal for a reason of the node: `DeadlineExceeded`, `Evicted`.
     pub failed: Option<Rejected>,
+}
+
+impl Memory {
+    /// Forgets what concerned containers that are gone.
+    pub fn keep_only(&mut self, observed: &Observed) {
+        let there = |id: &ContainerId| observed.containers.iter().any(|c| c.id == *id);
+        self.probes.retain(|(id, _), _| there(id));
+        self.post_start.retain(|id, _| there(id));
+        self.stopping.retain(|id, _| there(id));
+        self.pre_stopped.retain(there);
+        self.signalled.retain(|id, _| there(id));
+        self.killed.retain(|id, _| there(id));
+    }
+
+    /// Takes over what an earlier run of the agent had found of containers that still run: a restart of the agent does not make
+    /// them unready.
+    pub fn adopt_verdicts(&mut self, pod: &Pod, observed: &Observed) {
+        for seen in observed.containers.iter().filter(|c| c.is_running()) {
+            let Some(status) = container_status(pod, seen.name.as_str()) else { continue };
+            if status.container_id.as_deref() != Some(format!("podman://{}", seen.id).as_str()) {
+                continue;
+            }
+            if status.started == Some(true) {
+                self.probes.insert((seen.id.clone(), ProbeKind::Startup), Verdict::Success);
+            }
+            if status.ready {
+                self.probes.insert((seen.id.clone(), ProbeKind::Readiness), Verdict::Success);
+            }
+        }
+    }
 }
 
 /// A postStart hook. Where the agent died in its midst, it is not run again, as the kubelet's.

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, Probe};
 
 use super::memory::{Memory, PostStart};
 use super::observed::ObservedContainer;
+use super::plan::ActionKey;
 use super::spec::{RestartPolicy, restart_policy};
 use crate::ids::ContainerId;
 
@@ -75,10 +76,16 @@ impl Tally {
     }
 }
 
+/// Whether the postStart hook has not succeeded yet, or the container is only just being started and has one.
+pub(super) fn is_hooked(memory: &Memory, container: &Container, seen: &ObservedContainer) -> bool {
+    let hook = container.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some());
+    memory.post_start.contains_key(&seen.id) || hook && memory.in_flight.contains(&ActionKey::Start(seen.name.clone()))
+}
+
 /// Whether the container has come up: its postStart hook is done and its startup probe, if any, has succeeded.
 pub(super) fn is_started(memory: &Memory, container: &Container, seen: &ObservedContainer) -> bool {
     seen.is_running()
-        && !memory.post_start.contains_key(&seen.id)
+        && !is_hooked(memory, container, seen)
         && (container.startup_probe.is_none() || verdict(memory, seen, ProbeKind::Startup) == Some(Verdict::Success))
 }
 
@@ -122,7 +129,7 @@ pub(super) fn due(
     ending: bool,
     out: &mut BTreeSet<(ContainerId, ProbeKind)>,
 ) {
-    if !seen.is_running() || memory.post_start.contains_key(&seen.id) {
+    if !seen.is_running() || is_hooked(memory, container, seen) {
         return;
     }
     let kinds: &[ProbeKind] = match (ending, is_started(memory, container, seen)) {

@@ -132,7 +132,8 @@ pub fn restart_policy(pod: &Pod, container: &Container) -> RestartPolicy {
 /// (KEP-5307).
 pub fn restarts_after(pod: &Pod, container: &Container, code: i32) -> bool {
     let rules = container.restart_policy_rules.as_deref().unwrap_or_default();
-    let by_rule = container.restart_policy.is_some() && rules.iter().find(|rule| matches(rule, code)).is_some_and(|r| r.action == "Restart");
+    let by_rule =
+        container.restart_policy.is_some() && rules.iter().find(|rule| matches(rule, code)).is_some_and(|r| r.action == "Restart");
     by_rule || restart_policy(pod, container).restarts(code)
 }
 

@@ -92,13 +92,13 @@ fn findings_name_the_place() {
     let paths = of(&json!({
         "hostUsers": false,
         "schedulerName": "mine",
-        "initContainers": [{"name": "s", "restartPolicy": "Always"}],
+        "initContainers": [{"name": "s", "restartPolicy": "Never", "restartPolicyRules": [{"action": "RestartAllContainers"}]}],
         "containers": [
             {"name": "a"},
             {
                 "name": "b",
-                "livenessProbe": {"exec": {}},
-                "lifecycle": {"preStop": {"sleep": {}}},
+                "livenessProbe": {"exec": {"command": ["true"]}},
+                "lifecycle": {"preStop": {"sleep": {"seconds": 1}}},
                 "ports": [{"containerPort": 80, "hostPort": 8080, "hostIP": "127.0.0.1"}],
                 "resources": {"limits": {"ephemeral-storage": "1Gi"}},
                 "unheard": {"of": 1},
@@ -112,13 +112,11 @@ fn findings_name_the_place() {
         ],
     }));
     let mut expected = [
-        ("spec.containers[b].lifecycle.preStop", NotYet),
-        ("spec.containers[b].livenessProbe", NotYet),
         ("spec.containers[b].ports[0].hostPort", NotYet),
         ("spec.containers[b].resources.limits.ephemeral-storage", NotYet),
         ("spec.containers[b].unheard", NotYet),
         ("spec.hostUsers", Refused),
-        ("spec.initContainers[s].restartPolicy", Refused),
+        ("spec.initContainers[s].restartPolicyRules[0].action", Refused),
         ("spec.schedulerName", ControlPlane),
         ("spec.volumes[x].nfs", Refused),
         ("spec.volumes[y].emptyDir.sizeLimit", NotYet),
@@ -174,7 +172,7 @@ fn states_that_hold_for_some_values() {
             "spec.volumes[v].projected.sources[0].secret.items[0].user",
             State::NotYet,
         ),
-        (json!({"ephemeralContainers": [{"name": "d", "livenessProbe": {}}]}), "spec.ephemeralContainers", State::NotYet),
+        (json!({"ephemeralContainers": [{"name": "d", "unheard": 1}]}), "spec.ephemeralContainers[d].unheard", State::NotYet),
     ] {
         assert_eq!(of(&spec), [(path.to_owned(), state)], "{spec}");
     }
@@ -192,7 +190,7 @@ fn states_that_hold_for_some_values() {
 fn texts() {
     let found = findings(&json!({"spec": {
         "runtimeClassName": "gvisor",
-        "containers": [{"name": "a", "startupProbe": {}}],
+        "containers": [{"name": "a", "ports": [{"hostPort": 80}]}],
         "volumes": [{"name": "v", "csi": {}}],
     }}));
     let rejection = refusal(&found).unwrap();
@@ -205,7 +203,8 @@ fn texts() {
     let warnings: Vec<String> = found.iter().filter_map(warning).collect();
     assert_eq!(
         warnings,
-        ["spec.containers[a].startupProbe has no effect on this node: probes do not run yet: a container counts as ready while it runs"]
+        ["spec.containers[a].ports[0].hostPort has no effect on this node: the host's port is not connected yet; it counts as taken at \
+          admission"]
     );
 }
 

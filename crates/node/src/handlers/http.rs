@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt as _, Empty};
@@ -159,24 +160,24 @@ impl Client<'_> {
     }
 
     async fn request(&self, url: &Url, headers: &HeaderMap, first_host: &str) -> Result<Answer, String> {
-        let connection = self.before_headers(self.connect(url)).await?;
+        let connection = self.before_headers(self.connect(url), |error| error).await?;
         let io = TokioIo::new(connection.io);
-        let words = |error: hyper::Error| connection.ends.words(&error);
+        let ends = connection.ends;
         if connection.version == Version::HTTP_2 {
             let request = request_of_2(url, headers)?;
             let (mut sender, driver) =
-                self.before_headers(async { http2::Builder::new(TokioExecutor::new()).handshake(io).await.map_err(words) }).await?;
-            driven(driver, async move {
-                let response = self.before_headers(async { sender.send_request(request).await.map_err(words) }).await?;
+                self.before_headers(http2::Builder::new(TokioExecutor::new()).handshake(io), |e: hyper::Error| ends.words(&e)).await?;
+            driven(carried(driver), async move {
+                let response = self.before_headers(sender.send_request(request), |e: hyper::Error| ends.words(&e)).await?;
                 self.answer(response, url, first_host).await
             })
             .await
         } else {
             let request = self.request_of_1(url, headers)?;
             let (mut sender, driver) =
-                self.before_headers(async { http1::Builder::new().title_case_headers(true).handshake(io).await.map_err(words) }).await?;
-            driven(driver, async move {
-                let response = self.before_headers(async { sender.send_request(request).await.map_err(words) }).await?;
+                self.before_headers(http1::Builder::new().title_case_headers(true).handshake(io), |e: hyper::Error| ends.words(&e)).await?;
+            driven(carried(driver), async move {
+                let response = self.before_headers(sender.send_request(request), |e: hyper::Error| ends.words(&e)).await?;
                 self.answer(response, url, first_host).await
             })
             .await
@@ -236,14 +237,22 @@ impl Client<'_> {
     }
 
     /// Work that has to be done within the time limit.
-    async fn before_headers<T>(&self, work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    async fn before_headers<T, E>(&self, work: impl Future<Output = Result<T, E>>, words: impl FnOnce(E) -> String) -> Result<T, String> {
         match self.deadline {
-            None => work.await,
+            None => work.await.map_err(words),
             Some(deadline) => tokio::time::timeout_at(deadline, work)
                 .await
+                .map(|done| done.map_err(words))
                 .unwrap_or_else(|_| Err("context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned())),
         }
     }
+}
+
+/// A connection's driver, whatever it is.
+fn carried(driver: impl Future + Send + 'static) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        driver.await;
+    })
 }
 
 fn request_of_2(url: &Url, headers: &HeaderMap) -> Result<Request<Empty<Bytes>>, String> {

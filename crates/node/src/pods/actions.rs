@@ -1,5 +1,6 @@
 //! Carrying out what the core decided. Each action is idempotent and looks at nothing but its arguments and the machine.
 
+mod hooks;
 mod image;
 mod observe;
 mod prepare;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::Api;
@@ -23,6 +24,7 @@ use super::store::PodStoreWriter;
 use super::worker::Wanted;
 use crate::api::ApiHandle;
 use crate::events::{EventRecorder, EventType};
+use crate::handlers::Handlers;
 use crate::images::ImageManager;
 use crate::objects::ObjectFetcher;
 use crate::paths::Paths;
@@ -74,6 +76,9 @@ pub struct PodRuntime {
     pub(super) exits: ExitWatcher,
     pub(super) boot_id: String,
     pub(super) store: PodStoreWriter,
+    pub(super) handlers: Handlers,
+    /// When this agent started.
+    pub(super) began: Instant,
     admitted: Mutex<BTreeSet<PodUid>>,
     /// Volumes known to be there.
     mounted: Mutex<BTreeMap<PodUid, Arc<PodVolumes>>>,
@@ -110,6 +115,8 @@ pub struct PodRuntimeParts {
     pub boot_id: String,
     /// The pods' store.
     pub store: PodStoreWriter,
+    /// Probes and hooks.
+    pub handlers: Handlers,
 }
 
 /// Whose status is written: the pod's own object, or a static pod's mirror.
@@ -147,6 +154,7 @@ impl PodRuntime {
             subscribers,
             boot_id,
             store,
+            handlers,
         } = parts;
         let exits = ExitWatcher::new(podman.clone(), subscribers.clone());
         let (synced, _) = watch::channel(false);
@@ -166,6 +174,8 @@ impl PodRuntime {
             exits,
             boot_id,
             store,
+            handlers,
+            began: Instant::now(),
             admitted: Mutex::new(BTreeSet::new()),
             mounted: Mutex::new(BTreeMap::new()),
             synced,
@@ -287,10 +297,7 @@ impl PodRuntime {
         reason: &str,
         message: String,
     ) {
-        let path = container.map(|(kind, name)| match kind {
-            kube_pet_core::pod::ContainerKind::Init => format!("spec.initContainers{{{name}}}"),
-            kube_pet_core::pod::ContainerKind::App => format!("spec.containers{{{name}}}"),
-        });
+        let path = container.map(|(kind, name)| format!("spec.{}{{{name}}}", kind.field()));
         self.events.pod_event(pod, path, kind, reason, message);
     }
 

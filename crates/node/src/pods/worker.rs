@@ -10,14 +10,15 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube_pet_core::ids::{ContainerName, PodUid};
-use kube_pet_core::pod::{Action, ActionKey, Desired, Memory, Now, Plan, Stop, decide, is_starting, status_differs};
+use kube_pet_core::pod::{Action, ActionKey, Desired, Memory, Now, Plan, Stop, Verdict, decide, is_starting, status_differs};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tracing::{Instrument as _, debug, error_span};
 
 use self::observation::Observation;
 use self::outcome::Outcome;
 use super::inventory::Sighting;
+use super::probes::{ProbeId, Probers};
 use super::runtime::PodRuntime;
 use super::sources::Source;
 
@@ -66,6 +67,10 @@ struct Worker {
     status: Option<PodStatus>,
     writing: Writing,
     operations: JoinSet<(Option<ActionKey>, Outcome)>,
+    /// Hooks under way: they are given up when they have lost their sense.
+    hooks: BTreeMap<ActionKey, AbortHandle>,
+    probers: Probers,
+    verdicts: mpsc::UnboundedReceiver<(ProbeId, Verdict)>,
     /// When an event was last recorded, by reason and container: conditions that persist are told again only now and then.
     told: BTreeMap<(&'static str, Option<ContainerName>), Instant>,
     checkpointed: Option<Arc<Pod>>,
@@ -100,7 +105,11 @@ const TELL_AGAIN: Duration = Duration::from_secs(14);
 
 impl Worker {
     fn new(runtime: Arc<PodRuntime>, uid: PodUid, inbox: Inbox, needs_admission: bool) -> Self {
+        let (probers, verdicts) = Probers::new();
         Self {
+            hooks: BTreeMap::new(),
+            probers,
+            verdicts,
             observation: Observation::new(),
             runtime,
             uid,
@@ -136,6 +145,8 @@ impl Worker {
             if live && !self.refreshing && Instant::now() >= self.refresh_at {
                 self.refresh(&wanted);
             }
+            self.give_up(&plan.abandoned);
+            self.probers.keep(&self.runtime, &wanted.pod, self.observation.facts(), &plan.probes);
             for action in plan.actions {
                 self.launch(&wanted, action);
             }
@@ -157,6 +168,7 @@ impl Worker {
         let terminal = matches!(wanted.pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Failed" | "Succeeded"));
         let has_containers = !self.observation.facts().containers.is_empty();
         if has_containers {
+            self.memory.adopt_verdicts(&wanted.pod, self.observation.facts());
             self.observation.sandbox = self.runtime.existing_sandbox(&wanted.pod).await;
         }
         if has_containers || terminal || self.memory.start_time.is_some() {
@@ -234,6 +246,7 @@ impl Worker {
         let pod = self.current(wanted);
         let rules = self.runtime.rules();
         let desired = Desired { pod: &pod, stop: Stop::of(&pod, wanted.present) };
+        self.memory.keep_only(self.observation.facts());
         let plan = decide(desired, self.observation.facts(), &self.memory, &rules, Now { wall: Timestamp::now(), steady: steady_now() });
         let mut pod = pod;
         pod.status = Some(plan.status.clone());
@@ -315,8 +328,22 @@ impl Worker {
         let wanted = wanted.clone();
         let sandbox = self.observation.sandbox.clone();
         let status = self.status.clone();
-        self.operations
+        let hook = matches!(key, ActionKey::PostStart(_) | ActionKey::PreStop(_)).then(|| key.clone());
+        let task = self
+            .operations
             .spawn(async move { (Some(key), outcome::act(&runtime, &wanted, &pod, sandbox, status, action).await) }.in_current_span());
+        if let Some(hook) = hook {
+            self.hooks.insert(hook, task);
+        }
+    }
+
+    fn give_up(&mut self, abandoned: &[ActionKey]) {
+        for key in abandoned {
+            if let Some(task) = self.hooks.remove(key) {
+                task.abort();
+                self.memory.in_flight.remove(key);
+            }
+        }
     }
 
     async fn wait(&mut self, wake_at: Option<Timestamp>) {
@@ -338,15 +365,20 @@ impl Worker {
                 Ok((key, outcome)) => {
                     if let Some(key) = key {
                         self.memory.in_flight.remove(&key);
+                        self.hooks.remove(&key);
                     }
                     self.apply(outcome);
                 }
+                Err(error) if error.is_cancelled() => {}
                 Err(error) => {
                     tracing::error!(%error, "an operation of the pod broke down; everything is looked at again");
                     self.memory.in_flight.clear();
                     self.writing.in_flight = false;
                 }
             },
+            Some((probe, verdict)) = self.verdicts.recv() => {
+                self.memory.probes.insert(probe, verdict);
+            }
             () = tokio::time::sleep(sleep) => {}
         }
     }

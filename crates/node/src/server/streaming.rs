@@ -53,7 +53,7 @@ fn running(store: &PodStore, parameters: &[Parameter<'_>]) -> Result<Running, Bo
         _ => return Err(Box::new(response::text(StatusCode::NOT_FOUND, "404: Page Not Found"))),
     };
     let pod = pod(store, namespace, name, uid)?;
-    let spec = kube_pet_core::pod::containers(&pod).find(|(_, spec)| spec.name == container.as_ref()).map(|(_, spec)| spec);
+    let spec = kube_pet_core::pod::find_container(&pod, container).map(|(_, spec)| spec);
     let status = kube_pet_core::pod::container_status(&pod, container);
     let (Some(spec), Some(status)) = (spec, status) else {
         return Err(Box::new(response::text(StatusCode::NOT_FOUND, format!("container not found ({container:?})"))));

@@ -120,7 +120,8 @@ impl Draft<'_> {
     /// All of it counts against the grace period, but the signal is given [`SHORTEST_GRACE`].
     fn stop_container(&mut self, container: &ObservedContainer, grace: i64, message: String, waits: bool) {
         let (id, name) = (&container.id, &container.name);
-        let hook = find_container(self.pod(), name.as_str()).is_some_and(|(_, c)| c.lifecycle.as_ref().is_some_and(|l| l.pre_stop.is_some()));
+        let hook =
+            find_container(self.pod(), name.as_str()).is_some_and(|(_, c)| c.lifecycle.as_ref().is_some_and(|l| l.pre_stop.is_some()));
         let Some(began) = self.memory.stopping.get(id).or(self.memory.signalled.get(id)).copied() else {
             self.actions.push(if hook || waits {
                 Action::PreStop { id: id.clone(), container: name.clone(), message }

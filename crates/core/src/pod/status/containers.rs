@@ -8,7 +8,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::View;
 use crate::pod::observed::{ContainerState, Exit, ObservedContainer};
-use crate::pod::memory::PostStart;
 use crate::pod::probes;
 use crate::pod::spec::{ContainerKind, containers, is_sidecar};
 
@@ -38,7 +37,7 @@ fn status(view: &View<'_>, kind: ContainerKind, container: &Container, old: Opti
         None => unseen(view, kind, container, old),
     };
     // As the kubelet, which looks at a container again only when its postStart hook is done.
-    if newest.is_some_and(|newest| newest.is_running() && view.memory.post_start.get(&newest.id) == Some(&PostStart::Due)) {
+    if newest.is_some_and(|newest| newest.is_running() && probes::is_hooked(view.memory, container, newest)) {
         let before = old.and_then(|o| o.state.clone()).filter(|s| s.waiting.is_some());
         status.state = Some(before.unwrap_or_else(|| wait("ContainerCreating", None)));
     }

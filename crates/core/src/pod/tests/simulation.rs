@@ -285,7 +285,8 @@ impl World {
             let Some(exit) = before.exit() else { self.fail("restarted before it ended") };
             let container = find_container(&self.pod, name.as_str()).unwrap().1;
             let probed = self.probed.contains(&before.id);
-            let wanted = restarts_after(&self.pod, &container, exit.code) || probed || before.spec_hash != spec_hash || before.sandbox != sandbox;
+            let wanted =
+                restarts_after(&self.pod, &container, exit.code) || probed || before.spec_hash != spec_hash || before.sandbox != sandbox;
             if !wanted {
                 self.fail(&format!("{name} restarted without a cause"));
             }

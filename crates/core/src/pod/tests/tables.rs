@@ -413,7 +413,9 @@ fn a_failed_liveness_probe_ends_the_container_with_its_own_grace() {
     memory.probes.insert((id.clone(), ProbeKind::Liveness), Verdict::Failure);
     let failing = plan(&pod, &live, &memory, at(1));
     assert!(failing.probes.is_empty());
-    assert!(matches!(&failing.actions[..], [Action::Signal { message: Some(m), .. }] if m == "Container a failed liveness probe, will be restarted"));
+    assert!(
+        matches!(&failing.actions[..], [Action::Signal { message: Some(m), .. }] if m == "Container a failed liveness probe, will be restarted")
+    );
     memory.stopping.insert(id.clone(), at(1));
     memory.signalled.insert(id, at(1));
     assert!(plan(&pod, &live, &memory, at(5)).actions.is_empty());

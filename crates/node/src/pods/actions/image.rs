@@ -15,12 +15,12 @@ use crate::pods::runtime::PodRuntime;
 impl PodRuntime {
     /// Pulls the container's image if its policy and the store ask for it.
     pub(in crate::pods) async fn ensure_image(&self, pod: &Pod, name: &ContainerName) -> Result<(), ImageError> {
-        let Some((kind, container)) = kube_pet_core::pod::containers(pod).find(|(_, c)| c.name == name.as_str()) else {
+        let Some((kind, container)) = kube_pet_core::pod::find_container(pod, name.as_str()) else {
             let message = format!("container {name} is not in the spec");
             return Err(ImageError { reason: "InvalidImageName", message, backs_off: false });
         };
         let place = Some((kind, name.as_str()));
-        match self.image_for(pod, kind, container).await {
+        match self.image_for(pod, kind, &container).await {
             Ok(image) => {
                 self.note(pod, place, "Pulled", image.message.clone());
                 Ok(())

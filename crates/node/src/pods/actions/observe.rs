@@ -73,7 +73,7 @@ impl PodRuntime {
     }
 
     fn termination_message(&self, pod: &Pod, name: &ContainerName, attempt: u32, code: i32) -> Option<String> {
-        let container = kube_pet_core::pod::containers(pod).find(|(_, c)| c.name == name.as_str())?.1;
+        let container = kube_pet_core::pod::find_container(pod, name.as_str())?.1;
         let file = self.termination_file(pod, name.as_str(), attempt);
         let written = kube_pet_host::files::read_limited(&file, MAX_MESSAGE).or_else(|_| read_start(&file)).unwrap_or_default();
         if !written.is_empty() {

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube_pet_core::container_env::{EnvSources, ObjectKind, build_env, container_object_refs, expand_command};
 use kube_pet_core::container_hash::container_hash;
-use kube_pet_core::ids::{ContainerId, ContainerName};
-use kube_pet_core::pod::{ContainerKind, ObservedContainer, SandboxFacts, pod_uid};
+use kube_pet_core::ids::labels;
+use kube_pet_core::ids::{ContainerId, ContainerName, PodUid};
+use kube_pet_core::pod::{ContainerKind, ObservedContainer, SandboxFacts, find_container, pod_uid, target_container};
 use kube_pet_core::resources::container_limits;
 use kube_pet_core::security::{effective, verify_non_root};
 use kube_pet_podman::SpecGenerator;
@@ -33,9 +34,10 @@ impl PodRuntime {
         attempt: u32,
         backoff_seconds: u32,
     ) -> Result<ObservedContainer, StartError> {
-        let Some((_, container)) = kube_pet_core::pod::containers(pod).find(|(_, c)| c.name == name.as_str()) else {
+        let Some((_, container)) = find_container(pod, name.as_str()) else {
             return Err(StartError::config(format!("container {name} is not in the spec")));
         };
+        let container = container.as_ref();
         let hash = container_hash(container);
         let place = Place {
             node_name: self.node_name(),
@@ -88,7 +90,7 @@ impl PodRuntime {
 
     /// Starts a container that exists.
     async fn start_created(&self, pod: &Arc<Pod>, id: &ContainerId, name: &ContainerName) -> Result<ObservedContainer, StartError> {
-        let kind = kube_pet_core::pod::containers(pod).find(|(_, c)| c.name == name.as_str()).map_or(ContainerKind::App, |(kind, _)| kind);
+        let kind = find_container(pod, name.as_str()).map_or(ContainerKind::App, |(kind, _)| kind);
         let started = self.podman.start_container(id.as_str()).await;
         let observed = match self.observe(pod, id).await {
             Ok(Some(observed)) => observed,
@@ -165,7 +167,11 @@ impl PodRuntime {
         let termination_path =
             container.termination_message_path.clone().filter(|p| !p.is_empty()).unwrap_or_else(|| "/dev/termination-log".into());
         files.push((termination, termination_path));
-        let shared_pid = if shares_pid(pod) { Some(pause_name(pod)) } else { None };
+        let shared_pid = match target_container(pod, &container.name) {
+            _ if shares_pid(pod) => Some(pause_name(pod)),
+            Some(target) => Some(self.running_container(&uid, target).await?),
+            None => None,
+        };
         let hostname = if host_network(pod) { self.node_name().to_owned() } else { self.hostname_of(pod).map_err(StartError::config)? };
         let meta = &pod.metadata;
         Ok(Parts {
@@ -201,6 +207,17 @@ impl PodRuntime {
             ),
             hostname,
         })
+    }
+
+    /// Podman's ID of the container that an ephemeral one looks into.
+    async fn running_container(&self, uid: &PodUid, name: &str) -> Result<String, StartError> {
+        let labels = [(labels::NODE, self.node_name()), (labels::POD_UID, uid.as_str()), (labels::CONTAINER_NAME, name)];
+        let found = self.podman.list_containers(&labels).await.map_err(|e| StartError::create(e.to_string()))?;
+        found
+            .into_iter()
+            .find(|c| c.state == "running")
+            .map(|c| c.id)
+            .ok_or_else(|| StartError::config(format!("unable to find target container {name}")))
     }
 
     async fn environment(

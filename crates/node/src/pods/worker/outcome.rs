@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube_pet_core::ids::{ContainerId, ContainerName};
-use kube_pet_core::pod::{Action, Exit, ImageFailure, ObservedContainer, PrepareFailure, SandboxFacts, StartFailure, next_retry};
+use kube_pet_core::pod::{
+    Action, Exit, ImageFailure, ObservedContainer, PostStart, PrepareFailure, SandboxFacts, StartFailure, find_container, next_retry,
+};
 use tracing::{debug, warn};
 
 use super::{Wanted, Worker, steady_now};
@@ -18,6 +20,8 @@ pub(super) enum Outcome {
     Prepared(Result<SandboxFacts, String>),
     Image { container: ContainerName, attempt: u32, image: String, result: Result<(), ImageError> },
     Started { container: ContainerName, attempt: u32, result: Box<Result<ObservedContainer, StartError>> },
+    PostStarted { id: ContainerId, succeeded: bool },
+    PreStopped { id: ContainerId },
     Signalled { id: ContainerId, killed: bool, result: Result<(), String> },
     ContainerRemoved { id: ContainerId, result: Result<(), String> },
     Released(Result<(), String>),
@@ -53,6 +57,14 @@ pub(super) async fn act(
             }
             Outcome::Started { container, attempt, result: Box::new(result) }
         }
+        Action::PostStart { id, container } => {
+            let succeeded = runtime.post_start(pod, &sandbox.unwrap_or_default(), &id, &container).await;
+            Outcome::PostStarted { id, succeeded }
+        }
+        Action::PreStop { id, container, message } => {
+            runtime.pre_stop(pod, &sandbox.unwrap_or_default(), &id, &container, message).await;
+            Outcome::PreStopped { id }
+        }
         Action::Signal { id, container, message } => {
             let result = runtime.signal(pod, &id, &container, message).await;
             Outcome::Signalled { id, killed: false, result }
@@ -72,14 +84,18 @@ pub(super) async fn act(
 }
 
 fn image_of(pod: &Pod, container: &ContainerName) -> String {
-    kube_pet_core::pod::containers(pod).find(|(_, c)| c.name == container.as_str()).and_then(|(_, c)| c.image.clone()).unwrap_or_default()
+    find_container(pod, container.as_str()).and_then(|(_, c)| c.image.clone()).unwrap_or_default()
 }
 
 impl Worker {
     pub(super) fn note_launch(&mut self, action: &Action) {
         // The grace period runs from the moment at which the signal is sent, whatever Podman does meanwhile.
         match action {
+            Action::PreStop { id, .. } => {
+                self.memory.stopping.entry(id.clone()).or_insert_with(steady_now);
+            }
             Action::Signal { id, .. } => {
+                self.memory.stopping.entry(id.clone()).or_insert_with(steady_now);
                 self.memory.signalled.entry(id.clone()).or_insert_with(steady_now);
             }
             Action::Kill { id, .. } => {
@@ -103,6 +119,15 @@ impl Worker {
             }
             Outcome::Image { container, attempt, image, result } => self.apply_image(container, attempt, image, result),
             Outcome::Started { container, attempt, result } => self.apply_started(container, attempt, *result),
+            Outcome::PostStarted { id, succeeded: true } => {
+                self.memory.post_start.remove(&id);
+            }
+            Outcome::PostStarted { id, succeeded: false } => {
+                self.memory.post_start.insert(id, PostStart::Failed);
+            }
+            Outcome::PreStopped { id } => {
+                self.memory.pre_stopped.insert(id);
+            }
             Outcome::Signalled { id, killed, result } => {
                 if let Err(error) = result {
                     debug!(id = id.as_str(), killed, error, "signal not delivered; looking again");
@@ -168,6 +193,11 @@ impl Worker {
             Ok(started) => {
                 self.memory.start_failures.remove(&container);
                 let pod = self.inbox.wanted.borrow().pod.clone();
+                let hook = find_container(&pod, container.as_str())
+                    .is_some_and(|(_, c)| c.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some()));
+                if hook {
+                    self.memory.post_start.insert(started.id.clone(), PostStart::Due);
+                }
                 self.observation.put(&self.runtime, &pod, started);
             }
             Err(StartError { reason, message, ended, retry_seconds }) => {
