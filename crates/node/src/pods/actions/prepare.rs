@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use kube_pet_core::ids::labels;
 use kube_pet_core::pod::{SandboxFacts, pod_uid};
-use kube_pet_core::resources::{QosClass, pod_cgroup, qos_class};
+use kube_pet_core::resources::{pod_cgroup, pod_cgroup_path, qos_class};
 use kube_pet_core::security::sysctls;
 use kube_pet_core::{dns, hosts_file};
 use kube_pet_podman::{Mount, Namespace, PodSpecGenerator, SpecGenerator};
@@ -158,12 +158,7 @@ impl PodRuntime {
 
     /// The cgroup that all of the pod's containers are in.
     pub(in crate::pods) fn pod_cgroup(&self, pod: &Pod) -> String {
-        let class = match qos_class(pod) {
-            QosClass::Guaranteed => "",
-            QosClass::Burstable => "/burstable",
-            QosClass::BestEffort => "/besteffort",
-        };
-        format!("/{}{class}/pod{}", self.settings.cgroup_root.trim_matches('/'), pod_uid(pod))
+        pod_cgroup_path(&self.settings.cgroup_root, qos_class(pod), &pod_uid(pod))
     }
 
     async fn make_cgroup(&self, pod: &Arc<Pod>) -> Result<(), String> {
