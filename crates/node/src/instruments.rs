@@ -246,13 +246,18 @@ fn operation_type(operation: Operation) -> Option<&'static str> {
     })
 }
 
-/// Counts how long something takes, by whether it succeeded.
-pub(crate) async fn storage_operation<T, E>(plugin: &str, operation: &str, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+/// A volume of this kind (`empty-dir`) was set up, or could not be.
+pub(crate) fn volume_mounted(kind: &str, took: Duration, succeeded: bool) {
+    let status = if succeeded { "success" } else { "fail-unknown" };
+    STORAGE_OPERATION_DURATION.observe(&[&format!("kubernetes.io/{kind}"), "volume_mount", status, "false"], took);
+}
+
+/// Counts how long making or removing a cgroup takes.
+pub(crate) fn cgroup_operation<T>(kind: &str, work: impl FnOnce() -> T) -> T {
     let began = Instant::now();
-    let result = work.await;
-    let status = if result.is_ok() { "success" } else { "fail-unknown" };
-    STORAGE_OPERATION_DURATION.observe(&[plugin, operation, status, "false"], began.elapsed());
-    result
+    let done = work();
+    CGROUP_MANAGER_DURATION.observe(&[kind], began.elapsed());
+    done
 }
 
 #[cfg(test)]

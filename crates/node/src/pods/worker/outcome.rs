@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube_pet_core::ids::{ContainerId, ContainerName};
-use kube_pet_core::pod::{Action, Exit, ImageFailure, ObservedContainer, PrepareFailure, SandboxFacts, StartFailure, next_retry};
+use kube_pet_core::pod::{
+    Action, ContainerKind, Exit, ImageFailure, ObservedContainer, PrepareFailure, SandboxFacts, StartFailure, next_retry,
+};
 use tracing::{debug, warn};
 
 use super::{Wanted, Worker, steady_now};
+use crate::instruments;
 use crate::pods::actions::{ImageError, StartError};
 use crate::pods::runtime::{PodRuntime, StatusWriteError};
 
@@ -48,6 +51,14 @@ pub(super) async fn act(
                 Some(sandbox) => runtime.start_container(pod, sandbox, kind, &container, attempt, backoff_seconds).await,
                 None => Err(StartError::config("the pod has no sandbox")),
             };
+            let container_type = match kind {
+                ContainerKind::Init => "init_container",
+                ContainerKind::App => "container",
+            };
+            match &result {
+                Ok(_) => instruments::STARTED_CONTAINERS.add(&[container_type]),
+                Err(error) => instruments::STARTED_CONTAINERS_ERRORS.add(&[container_type, error.reason]),
+            }
             if result.is_ok() {
                 runtime.remove_attempts(pod, &container, &obsolete, attempt).await;
             }
