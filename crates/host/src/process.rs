@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn fields_are_counted_behind_the_command() {
-        let stat = "12 (a ) b) S 1 2 3 4 5 6 7 8 9 10 11 150 50 0 0 20 0 1 0 777 4096 9";
+        let stat = "12 (a ) b) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0 20 0 1 0 777 4096 9";
         assert_eq!(field(stat, 14), Some(150.0));
         assert_eq!(field(stat, 22), Some(777.0));
         assert_eq!(field("", 14), None);
