@@ -113,8 +113,9 @@ impl StatsProvider {
                     Err(error) => debug!(%error, "the place of Podman's storage is not known yet"),
                 }
             }
+            let service = snapshot::podman_service(self.inner.options.podman.socket()).await;
             let inner = self.inner.clone();
-            if tokio::task::spawn_blocking(move || inner.tick()).await.is_err() {
+            if tokio::task::spawn_blocking(move || inner.tick(service)).await.is_err() {
                 warn!("a measurement in the background broke down");
             }
             tokio::time::sleep(TICK).await;
@@ -164,10 +165,10 @@ impl StatsProvider {
 
 impl Inner {
     /// Blocking: reads one counter per group, and counts what is due.
-    fn tick(&self) {
+    fn tick(&self, service: Option<u32>) {
         let options = &self.options;
         let pods = snapshot::running(options);
-        let groups = snapshot::groups(options, &pods);
+        let groups = snapshot::groups(options, &pods, service);
         lock(&self.rates).keep(groups);
         let store = lock(&self.store).clone();
         let due = lock(&self.disks).due(&options.paths, &pods, store.as_ref());

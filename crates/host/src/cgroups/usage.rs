@@ -7,7 +7,7 @@
 //! | periods, limits | `cpu.stat`, `cpu.shares`, `cpu.cfs_*` | `cpu.stat`, `cpu.weight`, `cpu.max` |
 //! | memory | `memory.stat` (`total_*`), `memory.*_in_bytes` | `memory.stat`, `memory.current`, `memory.max` … |
 //! | input and output | `blkio.throttle.*_recursive` | `io.stat` |
-//! | pressure | none (the machine's: `/proc/pressure`) | `*.pressure` |
+//! | pressure | `*.pressure` where a hybrid machine has a unified hierarchy (the machine's: `/proc/pressure`) | `*.pressure` |
 //!
 //! The root group of cgroup v2 has neither `memory.current` nor limits: the machine's `/proc/meminfo` stands in, as in runc.
 
@@ -278,11 +278,12 @@ impl<'a> Reader<'a> {
     }
 
     fn pressure(&self) -> Option<Pressure> {
-        match self.folder("cpu") {
-            _ if self.is_root() => machine_pressure(),
-            Some((folder, true)) => pressure::of_group(&folder),
-            _ => None,
+        if self.is_root() {
+            return machine_pressure();
         }
+        // On a hybrid machine too: it needs no controller.
+        let unified = self.layout.all().find(|hierarchy| hierarchy.unified)?;
+        pressure::of_group(&unified.mount.join(self.relative))
     }
 }
 

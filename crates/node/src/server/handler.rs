@@ -46,7 +46,13 @@ impl Handler {
             Method::GET | Method::HEAD | Method::POST | Method::PUT | Method::DELETE | Method::OPTIONS => request.method.as_str(),
             _ => "other",
         };
-        let labels = [method, area, "readwrite", if long_running { "true" } else { "false" }];
+        let path = match request.uri.path().trim_end_matches('/') {
+            "/metrics/cadvisor" => "metrics/cadvisor",
+            "/metrics/probes" => "metrics/probes",
+            "/metrics/resource" => "metrics/resource",
+            _ => area,
+        };
+        let labels = [method, path, "readwrite", if long_running { "true" } else { "false" }];
         instruments::HTTP_REQUESTS.add(&labels);
         instruments::HTTP_REQUESTS_DURATION.observe(&labels, began.elapsed());
         answer

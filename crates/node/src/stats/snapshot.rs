@@ -136,7 +136,7 @@ fn container_cgroup(pod_cgroup: &str, id: &str) -> String {
 }
 
 /// The groups whose CPU counters are kept, with the counters. Groups that have just ended are missing.
-pub(super) fn groups(options: &StatsOptions, pods: &[Running]) -> Vec<(String, u64)> {
+pub(super) fn groups(options: &StatsOptions, pods: &[Running], service: Option<u32>) -> Vec<(String, u64)> {
     let mut names = vec!["/".to_owned(), options.pods_cgroup.clone()];
     for pod in pods {
         names.extend(pod.containers.iter().filter_map(container_id).map(|id| container_cgroup(&pod.cgroup, id)));
@@ -144,7 +144,9 @@ pub(super) fn groups(options: &StatsOptions, pods: &[Running]) -> Vec<(String, u
     }
     let counter = |name: String| cgroups::cpu_nanos(&name).ok().map(|nanos| (name, nanos));
     let mut found: Vec<_> = names.into_iter().filter_map(counter).collect();
-    found.extend(process::process(std::process::id()).map(|used| (AGENT.to_owned(), used.cpu_nanos)));
+    for (name, pid) in [(AGENT, Some(std::process::id())), (SERVICE, service)] {
+        found.extend(pid.and_then(process::process).map(|used| (name.to_owned(), used.cpu_nanos)));
+    }
     found
 }
 
