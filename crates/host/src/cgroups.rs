@@ -22,7 +22,7 @@ mod usage;
 
 pub use counters::{of_process, oom_kills};
 pub use layout::{Layout, Version};
-pub use usage::{Cpu, DeviceIo, Memory, Pids, Pressure, PressureLine, Usage, cpu_nanos, machine_pressure, processes_in, usage};
+pub use usage::{Cpu, Detail, DeviceIo, Memory, Pids, Pressure, PressureLine, Usage, cpu_nanos, machine_pressure, processes_in, usage};
 
 use layout::Hierarchy;
 

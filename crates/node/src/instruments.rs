@@ -10,6 +10,7 @@ mod family;
 
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 use kube_pet_podman::Operation;
 
 pub use family::Family;
@@ -119,7 +120,13 @@ pub static STARTED_CONTAINERS_ERRORS: Family = Family::counter(
     "[ALPHA] Cumulative number of errors when starting containers",
     &["container_type", "code"],
 );
-/// Setting volumes up and taking them down.
+/// Containers that ended.
+pub static TERMINATED_CONTAINERS: Family = Family::counter(
+    "kubelet_terminated_containers_total",
+    "[ALPHA] Cumulative number of container terminations.",
+    &["container_type", "exit_code", "reason"],
+);
+/// Setting volumes up.
 pub static STORAGE_OPERATION_DURATION: Family = Family::histogram(
     "storage_operation_duration_seconds",
     "[BETA] Storage operation duration",
@@ -179,7 +186,7 @@ pub(crate) static HEALTHCHECKS: Family = Family::counter(
 );
 
 /// All of them, in the order in which they are written.
-static ALL: [&Family; 22] = [
+static ALL: [&Family; 23] = [
     &CLIENT_RENEW_ERRORS,
     &CLIENT_CERTIFICATE_END,
     &SERVER_CERTIFICATE_END,
@@ -199,6 +206,7 @@ static ALL: [&Family; 22] = [
     &SERVER_RENEW_ERRORS,
     &STARTED_CONTAINERS_ERRORS,
     &STARTED_CONTAINERS,
+    &TERMINATED_CONTAINERS,
     &REST_CLIENT_REQUEST_DURATION,
     &REST_CLIENT_REQUESTS,
     &STORAGE_OPERATION_DURATION,
@@ -246,6 +254,26 @@ fn operation_type(operation: Operation) -> Option<&'static str> {
     })
 }
 
+/// Counts the containers that have ended from one status of a pod to the next.
+pub(crate) fn terminations(old: Option<&PodStatus>, new: &PodStatus) {
+    type List = fn(&PodStatus) -> &Option<Vec<ContainerStatus>>;
+    let lists: [(&str, List); 3] = [
+        ("init_container", |status| &status.init_container_statuses),
+        ("container", |status| &status.container_statuses),
+        ("ephemeral_container", |status| &status.ephemeral_container_statuses),
+    ];
+    let ended = |status: &ContainerStatus| status.state.as_ref().and_then(|state| state.terminated.clone());
+    for (container_type, list) in lists {
+        let before =
+            |name: &str| old.into_iter().flat_map(|old| list(old).iter().flatten()).find(|status| status.name == name).and_then(ended);
+        for status in list(new).iter().flatten() {
+            if let Some(end) = ended(status).filter(|_| before(&status.name).is_none()) {
+                TERMINATED_CONTAINERS.add(&[container_type, &end.exit_code.to_string(), end.reason.as_deref().unwrap_or_default()]);
+            }
+        }
+    }
+}
+
 /// A volume of this kind (`empty-dir`) was set up, or could not be.
 pub(crate) fn volume_mounted(kind: &str, took: Duration, succeeded: bool) {
     let status = if succeeded { "success" } else { "fail-unknown" };
@@ -272,6 +300,23 @@ mod tests {
         assert_eq!(names.len(), ALL.len());
         let source = include_str!("instruments.rs");
         assert_eq!(source.matches("\npub static ").count(), ALL.len());
+    }
+
+    #[test]
+    fn an_end_is_counted_once() {
+        let status = |state: serde_json::Value| -> PodStatus {
+            let container = serde_json::json!({"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state});
+            serde_json::from_value(serde_json::json!({ "containerStatuses": [container] })).unwrap()
+        };
+        let running = status(serde_json::json!({"running": {}}));
+        let ended = status(serde_json::json!({"terminated": {"exitCode": 117, "reason": "Error"}}));
+        terminations(None, &running);
+        terminations(Some(&running), &ended);
+        terminations(Some(&ended), &ended);
+        let mut text = Text::default();
+        write(&mut text);
+        let line = "kubelet_terminated_containers_total{container_type=\"container\",exit_code=\"117\",reason=\"Error\"} 1\n";
+        assert!(text.into_string().contains(line));
     }
 
     #[test]

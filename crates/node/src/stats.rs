@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use kube_pet_host::cgroups::Detail;
 use kube_pet_host::disk_usage::DiskUsage;
 use kube_pet_host::machine::Filesystem;
 use kube_pet_podman::{Client, Store};
@@ -70,7 +71,7 @@ struct Inner {
     disks: Mutex<Disks>,
     store: Mutex<Option<Store>>,
     /// One measurement at a time; who comes meanwhile gets the same.
-    latest: tokio::sync::Mutex<Option<(Instant, Arc<Snapshot>)>>,
+    latest: tokio::sync::Mutex<Option<(Instant, Detail, Arc<Snapshot>)>>,
 }
 
 /// A volume of a claim, for `kubelet_volume_stats_*`.
@@ -122,36 +123,37 @@ impl StatsProvider {
         }
     }
 
-    async fn snapshot(&self) -> Result<Arc<Snapshot>, StatsError> {
+    async fn snapshot(&self, detail: Detail) -> Result<Arc<Snapshot>, StatsError> {
         let mut latest = self.inner.latest.lock().await;
-        if let Some((at, snapshot)) = &*latest
+        if let Some((at, read, snapshot)) = &*latest
             && at.elapsed() < FRESH
+            && *read >= detail
         {
             return Ok(snapshot.clone());
         }
         let service = snapshot::podman_service(self.inner.options.podman.socket()).await;
         let inner = self.inner.clone();
-        let measured = tokio::task::spawn_blocking(move || snapshot::measure(&inner, service)).await;
+        let measured = tokio::task::spawn_blocking(move || snapshot::measure(&inner, detail, service)).await;
         let snapshot = Arc::new(measured.map_err(|_| StatsError::Interrupted)??);
-        *latest = Some((Instant::now(), snapshot.clone()));
+        *latest = Some((Instant::now(), detail, snapshot.clone()));
         Ok(snapshot)
     }
 
     /// `/stats/summary`.
     pub(crate) async fn summary(&self, only_cpu_and_memory: bool) -> Result<summary::Summary, StatsError> {
-        let snapshot = self.snapshot().await?;
+        let snapshot = self.snapshot(if only_cpu_and_memory { Detail::CpuAndMemory } else { Detail::All }).await?;
         Ok(summary::summary(&self.inner.options.node_name, &snapshot, only_cpu_and_memory))
     }
 
     /// `/metrics/resource`. An error is told in it, as the kubelet does.
     pub(crate) async fn resource_metrics(&self) -> String {
-        let snapshot = self.snapshot().await.inspect_err(|error| warn!(%error, "resource metrics")).ok();
+        let snapshot = self.snapshot(Detail::CpuAndMemory).await.inspect_err(|error| warn!(%error, "resource metrics")).ok();
         resource::write(snapshot.as_deref())
     }
 
     /// `/metrics/cadvisor`.
     pub(crate) async fn cadvisor_metrics(&self) -> String {
-        let snapshot = self.snapshot().await.inspect_err(|error| warn!(%error, "container metrics")).ok();
+        let snapshot = self.snapshot(Detail::All).await.inspect_err(|error| warn!(%error, "container metrics")).ok();
         cadvisor::write(snapshot.as_deref())
     }
 

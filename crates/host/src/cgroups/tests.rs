@@ -61,7 +61,7 @@ fn processes_are_counted_and_keep_their_group_until_they_end() {
         fs::write(procs_file(&group, controller), process.id().to_string()).unwrap();
     }
     assert_eq!(of_process(i64::from(process.id())), Some(group.pod()));
-    let used = usage(&group.pod()).unwrap();
+    let used = usage(&group.pod(), Detail::All).unwrap();
     assert_eq!(used.pids.unwrap().current, 1);
     assert_eq!(processes_in(&group.pod()), Some(1));
     let memory = used.memory.unwrap();
@@ -75,7 +75,7 @@ fn processes_are_counted_and_keep_their_group_until_they_end() {
     process.kill().unwrap();
     process.wait().unwrap();
     removal.join().unwrap().unwrap();
-    assert!(usage(&group.pod()).unwrap_err().is_not_found());
+    assert!(usage(&group.pod(), Detail::All).unwrap_err().is_not_found());
 }
 
 fn sleeping(process: &mut std::process::Child) -> bool {

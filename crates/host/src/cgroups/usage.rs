@@ -31,6 +31,15 @@ const NANOS_PER_TICK: u64 = 10_000_000;
 /// From this on a limit of memory is none: the kernel rounds "unlimited" to its page size (cAdvisor's rule).
 const UNLIMITED_MEMORY: u64 = 1 << 62;
 
+/// How much of a group is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Detail {
+    /// CPU time, and memory with its limit: about 5 small files.
+    CpuAndMemory,
+    /// Everything: about 20.
+    All,
+}
+
 /// What the processes of a group, and of the groups in it, use. A controller that the machine does not have is `None`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Usage {
@@ -121,12 +130,12 @@ pub struct Pids {
     pub max: Option<u64>,
 }
 
-/// Reads everything of a group; `/` is the whole machine. About 20 small files.
+/// Reads what a group uses; `/` is the whole machine.
 ///
 /// # Errors
 /// [`CgroupError::is_not_found`] if there is no such group (any more).
-pub fn usage(cgroup: &str) -> Result<Usage, CgroupError> {
-    Reader::new(layout()?, cgroup)?.usage()
+pub fn usage(cgroup: &str, detail: Detail) -> Result<Usage, CgroupError> {
+    Reader::new(layout()?, cgroup)?.usage(detail)
 }
 
 /// Reads only the CPU time, in nanoseconds: one small file.
@@ -172,8 +181,12 @@ impl<'a> Reader<'a> {
         self.relative.as_os_str().is_empty()
     }
 
-    fn usage(&self) -> Result<Usage, CgroupError> {
-        Ok(Usage { cpu: self.cpu()?, memory: self.memory()?, io: self.io(), pids: self.pids(), pressure: self.pressure() })
+    fn usage(&self, detail: Detail) -> Result<Usage, CgroupError> {
+        if detail == Detail::CpuAndMemory {
+            let cpu = self.cpu_time()?.map(|(total_nanos, _)| Cpu { total_nanos, ..Cpu::default() });
+            return Ok(Usage { cpu, memory: self.memory(detail)?, ..Usage::default() });
+        }
+        Ok(Usage { cpu: self.cpu()?, memory: self.memory(detail)?, io: self.io(), pids: self.pids(), pressure: self.pressure() })
     }
 
     /// The CPU time, and on cgroup v2 the table that it is from.
@@ -227,12 +240,12 @@ impl<'a> Reader<'a> {
         Ok(Some(cpu))
     }
 
-    fn memory(&self) -> Result<Option<Memory>, CgroupError> {
+    fn memory(&self, detail: Detail) -> Result<Option<Memory>, CgroupError> {
         match self.folder("memory") {
             None => Ok(None),
-            Some((folder, false)) => memory_v1(&folder).map(Some),
+            Some((folder, false)) => memory_v1(&folder, detail).map(Some),
             Some((_, true)) if self.is_root() => self.memory_of_machine().map(Some),
-            Some((folder, true)) => memory_v2(&folder).map(Some),
+            Some((folder, true)) => memory_v2(&folder, detail).map(Some),
         }
     }
 
@@ -287,9 +300,10 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn memory_v1(folder: &Path) -> Result<Memory, CgroupError> {
+fn memory_v1(folder: &Path, detail: Detail) -> Result<Memory, CgroupError> {
     let stat = table(&folder.join("memory.stat"))?;
     let read = |name: &str| number(&folder.join(name));
+    let more = |name: &str| if detail == Detail::All { read(name) } else { None };
     let limit = |name: &str| read(name).filter(|limit| *limit < UNLIMITED_MEMORY);
     let usage = read("memory.usage_in_bytes").unwrap_or(0);
     let inactive_file = field(&stat, "total_inactive_file");
@@ -302,25 +316,26 @@ fn memory_v1(folder: &Path) -> Result<Memory, CgroupError> {
         swap: field(&stat, "total_swap"),
         active_file: field(&stat, "total_active_file"),
         inactive_file,
-        kernel: read("memory.kmem.usage_in_bytes"),
-        max_usage: read("memory.max_usage_in_bytes"),
-        fail_count: read("memory.failcnt"),
+        kernel: more("memory.kmem.usage_in_bytes"),
+        max_usage: more("memory.max_usage_in_bytes"),
+        fail_count: more("memory.failcnt"),
         limit: limit("memory.limit_in_bytes"),
         swap_limit: limit("memory.memsw.limit_in_bytes"),
-        reservation: limit("memory.soft_limit_in_bytes"),
+        reservation: more("memory.soft_limit_in_bytes").filter(|limit| *limit < UNLIMITED_MEMORY),
         page_faults: field(&stat, "total_pgfault"),
         major_page_faults: field(&stat, "total_pgmajfault"),
         file_dirty: stat.get("total_dirty").copied(),
         file_writeback: stat.get("total_writeback").copied(),
-        oom_kills: oom_kills_in(folder, false).unwrap_or(0),
+        oom_kills: if detail == Detail::All { oom_kills_in(folder, false).unwrap_or(0) } else { 0 },
     })
 }
 
-fn memory_v2(folder: &Path) -> Result<Memory, CgroupError> {
+fn memory_v2(folder: &Path, detail: Detail) -> Result<Memory, CgroupError> {
     let stat = table(&folder.join("memory.stat"))?;
-    let events = table(&folder.join("memory.events")).unwrap_or_default();
+    let events = if detail == Detail::All { table(&folder.join("memory.events")).unwrap_or_default() } else { HashMap::new() };
     // "max" is no limit, and no number.
     let read = |name: &str| number(&folder.join(name));
+    let more = |name: &str| if detail == Detail::All { read(name) } else { None };
     let usage = read("memory.current").unwrap_or(0);
     let inactive_file = field(&stat, "inactive_file");
     Ok(Memory {
@@ -333,11 +348,11 @@ fn memory_v2(folder: &Path) -> Result<Memory, CgroupError> {
         active_file: field(&stat, "active_file"),
         inactive_file,
         kernel: stat.get("kernel").copied(),
-        max_usage: read("memory.peak"),
+        max_usage: more("memory.peak"),
         fail_count: events.get("max").copied(),
         limit: read("memory.max"),
         swap_limit: read("memory.swap.max"),
-        reservation: read("memory.min"),
+        reservation: more("memory.min"),
         page_faults: field(&stat, "pgfault"),
         major_page_faults: field(&stat, "pgmajfault"),
         file_dirty: stat.get("file_dirty").copied(),

@@ -254,6 +254,7 @@ impl Worker {
         }
         let mut pod = pod;
         pod.status = Some(plan.status.clone());
+        instruments::terminations(self.status.as_ref(), &plan.status);
         self.status = Some(plan.status.clone());
         self.runtime.store.put(self.uid.clone(), Arc::new(pod));
         plan

@@ -22,7 +22,7 @@ fn recorded(version: &str) -> Layout {
 }
 
 fn read(layout: &Layout, cgroup: &str) -> Result<Usage, CgroupError> {
-    Reader::new(layout, cgroup)?.usage()
+    Reader::new(layout, cgroup)?.usage(Detail::All)
 }
 
 #[test]
@@ -70,13 +70,25 @@ fn cgroup_v2() {
     assert!(read(&layout, "/gone").unwrap_err().is_not_found());
 }
 
+#[test]
+fn less_is_the_same_where_it_is_there() {
+    for version in ["v1", "v2"] {
+        let layout = recorded(version);
+        let (all, less) = (read(&layout, "/pod").unwrap(), Reader::new(&layout, "/pod").unwrap().usage(Detail::CpuAndMemory).unwrap());
+        assert_eq!(all.cpu.unwrap().total_nanos, less.cpu.unwrap().total_nanos);
+        let pick = |memory: Option<Memory>| memory.map(|m| (m.usage, m.working_set, m.rss, m.swap, m.limit, m.swap_limit, m.page_faults));
+        assert_eq!(pick(all.memory), pick(less.memory), "{version}");
+        assert_eq!((less.io, less.pids, less.pressure), (None, None, None));
+    }
+}
+
 /// Its memory is the machine's: the root group has no `memory.current`.
 #[test]
 fn the_root_of_cgroup_v2() {
     let layout = recorded("v2");
     let meminfo = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/cgroups/meminfo");
     let reader = Reader { meminfo: &meminfo, ..Reader::new(&layout, "/").unwrap() };
-    let memory = reader.memory().unwrap().unwrap();
+    let memory = reader.memory(Detail::All).unwrap().unwrap();
     assert_eq!(memory.usage, (8_000_000 - 3_000_000) * 1024);
     assert_eq!(memory.working_set, (8_000_000 - 3_000_000 - 1_000_000) * 1024);
     assert_eq!((memory.rss, memory.swap, memory.limit), (900_000 * 1024, 100_000 * 1024, None));
@@ -84,7 +96,7 @@ fn the_root_of_cgroup_v2() {
 
 #[test]
 fn this_machine() {
-    let usage = usage("/").unwrap();
+    let usage = usage("/", Detail::All).unwrap();
     assert!(usage.cpu.unwrap().total_nanos > 1_000_000_000);
     let memory = usage.memory.unwrap();
     assert!(memory.usage > 1 << 20 && memory.working_set <= memory.usage);
