@@ -159,6 +159,9 @@ fn count_processes(folder: &Path) -> Option<u64> {
     Some(u64::try_from(own).unwrap_or(u64::MAX).saturating_add(inner.filter_map(|entry| count_processes(&entry.path())).sum()))
 }
 
+/// CPU time in nanoseconds, and the other lines of the file that it is from.
+type CpuTime = (u64, HashMap<String, u64>);
+
 /// One group.
 struct Reader<'a> {
     layout: &'a Layout,
@@ -190,7 +193,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The CPU time, and on cgroup v2 the table that it is from.
-    fn cpu_time(&self) -> Result<Option<(u64, HashMap<String, u64>)>, CgroupError> {
+    fn cpu_time(&self) -> Result<Option<CpuTime>, CgroupError> {
         match self.folder("cpuacct") {
             Some((folder, false)) => {
                 let path = folder.join("cpuacct.usage");

@@ -44,6 +44,7 @@ fn series(text: &str, path: &str) -> Vec<Series> {
 
 /// `label="value"` and the like, separated by commas: label, operator, value.
 fn matchers(text: &str) -> Vec<(String, String, String)> {
+    #[allow(clippy::unwrap_used, reason = "the expression is a constant")]
     let form = Regex::new(r#"([a-zA-Z_]+)\s*(=~|!~|!=|=)\s*"((?:[^"\\]|\\.)*)""#).unwrap();
     let unescape = |value: &str| value.replace("\\\"", "\"").replace("\\\\", "\\");
     form.captures_iter(text).map(|found| (found[1].to_owned(), found[2].to_owned(), unescape(&found[3]))).collect()
@@ -54,7 +55,7 @@ fn chosen(series: &Series, name: &str, matchers: &[(String, String, String)]) ->
     series.get("__name__").is_some_and(|own| own == name)
         && matchers.iter().all(|(label, operator, wanted)| {
             let value = series.get(label).map_or("", String::as_str);
-            let whole = |pattern: &str| Regex::new(&format!("^(?:{pattern})$")).unwrap().is_match(value);
+            let whole = |pattern: &str| Regex::new(&format!("^(?:{pattern})$")).is_ok_and(|pattern| pattern.is_match(value));
             match operator.as_str() {
                 _ if wanted.starts_with('$') => true,
                 "=" => value == wanted,
