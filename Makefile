@@ -21,7 +21,7 @@ prepare: ## packages, kernel mounts and foreign programs of the lab (a first run
 	@scripts/prepare.sh controlplane images
 
 prepare-suite: prepare
-	@scripts/prepare.sh suite
+	@scripts/prepare.sh suite metrics-server
 
 check: ## format and lints
 	$(CARGO) fmt --all --check

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Builds the lab's foreign parts into a cache outside the work tree. See lab/README.md.
-# usage: lab/build.sh [controlplane] [suite] [images] [coredns] [peer] [rootfs-trixie] [rootfs-sid] [all]      default: controlplane images
+# usage: lab/build.sh [controlplane] [suite] [images] [coredns] [metrics-server] [peer] [rootfs-trixie] [rootfs-sid] [all]      default: controlplane images
 #        lab/build.sh --cache-dir
 set -euo pipefail
 
@@ -22,6 +22,7 @@ declare -A outputs=(
   [controlplane]="bin/k8s bin/etcd bin/kube-apiserver bin/kube-controller-manager bin/kube-scheduler bin/kubectl"
   [suite]="bin/e2e.test bin/ginkgo"
   [coredns]="bin/coredns"
+  [metrics-server]="bin/metrics-server"
   [peer]="bin/kubelet bin/kube-proxy"
   [registry]="bin/labregistry"
   [programs]="work/programs"
@@ -34,6 +35,7 @@ declare -A first_build=(
   [controlplane]="8 to 10 minutes on 2 cores"
   [suite]="3 minutes on 2 cores"
   [coredns]="2 minutes on 2 cores"
+  [metrics-server]="2 minutes on 2 cores"
   [peer]="1 minute on 2 cores"
   [registry]="10 seconds"
   [programs]="1 minute on 2 cores"
@@ -52,7 +54,7 @@ key() {
     controlplane) go_key cmd/k8s ;;
     suite | peer | programs) go_key ;;
     registry) go_key cmd/labregistry internal ;;
-    coredns) echo "$go_version" && hash_of "$lab/coredns" ;;
+    coredns | metrics-server) echo "$go_version" && hash_of "$lab/$1" ;;
     trees) hash_of "$lab/images" ;;
     images) go_key cmd/labimages internal && key programs && key trees && key coredns ;;
   esac
@@ -89,6 +91,8 @@ build_peer() {
 build_registry() { go_build "$new/bin/labregistry" ./cmd/labregistry; }
 
 build_coredns() { (cd "$lab/coredns" && nice -n 5 go build -v -ldflags "-s -w" -o "$new/bin/coredns" .); }
+
+build_metrics-server() { (cd "$lab/metrics-server" && nice -n 5 go build -v -ldflags "-s -w" -o "$new/bin/metrics-server" .); }
 
 # The programs that the test images hold, and etcd on its own: as a part of k8s it would make that image five times as large.
 build_programs() {
@@ -223,8 +227,8 @@ for argument in "${@:-default}"; do
     --cache-dir) echo "$cache" && exit ;;
     default) targets+=(controlplane registry programs trees coredns images) ;;
     images) targets+=(registry programs trees coredns images) ;;
-    all) targets+=(controlplane registry programs trees coredns images suite peer) ;;
-    controlplane | suite | coredns | peer | registry | rootfs-trixie | rootfs-sid) targets+=("$argument") ;;
+    all) targets+=(controlplane registry programs trees coredns metrics-server images suite peer) ;;
+    controlplane | suite | coredns | metrics-server | peer | registry | rootfs-trixie | rootfs-sid) targets+=("$argument") ;;
     *) die "unknown target $argument; see lab/README.md" ;;
   esac
 done

@@ -12,6 +12,7 @@ pub use requests::{
 
 use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 
+use crate::ids::PodUid;
 use crate::quantity::Amount;
 
 /// Priority from which on a pod is critical to the cluster.
@@ -45,6 +46,15 @@ impl QosClass {
             Self::Burstable => Some("burstable"),
             Self::BestEffort => Some("besteffort"),
         }
+    }
+}
+
+/// The cgroup that all of a pod's containers are in, below the one of all pods.
+pub fn pod_cgroup_path(pods_cgroup: &str, class: QosClass, uid: &PodUid) -> String {
+    let root = pods_cgroup.trim_matches('/');
+    match class.cgroup() {
+        Some(class) => format!("/{root}/{class}/pod{uid}"),
+        None => format!("/{root}/pod{uid}"),
     }
 }
 

@@ -18,9 +18,11 @@ use rustix::io::Errno;
 
 mod counters;
 mod layout;
+mod usage;
 
-pub use counters::{Counters, counters, of_process, oom_kills};
+pub use counters::{of_process, oom_kills};
 pub use layout::{Layout, Version};
+pub use usage::{Cpu, Detail, DeviceIo, Memory, Pids, Pressure, PressureLine, Usage, cpu_nanos, machine_pressure, processes_in, usage};
 
 use layout::Hierarchy;
 

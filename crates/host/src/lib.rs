@@ -5,12 +5,15 @@
 
 pub mod atomic_tree;
 pub mod cgroups;
+pub mod disk_usage;
 pub mod exits;
 pub mod files;
+pub mod interfaces;
 pub mod machine;
 pub mod mounts;
 pub mod namespaces;
 pub mod ownership;
 pub mod privileges;
+pub mod process;
 pub mod routes;
 pub mod subpath;

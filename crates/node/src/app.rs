@@ -32,6 +32,7 @@ use crate::pods::store::PodStoreWriter;
 use crate::sandboxes::{SandboxConfig, SandboxManager};
 use crate::server::{self, BuildVersion, ClientCa, Server, ServerOptions, ServerState};
 use crate::services::{self, ServiceReader};
+use crate::stats::{StatsOptions, StatsProvider};
 use crate::volumes::VolumeManager;
 
 /// The agent cannot start. Everything that time can heal is retried instead.
@@ -123,6 +124,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
     // Podman: our own service, watched and replaced when it hangs.
     let (podman_service, podman_health) = PodmanService::new(&config.podman, &paths.run_dir())?;
     let podman = podman_service.client();
+    podman.observe(Box::new(crate::instruments::runtime_operation));
     let stop = shutdown.clone();
     tasks.spawn("the Podman keeper", async move { podman_service.run(stop).await });
 
@@ -253,8 +255,18 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         tasks.spawn("container logs", LogRotator::new(podman.clone(), paths.clone(), store.clone(), policy).run());
     }
 
-    // 10250 and 10248.
+    // 10250 and 10248, and what they tell of the node's use.
     if api.is_some() {
+        let stats = StatsProvider::new(StatsOptions {
+            node_name: config.node_name.clone(),
+            paths: paths.clone(),
+            pods_cgroup: config.pods_cgroup(),
+            pods: store.clone(),
+            sandboxes: sandboxes.clone(),
+            podman: podman.clone(),
+            image_store: config.podman.root.clone().unwrap_or_else(|| "/var/lib/containers/storage".into()),
+        });
+        tasks.spawn("statistics", stats.clone().run());
         let serving = identity::serving(ServingOptions {
             node_name: config.node_name.clone(),
             pki_dir: paths.pki_dir(),
@@ -287,6 +299,8 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
             podman,
             sandboxes,
             api,
+            stats,
+            flags: server::flags(std::env::args()),
             node_name: config.node_name.clone(),
             configz: serde_json::to_value(&config).unwrap_or_default(),
             health: Arc::new(move || health(&inventory_health)),

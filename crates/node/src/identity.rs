@@ -6,6 +6,7 @@
 
 mod backoff;
 mod clock;
+mod counting;
 mod credentials;
 mod csr;
 mod kubeconfig;

@@ -290,6 +290,11 @@ impl SandboxManager {
         }
     }
 
+    /// The name of the node's end of a pod's link, whether it exists or not.
+    pub fn link_name(&self, uid: &PodUid) -> String {
+        kernel::link_name(&self.inner.config.link_prefix, uid)
+    }
+
     /// A pod's sandbox, if its namespaces exist.
     pub fn get(&self, uid: &PodUid) -> Option<Sandbox> {
         self.inner.books().get(uid)?.sandbox.clone()

@@ -16,7 +16,9 @@ mod response;
 mod routes;
 mod streaming;
 mod verdicts;
+mod zpages;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use crate::api::ApiHandle;
 use crate::paths::Paths;
 use crate::pods::store::PodStore;
 use crate::sandboxes::SandboxManager;
+use crate::stats::StatsProvider;
 use authn::Authenticator;
 pub use authz::Authorization;
 use authz::Authorizer;
@@ -40,6 +43,7 @@ pub use client_ca::{ClientCa, ClientCaError};
 use connections::Limits;
 use handler::Handler;
 pub use health::HealthFn;
+pub use zpages::flags;
 
 /// How the server listens and whom it lets in.
 #[derive(Clone)]
@@ -114,6 +118,10 @@ pub struct ServerState {
     pub configz: serde_json::Value,
     /// Whether the agent's main loop makes progress.
     pub health: HealthFn,
+    /// What the node and its pods use.
+    pub stats: StatsProvider,
+    /// The arguments of this process, without what may be secret; served at `/flagz`.
+    pub flags: BTreeMap<String, String>,
     /// For `kubernetes_build_info`.
     pub version: BuildVersion,
 }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::Result;
 use crate::capabilities::{Capabilities, Version};
 use crate::error::Operation;
-use crate::transport::{Call, Transport};
+use crate::transport::{Call, Observer, Transport};
 use crate::wire::nullable;
 
 /// A client of one Podman service. Cheap to clone; clones share connections and the limit of calls in flight.
@@ -139,6 +139,11 @@ impl Client {
     /// A client of the service at `socket`. Connects when it is first used.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         Self { transport: Arc::new(Transport::new(socket.into())) }
+    }
+
+    /// Lets `observer` be told of every call of this client and its clones; for streams, when their reply begins. The first one stays.
+    pub fn observe(&self, observer: Observer) {
+        self.transport.observe(observer);
     }
 
     /// The socket.

@@ -20,6 +20,7 @@ mod pods;
 mod registry_auth;
 mod resources;
 mod spec;
+mod store;
 mod transport;
 mod wire;
 
@@ -37,7 +38,8 @@ pub use pods::{PodContainer, PodSummary};
 pub use registry_auth::RegistryAuth;
 pub use resources::{HugepageLimit, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
 pub use spec::{Device, HealthConfig, LogConfiguration, Mount, NamedVolume, Namespace, PodSpecGenerator, Rlimit, SpecGenerator};
-pub use transport::MAX_IN_FLIGHT;
+pub use store::Store;
+pub use transport::{MAX_IN_FLIGHT, Observer};
 
 /// The result of a call.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

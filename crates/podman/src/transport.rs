@@ -1,8 +1,8 @@
 //! HTTP/1.1 over the service's Unix socket: a few kept connections for calls, one of its own for each stream.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -24,6 +24,9 @@ const PREFIX: &str = "/v4.0.0/libpod";
 const API_VERSION: &str = "libpod-api-version";
 
 type Connection = SendRequest<Full<Bytes>>;
+
+/// Told of every call: what it was, how long it took, and whether it succeeded.
+pub type Observer = Box<dyn Fn(Operation, Duration, bool) + Send + Sync>;
 
 /// One request, before it is sent.
 pub(crate) struct Call {
@@ -142,6 +145,7 @@ pub(crate) struct Transport {
     idle: Mutex<Vec<Connection>>,
     permits: Semaphore,
     capabilities: Mutex<Capabilities>,
+    observer: OnceLock<Observer>,
 }
 
 impl Transport {
@@ -151,7 +155,21 @@ impl Transport {
             idle: Mutex::new(Vec::new()),
             permits: Semaphore::new(MAX_IN_FLIGHT),
             capabilities: Mutex::new(Capabilities::default()),
+            observer: OnceLock::new(),
         }
+    }
+
+    /// The first one stays.
+    pub(crate) fn observe(&self, observer: Observer) {
+        let _ = self.observer.set(observer);
+    }
+
+    /// Tells the observer how a call went that began at `began`.
+    fn told<T>(&self, call: &Call, began: Instant, result: Result<T, Error>) -> Result<T, Error> {
+        if let Some(observer) = self.observer.get() {
+            observer(call.operation, began.elapsed(), result.is_ok());
+        }
+        result
     }
 
     pub(crate) fn socket(&self) -> &Path {
@@ -175,7 +193,9 @@ impl Transport {
 
     /// Like [`Transport::call`], outside the limit of calls in flight: for calls that wait for a container.
     pub(crate) async fn call_unlimited(&self, call: &Call) -> Result<Reply, Error> {
-        tokio::time::timeout(call.deadline, self.exchange(call)).await.map_err(|_| call.late())?
+        let began = Instant::now();
+        let result = tokio::time::timeout(call.deadline, self.exchange(call)).await.map_err(|_| call.late()).flatten();
+        self.told(call, began, result)
     }
 
     /// Sends a call and decodes the reply's JSON.
@@ -242,7 +262,9 @@ impl Transport {
             let body = response.into_body().collect().await.map_err(|source| call.broken(source))?.to_bytes();
             Err(call.refused(status, &body))
         };
-        tokio::time::timeout(call.deadline, open).await.map_err(|_| call.late())?
+        let began = Instant::now();
+        let result = tokio::time::timeout(call.deadline, open).await.map_err(|_| call.late()).flatten();
+        self.told(call, began, result)
     }
 
     async fn connect(&self, call: &Call) -> Result<Connection, Error> {

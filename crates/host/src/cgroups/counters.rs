@@ -6,69 +6,14 @@ use std::path::{Path, PathBuf};
 
 use super::{CgroupError, layout, relative};
 
-/// What the processes of a group, and of the groups in it, have used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// CPU time in nanoseconds.
-    pub cpu_nanos: u64,
-    /// Memory in bytes, the page cache included.
-    pub memory_usage: u64,
-    /// Memory that cannot be given back at once: usage without the inactive part of the page cache, as the kubelet counts it.
-    pub working_set: u64,
-    /// Anonymous memory in bytes.
-    pub rss: u64,
-    /// Page faults.
-    pub page_faults: u64,
-    /// Page faults that needed the disk.
-    pub major_page_faults: u64,
-    /// Processes that the kernel has killed for want of memory.
-    pub oom_kills: u64,
-    /// Processes and threads now.
-    pub pids: u64,
-}
-
-/// Reads the counters of a group. Controllers that the machine does not have count 0.
-pub fn counters(cgroup: &str) -> Result<Counters, CgroupError> {
-    let relative = relative(cgroup)?;
-    let layout = layout()?;
-    let mut result = Counters::default();
-    let folder = |controller: &str| layout.hierarchy(controller).map(|hierarchy| (hierarchy.mount.join(relative), hierarchy.unified));
-    match folder("cpuacct") {
-        Some((folder, false)) => result.cpu_nanos = number(&folder.join("cpuacct.usage"))?,
-        Some((folder, true)) => {
-            result.cpu_nanos = table(&folder.join("cpu.stat"))?.get("usage_usec").copied().unwrap_or(0).saturating_mul(1000)
-        }
-        None => {}
-    }
-    if let Some((folder, unified)) = folder("memory") {
-        let [usage, inactive, rss, faults, major] = if unified {
-            ["memory.current", "inactive_file", "anon", "pgfault", "pgmajfault"]
-        } else {
-            ["memory.usage_in_bytes", "total_inactive_file", "total_rss", "total_pgfault", "total_pgmajfault"]
-        };
-        let stat = table(&folder.join("memory.stat"))?;
-        let field = |name: &str| stat.get(name).copied().unwrap_or(0);
-        result.memory_usage = number(&folder.join(usage))?;
-        result.working_set = result.memory_usage.saturating_sub(field(inactive));
-        result.rss = field(rss);
-        result.page_faults = field(faults);
-        result.major_page_faults = field(major);
-        result.oom_kills = oom_kills_in(&folder, unified)?;
-    }
-    if let Some((folder, _)) = folder("pids") {
-        result.pids = number(&folder.join("pids.current"))?;
-    }
-    Ok(result)
-}
-
-/// Processes of a group, and on cgroup v2 of the groups in it, that the kernel has killed for want of memory. Fewer reads than
-/// [`counters`], for a group that is about to be removed.
+/// Processes of a group, and on cgroup v2 of the groups in it, that the kernel has killed for want of memory. Few reads, for
+/// a group that is about to be removed.
 pub fn oom_kills(cgroup: &str) -> Result<u64, CgroupError> {
     let Some(hierarchy) = layout()?.hierarchy("memory") else { return Ok(0) };
     oom_kills_in(&hierarchy.mount.join(relative(cgroup)?), hierarchy.unified)
 }
 
-fn oom_kills_in(folder: &Path, unified: bool) -> Result<u64, CgroupError> {
+pub(super) fn oom_kills_in(folder: &Path, unified: bool) -> Result<u64, CgroupError> {
     let events = table(&folder.join(if unified { "memory.events" } else { "memory.oom_control" }))?;
     Ok(events.get("oom_kill").copied().unwrap_or(0))
 }
@@ -95,15 +40,12 @@ fn group_from(table: &str) -> Option<String> {
     unified
 }
 
-fn text(path: &Path) -> Result<String, CgroupError> {
+pub(super) fn text(path: &Path) -> Result<String, CgroupError> {
     fs::read_to_string(path).map_err(|source| CgroupError::Read { path: PathBuf::from(path), source })
 }
 
-fn number(path: &Path) -> Result<u64, CgroupError> {
-    Ok(text(path)?.trim().parse().unwrap_or(0))
-}
-
-fn table(path: &Path) -> Result<HashMap<String, u64>, CgroupError> {
+/// Lines of a name and a number.
+pub(super) fn table(path: &Path) -> Result<HashMap<String, u64>, CgroupError> {
     Ok(text(path)?
         .lines()
         .filter_map(|line| line.split_once(' '))

@@ -73,6 +73,11 @@ impl Layout {
         Self { hierarchies }
     }
 
+    #[cfg(test)]
+    pub(super) fn of(hierarchies: Vec<Hierarchy>) -> Self {
+        Self { hierarchies }
+    }
+
     /// The generation.
     pub fn version(&self) -> Version {
         let unified = self.hierarchies.iter().any(|hierarchy| hierarchy.unified);

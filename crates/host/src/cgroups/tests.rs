@@ -61,9 +61,12 @@ fn processes_are_counted_and_keep_their_group_until_they_end() {
         fs::write(procs_file(&group, controller), process.id().to_string()).unwrap();
     }
     assert_eq!(of_process(i64::from(process.id())), Some(group.pod()));
-    let used = counters(&group.pod()).unwrap();
-    assert_eq!(used.pids, 1);
-    assert!(used.working_set <= used.memory_usage && used.oom_kills == 0);
+    let used = usage(&group.pod(), Detail::All).unwrap();
+    assert_eq!(used.pids.unwrap().current, 1);
+    assert_eq!(processes_in(&group.pod()), Some(1));
+    let memory = used.memory.unwrap();
+    assert!(memory.working_set <= memory.usage && memory.oom_kills == 0);
+    assert!(cpu_nanos(&group.pod()).unwrap() >= used.cpu.unwrap().total_nanos);
     assert!(matches!(remove(&group.pod()), Err(CgroupError::Remove { .. })));
     assert!(sleeping(&mut process), "removing ends no process");
     // Ends while the removal waits for it.
@@ -72,7 +75,7 @@ fn processes_are_counted_and_keep_their_group_until_they_end() {
     process.kill().unwrap();
     process.wait().unwrap();
     removal.join().unwrap().unwrap();
-    assert!(counters(&group.pod()).unwrap_err().is_not_found());
+    assert!(usage(&group.pod(), Detail::All).unwrap_err().is_not_found());
 }
 
 fn sleeping(process: &mut std::process::Child) -> bool {

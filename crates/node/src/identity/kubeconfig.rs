@@ -4,13 +4,16 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use rustls_pki_types::CertificateDer;
 use serde_json::json;
 
 use super::IdentityError;
+use super::counting::CountRequests;
 use super::credentials::{Credential, CredentialError, leaf_validity, write_private};
+use crate::instruments;
 
 /// Reads a kubeconfig and what its current context names.
 pub(super) async fn load(path: &Path) -> Result<Config, IdentityError> {
@@ -40,7 +43,12 @@ fn reason(error: &KubeconfigError) -> String {
 /// Builds the client of a configuration.
 pub(super) fn client(config: Config) -> Result<Client, IdentityError> {
     let server = config.cluster_url.to_string();
-    Client::try_from(config).map_err(|source| IdentityError::Client { server, source: Box::new(source) })
+    let counting = CountRequests::new(&config.cluster_url);
+    if let Some(end) = client_certificate_end(&config) {
+        instruments::CLIENT_CERTIFICATE_END.ends_at(end);
+    }
+    let builder = ClientBuilder::try_from(config).map_err(|source| IdentityError::Client { server, source: Box::new(source) })?;
+    Ok(builder.with_layer(&counting).build())
 }
 
 /// The same cluster with a node credential instead of the kubeconfig's user.

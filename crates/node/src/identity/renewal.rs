@@ -17,6 +17,7 @@ use super::backoff::{Backoff, between};
 use super::credentials::{Credential, CredentialError, CredentialStore};
 use super::csr::{self, CLIENT_SIGNER, CsrError, Template, describe};
 use super::{IdentityError, clock, kubeconfig, user_name};
+use crate::instruments;
 
 /// The kubelet gives up on a request after this long too; here it only means choosing the requesting client again.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(15 * 60);
@@ -81,6 +82,7 @@ impl Managed {
             let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(120));
             while let Err(error) = self.renew().await {
                 let wait = backoff.next();
+                instruments::CLIENT_RENEW_ERRORS.add(&[]);
                 self.report(&error, wait).await;
                 if error.spends_key()
                     && let Err(error) = self.store.drop_pending_key()

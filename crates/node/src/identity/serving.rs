@@ -26,6 +26,7 @@ use super::csr::{self, CsrError, SERVING_SIGNER, Template, describe};
 use super::renewal::sleep_until;
 use super::user_name;
 use crate::api::ApiHandle;
+use crate::instruments;
 
 /// How often configured files are compared with what is being served.
 const FILE_CHECK: Duration = Duration::from_secs(15);
@@ -220,8 +221,9 @@ impl ServingTask {
         let mut backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(300));
         loop {
             let names = self.options.names.borrow_and_update().clone();
-            if self.signed.is_none() {
-                self.self_sign();
+            match &self.signed {
+                Some(credential) => instruments::SERVER_CERTIFICATE_END.ends_at(credential.validity().not_after),
+                None => self.self_sign(),
             }
             // A request with host names only is refused (AllowDNSOnlyNodeCSR is off): wait for an address.
             let fits = names.ips.is_empty() || self.signed.as_ref().is_some_and(|c| covers(c, &names));
@@ -264,6 +266,7 @@ impl ServingTask {
                 }
                 Err(error) => {
                     let wait = backoff.next();
+                    instruments::SERVER_RENEW_ERRORS.add(&[]);
                     warn!(error = %describe(&error), retry_in_s = wait.as_secs(), "no serving certificate from the cluster's signer");
                     let spent = matches!(&error, ServingError::Csr(e) if e.is_final())
                         || matches!(&error, ServingError::Credentials(CredentialError::Unusable { .. }));

@@ -10,6 +10,8 @@ use kube_pet_podman::{Client, ContainerSummary};
 use tokio::sync::{Notify, mpsc};
 use tracing::{debug, warn};
 
+use crate::instruments;
+
 /// How often everything is listed.
 const RELIST_EVERY: Duration = Duration::from_secs(10);
 
@@ -67,6 +69,7 @@ pub struct Inventory {
     orphans: mpsc::UnboundedSender<Orphans>,
     now: Arc<Notify>,
     last_success: Arc<Mutex<Option<Instant>>>,
+    last_asked: Mutex<Option<Instant>>,
 }
 
 /// When the inventory last succeeded.
@@ -86,7 +89,11 @@ impl Inventory {
         let (orphans, receiver) = mpsc::unbounded_channel();
         let last_success = Arc::new(Mutex::new(None));
         let health = InventoryHealth(last_success.clone());
-        (Self { podman, node_name, subscribers, orphans, now: Arc::new(Notify::new()), last_success }, receiver, health)
+        (
+            Self { podman, node_name, subscribers, orphans, now: Arc::new(Notify::new()), last_success, last_asked: Mutex::default() },
+            receiver,
+            health,
+        )
     }
 
     /// Lists and listens until it is dropped.
@@ -118,6 +125,10 @@ impl Inventory {
 
     async fn relist(&self) -> Result<(), kube_pet_podman::Error> {
         let asked_at = Instant::now();
+        let before = self.last_asked.lock().unwrap_or_else(PoisonError::into_inner).replace(asked_at);
+        if let Some(before) = before {
+            instruments::PLEG_RELIST_INTERVAL.observe(&[], asked_at.duration_since(before));
+        }
         let all = self.podman.list_containers(&[(labels::NODE, self.node_name.as_str())]).await?;
         *self.last_success.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         let mut by_uid: BTreeMap<PodUid, Vec<ContainerSummary>> = BTreeMap::new();
@@ -133,6 +144,7 @@ impl Inventory {
         let orphans: Orphans =
             by_uid.into_iter().filter_map(|(uid, c)| c.into_iter().next().map(|c| (uid, c.labels.into_iter().collect()))).collect();
         let _ = self.orphans.send(orphans);
+        instruments::PLEG_RELIST_DURATION.observe(&[], asked_at.elapsed());
         Ok(())
     }
 

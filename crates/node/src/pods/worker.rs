@@ -21,6 +21,7 @@ use super::inventory::Sighting;
 use super::probes::{ProbeId, Probers};
 use super::runtime::PodRuntime;
 use super::sources::Source;
+use crate::instruments;
 
 /// What is wanted of a pod, newest first come.
 #[derive(Clone, Debug)]
@@ -76,6 +77,8 @@ struct Worker {
     checkpointed: Option<Arc<Pod>>,
     needs_admission: bool,
     began: Instant,
+    /// Whether the pod has run before, or how long that took has been counted.
+    start_counted: bool,
     /// When the contents of volumes are next compared with the API's objects, and tokens renewed.
     refresh_at: Instant,
     refreshing: bool,
@@ -92,6 +95,8 @@ const SETTLE: Duration = Duration::from_millis(150);
 struct Writing {
     /// A passing state waits for this moment, or for a better one.
     held_until: Option<Instant>,
+    /// Since when the status differs from what is written.
+    differs_since: Option<Instant>,
     in_flight: bool,
     /// Resource version and status of our last write.
     known: Option<(u64, PodStatus)>,
@@ -122,6 +127,7 @@ impl Worker {
             checkpointed: None,
             needs_admission,
             began: Instant::now(),
+            start_counted: false,
             refresh_at: Instant::now() + REFRESH_EVERY,
             refreshing: false,
         }
@@ -129,7 +135,12 @@ impl Worker {
 
     async fn run(&mut self) {
         self.adopt().await;
+        let mut operation = "create";
         loop {
+            let began = Instant::now();
+            if operation != "create" {
+                operation = if self.inbox.wanted.has_changed().unwrap_or(false) { "update" } else { "sync" };
+            }
             let wanted = self.inbox.wanted.borrow_and_update().clone();
             self.admit(&wanted);
             self.checkpoint(&wanted).await;
@@ -150,6 +161,8 @@ impl Worker {
             for action in plan.actions {
                 self.launch(&wanted, action);
             }
+            instruments::POD_WORKER_DURATION.observe(&[operation], began.elapsed());
+            operation = "sync";
             self.wait(plan.wake_at).await;
         }
     }
@@ -167,6 +180,7 @@ impl Worker {
         }
         let terminal = matches!(wanted.pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Failed" | "Succeeded"));
         let has_containers = !self.observation.facts().containers.is_empty();
+        self.start_counted = has_containers || terminal;
         if has_containers {
             self.memory.adopt_verdicts(&wanted.pod, self.observation.facts());
             self.observation.sandbox = self.runtime.existing_sandbox(&wanted.pod).await;
@@ -248,8 +262,12 @@ impl Worker {
         let desired = Desired { pod: &pod, stop: Stop::of(&pod, wanted.present) };
         self.memory.keep_only(self.observation.facts());
         let plan = decide(desired, self.observation.facts(), &self.memory, &rules, Now { wall: Timestamp::now(), steady: steady_now() });
+        if plan.status.phase.as_deref() == Some("Running") && !std::mem::replace(&mut self.start_counted, true) {
+            instruments::POD_START_DURATION.observe(&[], self.began.elapsed());
+        }
         let mut pod = pod;
         pod.status = Some(plan.status.clone());
+        instruments::terminations(self.status.as_ref(), &plan.status);
         self.status = Some(plan.status.clone());
         self.runtime.store.put(self.uid.clone(), Arc::new(pod));
         plan
@@ -276,6 +294,7 @@ impl Worker {
         if known.is_some_and(|known| !status_differs(known, status)) || self.writing.retry_at.is_some_and(|at| Instant::now() < at) {
             return;
         }
+        let differs_since = *self.writing.differs_since.get_or_insert_with(Instant::now);
         let settled = self.began + SETTLE;
         self.writing.held_until = (is_starting(status) && Instant::now() < settled).then_some(settled);
         if self.writing.held_until.is_some() {
@@ -283,11 +302,15 @@ impl Worker {
         }
         let Some(target) = self.runtime.status_target(wanted) else { return };
         self.writing.in_flight = true;
+        self.writing.differs_since = None;
         let runtime = self.runtime.clone();
         let status = status.clone();
         self.operations.spawn(
             async move {
                 let result = runtime.write_status(&target, &status).await;
+                if result.is_ok() {
+                    instruments::POD_STATUS_SYNC_DURATION.observe(&[], differs_since.elapsed());
+                }
                 (None, Outcome::StatusWritten(result.map(|version| (version, Box::new(status)))))
             }
             .in_current_span(),

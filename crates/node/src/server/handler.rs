@@ -1,5 +1,7 @@
 //! One request: authenticate, authorize, find, answer.
 
+use std::time::Instant;
+
 use http::header::ALLOW;
 use http::request::Parts;
 use http::{Method, StatusCode};
@@ -11,7 +13,8 @@ use super::authn::{Authenticator, User};
 use super::authz::Authorizer;
 use super::response::{self, Response};
 use super::routes::{Area, Endpoint, Parameter, Target};
-use super::{ServerState, health, logs, metrics, pods, streaming};
+use super::{ServerState, health, logs, metrics, pods, streaming, zpages};
+use crate::instruments;
 
 /// Everything that answering takes.
 pub(super) struct Handler {
@@ -33,8 +36,29 @@ impl Handler {
         &self.state
     }
 
-    /// Answers one request of a connection whose client presented `certificates`.
+    /// Answers one request of a connection whose client presented `certificates`, and counts it.
     pub(super) async fn answer(&self, certificates: &[CertificateDer<'static>], request: &Parts) -> Response {
+        let began = Instant::now();
+        let answer = self.checked(certificates, request).await;
+        let area = Area::of(request.uri.path()).name();
+        let long_running = matches!(area, "exec" | "attach" | "portForward") || area == "containerLogs" && follows(request);
+        let method = match request.method {
+            Method::GET | Method::HEAD | Method::POST | Method::PUT | Method::DELETE | Method::OPTIONS => request.method.as_str(),
+            _ => "other",
+        };
+        let path = match request.uri.path().trim_end_matches('/') {
+            "/metrics/cadvisor" => "metrics/cadvisor",
+            "/metrics/probes" => "metrics/probes",
+            "/metrics/resource" => "metrics/resource",
+            _ => area,
+        };
+        let labels = [method, path, "readwrite", if long_running { "true" } else { "false" }];
+        instruments::HTTP_REQUESTS.add(&labels);
+        instruments::HTTP_REQUESTS_DURATION.observe(&labels, began.elapsed());
+        answer
+    }
+
+    async fn checked(&self, certificates: &[CertificateDer<'static>], request: &Parts) -> Response {
         let path = request.uri.path();
         let user = match self.authenticator.authenticate(certificates, &request.headers).await {
             Ok(user) => user,
@@ -93,9 +117,22 @@ impl Handler {
                 let wanted = (namespace.as_ref(), pod.as_ref(), container.as_ref());
                 logs::serve(&state.store, &state.paths, wanted, query).await
             }
+            Endpoint::StatsSummary => {
+                let asked: Vec<_> = form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == "only_cpu_and_memory").collect();
+                let only_cpu_and_memory = matches!(asked.as_slice(), [(_, value)] if value == "true");
+                match state.stats.summary(only_cpu_and_memory).await {
+                    Ok(summary) => response::json(&summary),
+                    Err(error) => {
+                        warn!(%error, "no summary");
+                        response::text(StatusCode::INTERNAL_SERVER_ERROR, format!("Internal Error: {error}"))
+                    }
+                }
+            }
+            Endpoint::Statusz => zpages::statusz(state, &request.headers),
+            Endpoint::Flagz => zpages::flagz(state, &request.headers),
             Endpoint::Metrics => response::metrics(metrics::node(state)),
-            Endpoint::MetricsCadvisor => response::metrics(metrics::cadvisor()),
-            Endpoint::MetricsResource => response::metrics(metrics::resource()),
+            Endpoint::MetricsCadvisor => response::metrics(state.stats.cadvisor_metrics().await),
+            Endpoint::MetricsResource => response::metrics(state.stats.resource_metrics().await),
             Endpoint::MetricsProbes => response::metrics(metrics::probes()),
             Endpoint::MetricsSlis => response::metrics(metrics::slis(state)),
             Endpoint::Exec => streaming::exec(state, user, parameters, request),
@@ -104,6 +141,12 @@ impl Handler {
             Endpoint::Run => not_implemented("run"),
         }
     }
+}
+
+/// Whether a request for logs goes on with the container.
+fn follows(request: &Parts) -> bool {
+    let query = request.uri.query().unwrap_or_default();
+    form_urlencoded::parse(query.as_bytes()).any(|(key, value)| key == "follow" && matches!(&*value, "true" | "1"))
 }
 
 fn not_found() -> Response {

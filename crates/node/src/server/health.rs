@@ -16,10 +16,12 @@ pub(super) const CHECKS: [&str; 3] = ["ping", "log", "syncloop"];
 
 /// The outcome of one check.
 pub(super) fn check(health: &HealthFn, name: &str) -> Result<(), String> {
-    match name {
+    let outcome = match name {
         "syncloop" => health(),
         _ => Ok(()),
-    }
+    };
+    crate::instruments::HEALTHCHECKS.add(&[name, "healthz", if outcome.is_ok() { "success" } else { "error" }]);
+    outcome
 }
 
 /// `/healthz`: all checks; their names too with `?verbose` or on failure, never their errors.

@@ -8,13 +8,7 @@ use serde_json::json;
 
 use super::response::{self, Response};
 use crate::pods::store::PodStore;
-
-/// Every container status of a pod.
-pub(super) fn statuses(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
-    let status = pod.status.as_ref();
-    let lists = status.map(|s| [&s.init_container_statuses, &s.container_statuses, &s.ephemeral_container_statuses]);
-    lists.into_iter().flatten().flatten().flatten()
-}
+pub(super) use crate::stats::statuses;
 
 fn is_running(status: &ContainerStatus) -> bool {
     status.state.as_ref().is_some_and(|s| s.running.is_some())

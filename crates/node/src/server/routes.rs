@@ -18,6 +18,9 @@ pub(super) enum Endpoint {
     Attach,
     PortForward,
     Run,
+    StatsSummary,
+    Statusz,
+    Flagz,
     Metrics,
     MetricsCadvisor,
     MetricsResource,
@@ -138,12 +141,17 @@ pub(super) static AREAS: &[Area] = &[
             route("/run/{namespace}/{pod}/{uid}/{container}", POST, Endpoint::Run),
         ],
     },
+    Area {
+        prefix: "stats",
+        subresources: &["stats"],
+        verb: VerbRule::Method,
+        routes: &[route("/stats/summary", GET_POST, Endpoint::StatsSummary)],
+    },
+    Area { prefix: "statusz", subresources: &["statusz"], verb: VerbRule::Method, routes: &[route("/statusz", GET, Endpoint::Statusz)] },
+    Area { prefix: "flagz", subresources: &["configz"], verb: VerbRule::Method, routes: &[route("/flagz", GET, Endpoint::Flagz)] },
     // Known to authorization, but without an answer.
-    Area { prefix: "stats", subresources: &["stats"], verb: VerbRule::Method, routes: &[] },
     Area { prefix: "logs", subresources: &["log"], verb: VerbRule::Method, routes: &[] },
     Area { prefix: "checkpoint", subresources: &["checkpoint"], verb: VerbRule::Method, routes: &[] },
-    Area { prefix: "statusz", subresources: &["statusz"], verb: VerbRule::Method, routes: &[] },
-    Area { prefix: "flagz", subresources: &["configz"], verb: VerbRule::Method, routes: &[] },
 ];
 
 /// Every other path.
@@ -168,6 +176,11 @@ impl Area {
     pub(super) fn of(path: &str) -> &'static Self {
         let first = path.strip_prefix('/').unwrap_or(path).split('/').next();
         AREAS.iter().find(|area| first == Some(area.prefix)).unwrap_or(&ELSEWHERE)
+    }
+
+    /// The first segment of its paths; `other` for all that are in no area. For metrics: clients choose paths, not names.
+    pub(super) fn name(&self) -> &'static str {
+        if self.prefix.is_empty() { "other" } else { self.prefix }
     }
 
     /// The verb to authorize. Empty, and so allowed to nobody but those allowed everything, for unknown methods.
@@ -233,6 +246,8 @@ mod tests {
         assert_eq!(attributes("/podsx"), ["proxy"]);
         assert_eq!(attributes("/metrics/unknown"), ["metrics"]);
         assert_eq!(attributes("/stats/summary"), ["stats"]);
+        assert_eq!(attributes("/statusz"), ["statusz"]);
+        assert_eq!(attributes("/flagz"), ["configz"]);
         assert_eq!(attributes("/logs/"), ["log"]);
         assert_eq!(attributes("//pods"), ["proxy"]);
         assert_eq!(attributes("/metrics%2fcadvisor"), ["proxy"]);
@@ -273,7 +288,8 @@ mod tests {
         );
         assert_eq!(target(Method::GET, "/runningpods/"), Target::Endpoint(Endpoint::RunningPods, vec![]));
         assert_eq!(target(Method::POST, "/pods"), Target::OtherMethods(vec![Method::GET]));
-        for path in ["/", "/containerLogs/ns/pod", "/containerLogs/ns//c", "/pods/x", "/stats/summary"] {
+        assert_eq!(target(Method::POST, "/stats/summary"), Target::Endpoint(Endpoint::StatsSummary, vec![]));
+        for path in ["/", "/containerLogs/ns/pod", "/containerLogs/ns//c", "/pods/x", "/stats", "/stats/container"] {
             assert_eq!(target(Method::GET, path), Target::Nowhere, "{path}");
         }
     }

@@ -5,6 +5,7 @@ use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use kube_pet_core::volumes::{FileKind, HostPathStep, Payload, check_host_path};
 use kube_pet_host::{atomic_tree, mounts, ownership};
@@ -14,6 +15,7 @@ use super::error::{SetUpError, VolumeError};
 use super::gather::{Place, Step, Work};
 use super::layout::Layout;
 use super::{PodVolumes, PreparedKind, PreparedVolume};
+use crate::instruments;
 
 /// `f_type` of file systems that live in memory.
 const TMPFS: u64 = 0x0102_1994;
@@ -25,7 +27,10 @@ pub(super) fn all(layout: &Layout, steps: Vec<Step>) -> Result<PodVolumes, Vec<V
     let mut errors = Vec::new();
     for step in steps {
         let name = step.volume.clone();
-        match one(layout, step) {
+        let (kind, began) = (kind_of(&step), Instant::now());
+        let done = one(layout, step);
+        instruments::volume_mounted(kind, began.elapsed(), done.is_ok());
+        match done {
             Ok(prepared) => {
                 volumes.by_name.insert(name, prepared);
             }
@@ -33,6 +38,16 @@ pub(super) fn all(layout: &Layout, steps: Vec<Step>) -> Result<PodVolumes, Vec<V
         }
     }
     if errors.is_empty() { Ok(volumes) } else { Err(errors) }
+}
+
+/// The kind of a volume, as the kubelet names its plugins.
+fn kind_of(step: &Step) -> &'static str {
+    match (&step.work, step.place) {
+        (_, Some(place)) => place.kind,
+        (Ok(Work::EmptyDir { .. }), None) => "empty-dir",
+        (Ok(Work::HostPath { .. }), None) => "host-path",
+        _ => "unknown",
+    }
 }
 
 /// Whether a volume has files that an earlier step wrote completely.

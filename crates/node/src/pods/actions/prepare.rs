@@ -2,16 +2,18 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube_pet_core::ids::labels;
 use kube_pet_core::pod::{SandboxFacts, pod_uid};
-use kube_pet_core::resources::{QosClass, pod_cgroup, qos_class};
+use kube_pet_core::resources::{pod_cgroup, pod_cgroup_path, qos_class};
 use kube_pet_core::security::sysctls;
 use kube_pet_core::{dns, hosts_file};
 use kube_pet_podman::{Mount, Namespace, PodSpecGenerator, SpecGenerator};
 
 use crate::containers::{PAUSE_KIND, pod_labels};
+use crate::instruments;
 use crate::pods::runtime::PodRuntime;
 use crate::sandboxes::{Sandbox, SandboxSpec};
 use crate::volumes::{PodVolumes, VolumeContext};
@@ -101,7 +103,13 @@ impl PodRuntime {
                 _ => Ok(()),
             }
         };
+        let began = Instant::now();
         let (sandbox, made) = tokio::join!(self.sandboxes.ensure(&sandbox), made);
+        match &sandbox {
+            Ok(sandbox) if sandbox.created => instruments::RUN_PODSANDBOX_DURATION.observe(&[""], began.elapsed()),
+            Ok(_) => {}
+            Err(_) => instruments::RUN_PODSANDBOX_ERRORS.add(&[""]),
+        }
         made?;
         sandbox.map_err(|error| describe(&error))
     }
@@ -158,12 +166,7 @@ impl PodRuntime {
 
     /// The cgroup that all of the pod's containers are in.
     pub(in crate::pods) fn pod_cgroup(&self, pod: &Pod) -> String {
-        let class = match qos_class(pod) {
-            QosClass::Guaranteed => "",
-            QosClass::Burstable => "/burstable",
-            QosClass::BestEffort => "/besteffort",
-        };
-        format!("/{}{class}/pod{}", self.settings.cgroup_root.trim_matches('/'), pod_uid(pod))
+        pod_cgroup_path(&self.settings.cgroup_root, qos_class(pod), &pod_uid(pod))
     }
 
     async fn make_cgroup(&self, pod: &Arc<Pod>) -> Result<(), String> {
@@ -175,7 +178,9 @@ impl PodRuntime {
             memory: values.memory_limit.and_then(|m| u64::try_from(m).ok()),
             pids: self.settings.pod_pids_limit.and_then(|p| u64::try_from(p).ok()),
         };
-        let made = tokio::task::spawn_blocking(move || kube_pet_host::cgroups::ensure(&path, &limits)).await;
+        let made =
+            tokio::task::spawn_blocking(move || instruments::cgroup_operation("create", || kube_pet_host::cgroups::ensure(&path, &limits)))
+                .await;
         made.map_err(|e| e.to_string())?.map_err(|e| describe(&e))
     }
 

@@ -12,6 +12,7 @@ use tracing::{debug, warn};
 
 use super::prepare::{pause_name, pod_name};
 use crate::containers::container_name;
+use crate::instruments;
 use crate::pods::runtime::PodRuntime;
 
 impl PodRuntime {
@@ -171,7 +172,7 @@ impl PodRuntime {
 /// container leaves crun's first process behind, waiting for a start that never comes (seen with 4.3.1).
 fn remove_cgroup(cgroup: &str) -> Result<(), kube_pet_host::cgroups::CgroupError> {
     use kube_pet_host::cgroups;
-    match cgroups::remove(cgroup) {
+    match instruments::cgroup_operation("destroy", || cgroups::remove(cgroup)) {
         Err(error) if error.is_busy() => {
             let killed = cgroups::kill(cgroup)?;
             warn!(cgroup, killed, "processes that Podman does not know were left in the pod's cgroup, and are killed");

@@ -7,11 +7,13 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube_pet_core::ids::{ContainerId, ContainerName};
 use kube_pet_core::pod::{
-    Action, Exit, ImageFailure, ObservedContainer, PostStart, PrepareFailure, SandboxFacts, StartFailure, find_container, next_retry,
+    Action, ContainerKind, Exit, ImageFailure, ObservedContainer, PostStart, PrepareFailure, SandboxFacts, StartFailure, find_container,
+    next_retry,
 };
 use tracing::{debug, warn};
 
 use super::{Wanted, Worker, steady_now};
+use crate::instruments;
 use crate::pods::actions::{ImageError, StartError};
 use crate::pods::runtime::{PodRuntime, StatusWriteError};
 
@@ -52,6 +54,15 @@ pub(super) async fn act(
                 Some(sandbox) => runtime.start_container(pod, sandbox, kind, &container, attempt, backoff_seconds).await,
                 None => Err(StartError::config("the pod has no sandbox")),
             };
+            let container_type = match kind {
+                ContainerKind::Init => "init_container",
+                ContainerKind::App => "container",
+                ContainerKind::Ephemeral => "ephemeral_container",
+            };
+            match &result {
+                Ok(_) => instruments::STARTED_CONTAINERS.add(&[container_type]),
+                Err(error) => instruments::STARTED_CONTAINERS_ERRORS.add(&[container_type, error.reason]),
+            }
             if result.is_ok() {
                 runtime.remove_attempts(pod, &container, &obsolete, attempt).await;
             }

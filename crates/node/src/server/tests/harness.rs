@@ -260,11 +260,25 @@ fn loopback() -> SocketAddr {
 }
 
 fn state(store: PodStore, root: PathBuf, api: Reviewer, health: Health) -> ServerState {
+    let paths = Paths::new(root);
+    let sandboxes = crate::sandboxes::SandboxManager::new(paths.clone(), crate::sandboxes::SandboxConfig::default());
+    let podman = kube_pet_podman::Client::new("/nonexistent");
+    let stats = crate::stats::StatsProvider::new(crate::stats::StatsOptions {
+        node_name: "pet-1".into(),
+        paths: paths.clone(),
+        pods_cgroup: "/kubepods-of-no-agent".into(),
+        pods: store.clone(),
+        sandboxes: sandboxes.clone(),
+        podman: podman.clone(),
+        image_store: paths.root().to_owned(),
+    });
     ServerState {
         store,
-        sandboxes: crate::sandboxes::SandboxManager::new(Paths::new(root.clone()), crate::sandboxes::SandboxConfig::default()),
-        paths: Paths::new(root),
-        podman: kube_pet_podman::Client::new("/nonexistent"),
+        sandboxes,
+        paths,
+        podman,
+        stats,
+        flags: super::flags(["kube-pet", "node", "--root", "/r"].map(str::to_owned)),
         api: Some(ApiHandle::new(api.client()).1),
         node_name: "pet-1".into(),
         configz: json!({"maxPods": 110}),
