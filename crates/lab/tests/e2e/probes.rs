@@ -69,6 +69,7 @@ async fn e2e_sidecars_start_before_and_end_after_the_app() -> Result<()> {
         "p",
         json!({
             "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 20,
             "initContainers": sidecars,
             "containers": [app],
             "volumes": [{"name": "d", "hostPath": {"path": format!("/var/tmp/sidecars-{}", bed.namespace)}}],
@@ -98,7 +99,7 @@ async fn e2e_hooks_run_around_the_container() -> Result<()> {
     let folder = bed.pet.path(&path);
     std::fs::create_dir_all(&folder)?;
     let volume = json!([{"name": "d", "hostPath": {"path": path}}]);
-    bed.pod("p", json!({"containers": [hooked], "volumes": volume})).await?;
+    bed.pod("p", json!({"containers": [hooked], "volumes": volume, "terminationGracePeriodSeconds": 20})).await?;
     bed.until("p", SOON, "Ready", |pod| condition(pod, "Ready") == "True").await?;
     ensure!(std::fs::read_to_string(folder.join("log"))? == "started\n", "ready before its hook was done");
     bed.delete("p").await?;
