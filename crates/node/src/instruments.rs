@@ -185,6 +185,27 @@ pub(crate) static HEALTHCHECKS: Family = Family::counter(
     &["name", "type", "status"],
 );
 
+/// Tries of probes; shown by `/metrics/probes` alone. The series of a pod go with it: [`forget_pod`].
+pub(crate) static PROBES: Family = Family::counter(
+    "prober_probe_total",
+    "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.",
+    &["probe_type", "result", "container", "pod", "namespace", "pod_uid"],
+);
+
+/// How long they took; as [`PROBES`].
+pub(crate) static PROBES_DURATION: Family = Family::histogram(
+    "prober_probe_duration_seconds",
+    "[ALPHA] Duration in seconds for a probe response.",
+    &["probe_type", "container", "pod", "namespace"],
+    DEFAULT,
+);
+
+/// Drops the series that name a pod.
+pub(crate) fn forget_pod(namespace: &str, name: &str, uid: &str) {
+    PROBES.keep(|label| label("pod_uid") != uid);
+    PROBES_DURATION.keep(|label| label("pod") != name || label("namespace") != namespace);
+}
+
 /// All of them, in the order in which they are written.
 static ALL: [&Family; 23] = [
     &CLIENT_RENEW_ERRORS,

@@ -91,6 +91,14 @@ impl Family {
         self.change(&[], |series| series.value = moment.as_second() as f64);
     }
 
+    /// Drops the series for which `wanted` is false. It is given the values of the labels by name; an unknown one is empty.
+    pub fn keep(&self, wanted: impl Fn(&dyn Fn(&str) -> String) -> bool) {
+        self.series().retain(|values, _| {
+            let value = |name: &str| self.labels.iter().position(|label| *label == name).and_then(|at| values.get(at).cloned());
+            wanted(&|name| value(name).unwrap_or_default())
+        });
+    }
+
     pub(crate) fn write(&self, text: &mut Text) {
         let mut series = self.series().clone();
         // Without labels there is something to say before anything has happened.

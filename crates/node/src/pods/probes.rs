@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Probe};
@@ -16,6 +16,7 @@ use tracing::Instrument as _;
 
 use super::runtime::PodRuntime;
 use crate::handlers::ProbeOutcome;
+use crate::instruments;
 
 /// One probe of one container.
 pub(super) type ProbeId = (ContainerId, ProbeKind);
@@ -106,6 +107,10 @@ impl Prober {
     async fn attempt(&self) -> Option<Verdict> {
         let (kind, container) = find_container(&self.pod, &self.container)?;
         let name = self.id.1.as_str();
+        let meta = &self.pod.metadata;
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        let (pod_name, namespace, uid) = (text(&meta.name), text(&meta.namespace), text(&meta.uid));
+        let tried_at = Instant::now();
         let outcome = self.runtime.handlers.probe(&self.pod, &container, &self.probe, &self.pod_ips, &self.id.0).await;
         let (verdict, event) = match outcome {
             ProbeOutcome::Success(_) => (Some(Verdict::Success), None),
@@ -118,6 +123,11 @@ impl Prober {
                 (None, Some(("Unhealthy", format!("{name} probe errored and resulted in unknown state: {text}"))))
             }
         };
+        instruments::PROBES_DURATION.observe(&[name, &self.container, &pod_name, &namespace], tried_at.elapsed());
+        if let Some(verdict) = verdict {
+            let result = if verdict == Verdict::Success { "successful" } else { "failed" };
+            instruments::PROBES.add(&[name, result, &self.container, &pod_name, &namespace, &uid]);
+        }
         if let Some((reason, message)) = event {
             self.runtime.warn(&self.pod, Some((kind, &self.container)), reason, message);
         }

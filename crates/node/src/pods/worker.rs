@@ -149,6 +149,9 @@ impl Worker {
             self.tell(&wanted, &plan);
             if plan.finished && !self.writing.in_flight {
                 self.runtime.forget(&self.uid);
+                let meta = &wanted.pod.metadata;
+                let (namespace, name) = (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+                instruments::forget_pod(namespace, name, self.uid.as_str());
                 debug!("worker ends");
                 return;
             }

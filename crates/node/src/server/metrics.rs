@@ -153,6 +153,8 @@ fn start_time(text: &mut Text, value: Option<f64>) {
 /// `/metrics/probes`.
 pub(super) fn probes() -> String {
     let mut text = Text::default();
+    instruments::PROBES_DURATION.write(&mut text);
+    instruments::PROBES.write(&mut text);
     start_time(&mut text, process::start_time());
     text.into_string()
 }
