@@ -15,6 +15,8 @@ pub enum Answer {
     Reply(u16, Vec<u8>),
     /// These bytes as they are, then the end of the connection.
     Raw(Vec<u8>),
+    /// These bytes as they are, then whatever comes, back to the sender until it ends its direction.
+    Echo(Vec<u8>),
     /// Nothing, for ever.
     Hang,
     /// The end of the connection.
@@ -79,6 +81,12 @@ where
             }
             Answer::Raw(bytes) => {
                 let _ = stream.write_all(&bytes).await;
+                return;
+            }
+            Answer::Echo(bytes) => {
+                let _ = stream.write_all(&bytes).await;
+                let (mut from, mut to) = stream.split();
+                let _ = tokio::io::copy(&mut from, &mut to).await;
                 return;
             }
             Answer::Hang => std::future::pending::<()>().await,

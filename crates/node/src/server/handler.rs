@@ -1,6 +1,8 @@
 //! One request: authenticate, authorize, find, answer.
 
-use http::header::ALLOW;
+use std::sync::Arc;
+
+use http::header::{ALLOW, CONNECTION, RETRY_AFTER};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use rustls_pki_types::CertificateDer;
@@ -9,20 +11,32 @@ use tracing::{debug, warn};
 
 use super::authn::{Authenticator, User};
 use super::authz::Authorizer;
+use super::place::Place;
+use super::quota::Quota;
 use super::response::{self, Response};
 use super::routes::{Area, Endpoint, Parameter, Target};
-use super::{ServerState, health, logs, metrics, pods, streaming};
+use super::streaming::Sessions;
+use super::{ServerState, health, logs, metrics, pods, streaming, system_logs};
 
 /// Everything that answering takes.
 pub(super) struct Handler {
     authenticator: Authenticator,
     authorizer: Authorizer,
+    /// How many connections one user may have.
+    connections: Arc<Quota>,
+    sessions: Sessions,
     state: ServerState,
 }
 
 impl Handler {
-    pub(super) fn new(authenticator: Authenticator, authorizer: Authorizer, state: ServerState) -> Self {
-        Self { authenticator, authorizer, state }
+    pub(super) fn new(
+        authenticator: Authenticator,
+        authorizer: Authorizer,
+        connections: Arc<Quota>,
+        sessions: Sessions,
+        state: ServerState,
+    ) -> Self {
+        Self { authenticator, authorizer, connections, sessions, state }
     }
 
     pub(super) fn authenticator(&self) -> &Authenticator {
@@ -36,13 +50,20 @@ impl Handler {
     /// Answers one request of a connection whose client presented `certificates`.
     pub(super) async fn answer(&self, certificates: &[CertificateDer<'static>], request: &Parts) -> Response {
         let path = request.uri.path();
+        let place = request.extensions.get::<Place>();
         let user = match self.authenticator.authenticate(certificates, &request.headers).await {
             Ok(user) => user,
             Err(cause) => {
                 debug!(path, cause = &cause as &dyn std::error::Error, "unauthorized");
-                return response::text(StatusCode::UNAUTHORIZED, "Unauthorized");
+                let refusal = response::text(StatusCode::UNAUTHORIZED, "Unauthorized");
+                return if place.is_some_and(Place::refuse) { response::with_header(refusal, CONNECTION, "close") } else { refusal };
             }
         };
+        if place.is_some_and(|place| !place.admit(&self.connections, &user.name)) {
+            warn!(user = user.name, "the user has too many connections; one more was refused");
+            let refusal = response::text(StatusCode::TOO_MANY_REQUESTS, format!("too many connections of user {}", user.name));
+            return response::with_header(response::with_header(refusal, CONNECTION, "close"), RETRY_AFTER, "1");
+        }
         let area = Area::of(path);
         if let Err(refusal) = self.authorize(&user, area, &request.method).await {
             return refusal;
@@ -98,19 +119,18 @@ impl Handler {
             Endpoint::MetricsResource => response::metrics(metrics::resource()),
             Endpoint::MetricsProbes => response::metrics(metrics::probes()),
             Endpoint::MetricsSlis => response::metrics(metrics::slis(state)),
-            Endpoint::Exec => streaming::exec(state, user, parameters, request),
-            Endpoint::Attach => streaming::attach(state, user, parameters, request),
-            Endpoint::PortForward => streaming::port_forward(state, user, parameters, request),
-            Endpoint::Run => not_implemented("run"),
+            Endpoint::Exec => streaming::exec(&self.sessions, state, user, parameters, request),
+            Endpoint::Attach => streaming::attach(&self.sessions, state, user, parameters, request),
+            Endpoint::PortForward => streaming::port_forward(&self.sessions, state, user, parameters, request),
+            Endpoint::Run => streaming::run(state, user, parameters, request).await,
+            Endpoint::SystemLogs => {
+                let path = parameters.first().map(AsRef::as_ref).unwrap_or_default();
+                system_logs::serve(state.system_logs, &state.paths, path, request).await
+            }
         }
     }
 }
 
 fn not_found() -> Response {
     response::text(StatusCode::NOT_FOUND, "404: Page Not Found")
-}
-
-fn not_implemented(what: &str) -> Response {
-    let text = format!("{what} is not implemented by this version of kube-pet");
-    response::text(StatusCode::NOT_IMPLEMENTED, text)
 }

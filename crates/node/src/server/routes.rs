@@ -18,6 +18,7 @@ pub(super) enum Endpoint {
     Attach,
     PortForward,
     Run,
+    SystemLogs,
     Metrics,
     MetricsCadvisor,
     MetricsResource,
@@ -35,7 +36,7 @@ pub(super) enum VerbRule {
     Create,
 }
 
-/// A path with its methods. `{…}` stands for one segment.
+/// A path with its methods. `{…}` stands for one segment, `{…*}` for all that follow, which may be none.
 #[derive(Debug)]
 pub(super) struct Route {
     pub(super) pattern: &'static str,
@@ -138,9 +139,9 @@ pub(super) static AREAS: &[Area] = &[
             route("/run/{namespace}/{pod}/{uid}/{container}", POST, Endpoint::Run),
         ],
     },
+    Area { prefix: "logs", subresources: &["log"], verb: VerbRule::Method, routes: &[route("/logs/{path*}", GET, Endpoint::SystemLogs)] },
     // Known to authorization, but without an answer.
     Area { prefix: "stats", subresources: &["stats"], verb: VerbRule::Method, routes: &[] },
-    Area { prefix: "logs", subresources: &["log"], verb: VerbRule::Method, routes: &[] },
     Area { prefix: "checkpoint", subresources: &["checkpoint"], verb: VerbRule::Method, routes: &[] },
     Area { prefix: "statusz", subresources: &["statusz"], verb: VerbRule::Method, routes: &[] },
     Area { prefix: "flagz", subresources: &["configz"], verb: VerbRule::Method, routes: &[] },
@@ -205,6 +206,11 @@ fn matches<'p>(pattern: &str, path: &'p str) -> Option<Vec<Cow<'p, str>>> {
         _ => path,
     };
     let mut parameters = Vec::new();
+    if let Some((head, _)) = pattern.split_once("/{").filter(|_| pattern.ends_with("*}")) {
+        let rest = path.strip_prefix(head)?;
+        let rest = if rest.is_empty() { rest } else { rest.strip_prefix('/')? };
+        return Some(vec![percent_decode_str(rest).decode_utf8().ok()?]);
+    }
     let (mut wanted, mut given) = (pattern.split('/'), path.split('/'));
     loop {
         match (wanted.next(), given.next()) {
@@ -271,6 +277,11 @@ mod tests {
             target(Method::GET, "/containerLogs/ns/p%2Eod/c"),
             Target::Endpoint(Endpoint::ContainerLogs, vec!["ns".into(), "p.od".into(), "c".into()])
         );
+        let logs = |path: &'static str| Target::Endpoint(Endpoint::SystemLogs, vec![path.into()]);
+        assert_eq!(target(Method::GET, "/logs"), logs(""));
+        assert_eq!(target(Method::GET, "/logs/"), logs(""));
+        assert_eq!(target(Method::GET, "/logs/a/b%20c"), logs("a/b c"));
+        assert_eq!(target(Method::GET, "/logs/a/"), logs("a"));
         assert_eq!(target(Method::GET, "/runningpods/"), Target::Endpoint(Endpoint::RunningPods, vec![]));
         assert_eq!(target(Method::POST, "/pods"), Target::OtherMethods(vec![Method::GET]));
         for path in ["/", "/containerLogs/ns/pod", "/containerLogs/ns//c", "/pods/x", "/stats/summary"] {

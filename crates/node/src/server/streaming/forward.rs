@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -13,11 +14,12 @@ use kube_pet_stream::negotiation;
 use kube_pet_stream::port_forward::{Forwarded, PortForward, Protocol, parse_ports};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tracing::{debug, info};
+use tracing::{debug, warn};
 
-use super::{Handover, Socket, name_of, pod, query, refused, switching_protocols};
+use super::{Handover, Sessions, Socket, pod, query, reason, refused, subject, switching_protocols};
 use crate::server::ServerState;
 use crate::server::authn::User;
+use crate::server::quota::Quota;
 use crate::server::response::{self, Response};
 use crate::server::routes::Parameter;
 
@@ -25,11 +27,23 @@ use crate::server::routes::Parameter;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// `/portForward/{namespace}/{pod}[/{uid}]`
-pub(in crate::server) fn port_forward(state: &ServerState, user: &User, parameters: &[Parameter<'_>], request: &Parts) -> Response {
-    begin(state, user, parameters, request).unwrap_or_else(|refusal| *refusal)
+pub(in crate::server) fn port_forward(
+    sessions: &Sessions,
+    state: &ServerState,
+    user: &User,
+    parameters: &[Parameter<'_>],
+    request: &Parts,
+) -> Response {
+    begin(sessions, state, user, parameters, request).unwrap_or_else(|refusal| *refusal)
 }
 
-fn begin(state: &ServerState, user: &User, parameters: &[Parameter<'_>], request: &Parts) -> Result<Response, Box<Response>> {
+fn begin(
+    sessions: &Sessions,
+    state: &ServerState,
+    user: &User,
+    parameters: &[Parameter<'_>],
+    request: &Parts,
+) -> Result<Response, Box<Response>> {
     let (namespace, name, uid) = match parameters {
         [namespace, name] => (namespace, name, None),
         [namespace, name, uid] => (namespace, name, Some(uid.as_ref())),
@@ -57,33 +71,52 @@ fn begin(state: &ServerState, user: &User, parameters: &[Parameter<'_>], request
         let text = "unable to forward port because the pod has no sandbox at the moment";
         return Err(Box::new(response::text(StatusCode::INTERNAL_SERVER_ERROR, text)));
     };
-    info!(user = user.name, pod = name_of(&pod), "port-forward");
-    connection.serve("port-forward", move |socket| serve(socket, negotiated.protocol, ports, sandbox.netns));
+    let mut subject = subject("port-forward", user, request, &pod);
+    subject.protocol = format!("{:?}", negotiated.protocol);
+    let open = Open { netns: sandbox.netns, user: user.name.clone(), forwarded: Arc::clone(&sessions.forwarded) };
+    let settings = sessions.settings.clone();
+    connection.serve(subject, move |socket| serve(socket, negotiated.protocol, ports, settings, open));
     Ok(switching_protocols(negotiated.headers))
 }
 
-async fn serve(socket: Socket, protocol: Protocol, ports: Vec<u16>, netns: Option<PathBuf>) {
-    let mut session = match PortForward::open(socket, protocol, &ports, Settings::default()) {
+/// What opening a connection inside the pod takes.
+struct Open {
+    netns: Option<PathBuf>,
+    user: String,
+    forwarded: Arc<Quota>,
+}
+
+/// One session, to its end in words.
+async fn serve(socket: Socket, protocol: Protocol, ports: Vec<u16>, settings: Settings, open: Open) -> String {
+    let mut session = match PortForward::open(socket, protocol, &ports, settings) {
         Ok(session) => session,
-        Err(error) => {
-            debug!(%error, "no session");
-            return;
-        }
+        Err(error) => return error.to_string(),
     };
     let mut connections = JoinSet::new();
+    let mut count = 0_u64;
     loop {
         tokio::select! {
-            forwarded = session.accept() => match forwarded {
-                Some(forwarded) => drop(connections.spawn(forward(forwarded, netns.clone()))),
-                None => break,
-            },
+            forwarded = session.accept() => {
+                let Some(forwarded) = forwarded else { break };
+                let Some(share) = open.forwarded.take(&open.user) else {
+                    warn!(user = open.user, "the user has too many forwarded connections; one more was refused");
+                    forwarded.fail("error forwarding port: too many connections are forwarded for this user or on this node");
+                    continue;
+                };
+                count += 1;
+                let netns = open.netns.clone();
+                connections.spawn(async move {
+                    forward(forwarded, netns).await;
+                    drop(share);
+                });
+            }
             Some(_) = connections.join_next() => {}
         }
     }
     // The client has left: what is still under way has nobody to go to.
     connections.shutdown().await;
     let end = session.close().await;
-    debug!(?end, "session ended");
+    format!("{count} connections; {}", reason(&end))
 }
 
 async fn forward(mut forwarded: Forwarded, netns: Option<PathBuf>) {
