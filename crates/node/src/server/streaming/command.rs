@@ -10,6 +10,7 @@ use kube_pet_stream::remote_command::{Options, Protocol, RemoteCommand, Status, 
 use kube_pet_stream::{End, Settings};
 use tracing::debug;
 
+use super::bridge::Broken;
 use super::{Handover, Running, Sessions, Socket, bridge, flag, query, reason, refused, running, subject, switching_protocols};
 use crate::server::ServerState;
 use crate::server::authn::User;
@@ -18,6 +19,10 @@ use crate::server::routes::Parameter;
 
 /// Nobody types this: Podman's own default would take ctrl-p out of every shell.
 const NO_DETACH: &str = "ctrl-^,ctrl-@,ctrl-^,ctrl-_";
+
+/// How often a terminal's size is told, until the process runs, and the pause between.
+const RESIZE_TRIES: usize = 40;
+const RESIZE_PAUSE: Duration = Duration::from_millis(25);
 
 /// What a session is for.
 enum Work {
@@ -143,15 +148,19 @@ async fn run(podman: &Client, target: &Running, command: &[String], options: Opt
     let resized = |size: kube_pet_stream::remote_command::TerminalSize| {
         let exec = &exec;
         async move {
-            // The process may have ended, or not begun yet.
-            if let Err(error) = podman.resize_exec(exec, size.width, size.height).await {
-                debug!(%error, "the terminal keeps its size");
+            // The first size comes before the process runs, which Podman refuses; a shell would be left with no size at all.
+            for _ in 0..RESIZE_TRIES {
+                match podman.resize_exec(exec, size.width, size.height).await {
+                    Ok(()) => return,
+                    Err(error) => debug!(%error, "the terminal keeps its size for now"),
+                }
+                tokio::time::sleep(RESIZE_PAUSE).await;
             }
         }
     };
     // Podman forgets the session a second after its end (`exit_command_delay`), which a slow client may not have read by then.
     let (carried, code) = tokio::join!(bridge::carry(process, streams, tty, resized), exit_code(podman, &exec));
-    carried?;
+    ended(carried)?;
     match code? {
         0 => Ok(Status::Success),
         code => Ok(Status::ExitCode(code)),
@@ -188,8 +197,16 @@ async fn join(podman: &Client, target: &Running, options: Options, streams: Stre
             debug!(%error, "the terminal keeps its size");
         }
     };
-    bridge::carry(process, streams, target.tty, resized).await?;
+    ended(bridge::carry(process, streams, target.tty, resized).await)?;
     Ok(Status::Success)
+}
+
+/// A process that has ended is no failure, however Podman takes it.
+fn ended(carried: Result<(), Broken>) -> Result<(), String> {
+    match carried {
+        Ok(()) | Err(Broken::Ended) => Ok(()),
+        Err(Broken::Other(text)) => Err(text),
+    }
 }
 
 #[cfg(test)]
