@@ -293,6 +293,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
                 denied_life: config.authorization.webhook.cache_unauthorized_ttl,
             },
         };
+        options.streaming_idle = config.streaming_connection_idle_timeout;
         let state = ServerState {
             store,
             paths,
@@ -303,6 +304,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
             flags: server::flags(std::env::args()),
             node_name: config.node_name.clone(),
             configz: serde_json::to_value(&config).unwrap_or_default(),
+            system_logs: server::SystemLogs { files: config.enable_system_log_handler, query: config.enable_system_log_query },
             health: Arc::new(move || health(&inventory_health)),
             version: BuildVersion {
                 git_version: version.to_owned(),

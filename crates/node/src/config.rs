@@ -75,6 +75,13 @@ pub struct NodeConfiguration {
     /// Whether to request the serving certificate from the cluster.
     #[serde(rename = "serverTLSBootstrap")]
     pub server_tls_bootstrap: bool,
+    /// After how long without a byte a session of exec, attach or port-forward is closed.
+    #[serde(serialize_with = "duration::serialize")]
+    pub streaming_connection_idle_timeout: Duration,
+    /// Whether `/logs/` shows the machine's `/var/log`.
+    pub enable_system_log_handler: bool,
+    /// Whether `/logs/?query=` reads the logs of services.
+    pub enable_system_log_query: bool,
 
     /// Name servers of pods with `dnsPolicy: ClusterFirst`.
     #[serde(rename = "clusterDNS")]
@@ -333,6 +340,9 @@ impl NodeConfiguration {
             tls_cert_file: None,
             tls_private_key_file: None,
             server_tls_bootstrap: true,
+            streaming_connection_idle_timeout: Duration::from_secs(4 * 3600),
+            enable_system_log_handler: true,
+            enable_system_log_query: false,
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".into(),
             resolv_conf: "/etc/resolv.conf".into(),

@@ -55,6 +55,10 @@ impl Paths {
     pub fn sandboxes_dir(&self) -> PathBuf {
         self.run_dir().join("sandboxes")
     }
+    /// `/var/log`: the machine's logs.
+    pub fn logs_dir(&self) -> PathBuf {
+        self.root.join("var/log")
+    }
     /// `/var/log/pods`.
     pub fn pod_logs_dir(&self) -> PathBuf {
         self.root.join("var/log/pods")

@@ -11,10 +11,14 @@ mod handler;
 mod health;
 mod logs;
 mod metrics;
+mod place;
 mod pods;
+mod quota;
 mod response;
 mod routes;
+mod stall;
 mod streaming;
+mod system_logs;
 mod verdicts;
 mod zpages;
 
@@ -43,6 +47,9 @@ pub use client_ca::{ClientCa, ClientCaError};
 use connections::Limits;
 use handler::Handler;
 pub use health::HealthFn;
+use quota::Quota;
+use streaming::Sessions;
+pub use system_logs::SystemLogs;
 pub use zpages::flags;
 
 /// How the server listens and whom it lets in.
@@ -68,6 +75,15 @@ pub struct ServerOptions {
     pub max_header_bytes: usize,
     /// Time for the headers of a request to come in, also on an open connection.
     pub header_timeout: Duration,
+    /// Connections that one user may have of [`Self::max_connections`]; further ones are answered with 429.
+    pub max_connections_per_user: usize,
+    /// Connections into pods by port-forward at the same time, and how many of them one user may have.
+    pub max_forwarded: usize,
+    /// See [`Self::max_forwarded`].
+    pub max_forwarded_per_user: usize,
+    /// After this time without a byte an exec, attach or port-forward session is closed, and any connection whose client
+    /// takes nothing of what is sent to it.
+    pub streaming_idle: Duration,
 }
 
 impl ServerOptions {
@@ -85,6 +101,10 @@ impl ServerOptions {
             max_connections: 512,
             max_header_bytes: 64 * 1024,
             header_timeout: Duration::from_secs(32),
+            max_connections_per_user: 384,
+            max_forwarded: 4096,
+            max_forwarded_per_user: 3072,
+            streaming_idle: Duration::from_secs(4 * 3600),
         }
     }
 }
@@ -116,6 +136,8 @@ pub struct ServerState {
     pub node_name: String,
     /// The configuration in KubeletConfiguration's shape; served as `{"kubeletconfig": …}`.
     pub configz: serde_json::Value,
+    /// Whether the machine's own logs are served.
+    pub system_logs: SystemLogs,
     /// Whether the agent's main loop makes progress.
     pub health: HealthFn,
     /// What the node and its pods use.
@@ -169,6 +191,10 @@ impl Server {
             max_connections,
             max_header_bytes,
             header_timeout,
+            max_connections_per_user,
+            max_forwarded,
+            max_forwarded_per_user,
+            streaming_idle,
         } = options;
         let provider = client_ca::provider();
         let mut tls = ServerConfig::builder_with_provider(provider.clone())
@@ -180,6 +206,9 @@ impl Server {
         let cas = ClientCas::load(client_ca)?;
         let authenticator = Authenticator::new(cas, state.api.clone(), anonymous, token_life);
         let authorizer = Authorizer::new(authorization, state.node_name.clone(), state.api.clone());
+        // The whole is the listener's own limit.
+        let connections = Quota::new(usize::MAX, max_connections_per_user);
+        let sessions = Sessions::new(streaming_idle, Quota::new(max_forwarded, max_forwarded_per_user));
         Ok(Self {
             listener: listen(addr).await?,
             health_listener: match health_addr {
@@ -187,8 +216,8 @@ impl Server {
                 None => None,
             },
             tls: Arc::new(tls),
-            handler: Arc::new(Handler::new(authenticator, authorizer, state)),
-            limits: Limits { max_connections, max_header_bytes, header_timeout },
+            handler: Arc::new(Handler::new(authenticator, authorizer, connections, sessions, state)),
+            limits: Limits { max_connections, max_header_bytes, header_timeout, stall: streaming_idle },
         })
     }
 

@@ -30,6 +30,10 @@ pub mod negotiation;
 pub mod port_forward;
 pub mod remote_command;
 
+/// What the fuzz targets (`fuzz/`) reach into; there only for them.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(test)]
 mod tests;
 

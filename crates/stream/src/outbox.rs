@@ -21,6 +21,8 @@ const CONTROL_MARK: usize = 2 * DATA_MARK;
 #[derive(Default)]
 pub(crate) struct Outbox {
     inner: Mutex<Inner>,
+    /// How much of what is queued goes into one write; all of it where this is not given.
+    unit: Option<fn(&[u8]) -> usize>,
 }
 
 #[derive(Default)]
@@ -44,6 +46,11 @@ enum Stage {
 }
 
 impl Outbox {
+    /// Every unit that `unit` measures at the beginning of what is queued is a write of its own, and so a TLS record of its own.
+    pub(crate) fn in_units(unit: fn(&[u8]) -> usize) -> Self {
+        Self { inner: Mutex::default(), unit: Some(unit) }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -109,12 +116,17 @@ impl Outbox {
         while let Some(batch) = poll_fn(|cx| self.poll_batch(cx)).await {
             let mut rest = &batch[..];
             while !rest.is_empty() {
-                let written = socket.write(rest).await?;
-                if written == 0 {
-                    return Err(io::ErrorKind::WriteZero.into());
+                let unit = self.unit.map_or(rest.len(), |unit| unit(rest).clamp(1, rest.len()));
+                let (mut now, later) = rest.split_at(unit);
+                while !now.is_empty() {
+                    let written = socket.write(now).await?;
+                    if written == 0 {
+                        return Err(io::ErrorKind::WriteZero.into());
+                    }
+                    now = &now[written..];
+                    moved();
                 }
-                rest = &rest[written..];
-                moved();
+                rest = later;
             }
             socket.flush().await?;
         }

@@ -22,6 +22,8 @@ use std::fmt;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+#[cfg(fuzzing)]
+pub(crate) use resize::newest as sizes;
 pub use resize::{ResizeReceiver, TerminalSize};
 pub use status::Status;
 

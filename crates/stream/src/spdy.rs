@@ -9,11 +9,13 @@ pub(crate) mod frame;
 mod headers;
 mod reading;
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) use decoder::{Decoder, Frame};
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) use headers::Deflater;
 pub(crate) use headers::Headers;
+#[cfg(fuzzing)]
+pub(crate) use headers::Inflater;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -17,6 +17,8 @@ pub enum Answer {
     Raw(Vec<u8>),
     /// These bytes as they are, then nothing, for ever.
     RawThenHang(Vec<u8>),
+    /// These bytes as they are, then whatever comes, back to the sender until it ends its direction.
+    Echo(Vec<u8>),
     /// Nothing, for ever.
     Hang,
     /// The end of the connection.
@@ -86,6 +88,12 @@ where
             Answer::RawThenHang(bytes) => {
                 let _ = stream.write_all(&bytes).await;
                 std::future::pending::<()>().await;
+            }
+            Answer::Echo(bytes) => {
+                let _ = stream.write_all(&bytes).await;
+                let (mut from, mut to) = stream.split();
+                let _ = tokio::io::copy(&mut from, &mut to).await;
+                return;
             }
             Answer::Hang => std::future::pending::<()>().await,
             Answer::Close => return,

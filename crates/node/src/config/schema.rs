@@ -94,6 +94,12 @@ fn endpoints(top: &Section<'_>, config: &mut NodeConfiguration) {
         _ => {}
     }
     top.bool("serverTLSBootstrap", &mut config.server_tls_bootstrap);
+    top.duration("streamingConnectionIdleTimeout", SECOND, &mut config.streaming_connection_idle_timeout);
+    top.bool("enableSystemLogHandler", &mut config.enable_system_log_handler);
+    top.bool("enableSystemLogQuery", &mut config.enable_system_log_query);
+    if config.enable_system_log_query && !config.enable_system_log_handler {
+        top.conflict("enableSystemLogQuery", "needs enableSystemLogHandler", "turn both on, or both off");
+    }
 
     let authentication = top.section("authentication");
     let x509 = authentication.section("x509");

@@ -59,6 +59,9 @@ authorization: {mode: Webhook, webhook: {cacheAuthorizedTTL: 1s, cacheUnauthoriz
 tlsCertFile: /c
 tlsPrivateKeyFile: /p
 serverTLSBootstrap: false
+streamingConnectionIdleTimeout: 1h
+enableSystemLogHandler: true
+enableSystemLogQuery: true
 rotateCertificates: true
 clusterDNS: [10.96.0.10]
 clusterDomain: example.org.

@@ -13,7 +13,7 @@ use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,9 +21,16 @@ use tracing::{debug, info, warn};
 
 use super::handler::Handler;
 use super::health::{self, HealthFn};
+use super::place::Place;
 use super::response::Response;
+use super::stall::Bounded;
 
 const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// For headers and answers of the plain health address.
+const HEALTH_PATIENCE: Duration = Duration::from_secs(10);
+/// When a silent connection is probed for the first time, how often then, and how many probes may be lost: a peer that has
+/// vanished is noticed within two minutes, though nothing is written to it.
+const PROBES: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(15), 6);
 /// What a stop waits for open requests; a followed log would never end.
 const GRACE: Duration = Duration::from_secs(2);
 /// How often the client CA file is compared with what is in use.
@@ -35,6 +42,8 @@ pub(super) struct Limits {
     pub(super) max_connections: usize,
     pub(super) max_header_bytes: usize,
     pub(super) header_timeout: Duration,
+    /// How long a client may take nothing of what is written to it.
+    pub(super) stall: Duration,
 }
 
 impl Limits {
@@ -61,25 +70,6 @@ pub(super) async fn reload_cas(handler: &Handler) {
                 warn!(error = &error as &dyn std::error::Error, "the changed client CA file is not usable; the CAs before it stay in use");
             }
         }
-    }
-}
-
-/// One connection's place among those that are served at the same time. It is free again once every copy is dropped.
-#[derive(Clone)]
-pub(super) struct Place {
-    slot: Arc<OwnedSemaphorePermit>,
-    tasks: TaskTracker,
-    stop_now: CancellationToken,
-}
-
-impl Place {
-    /// Work that outlives the connection's requests: it keeps the place, and ends with the server at the latest.
-    pub(super) fn spawn(self, work: impl Future<Output = ()> + Send + 'static) {
-        let Self { slot, tasks, stop_now } = self;
-        tasks.spawn(async move {
-            stop_now.run_until_cancelled(work).await;
-            drop(slot);
-        });
     }
 }
 
@@ -113,8 +103,9 @@ async fn accept<F>(
             },
         };
         match accepted {
-            Ok((stream, _)) => {
-                let place = Place { slot: Arc::new(slot), tasks: tasks.clone(), stop_now: stop_now.clone() };
+            Ok((stream, peer)) => {
+                let place = Place::new(slot, peer, tasks.clone(), stop_now.clone());
+                notice_dead_peers(&stream);
                 place.clone().spawn(serve(stream, place, shutdown.clone()));
             }
             Err(error) => {
@@ -132,6 +123,18 @@ async fn accept<F>(
     }
 }
 
+fn notice_dead_peers(stream: &TcpStream) {
+    use rustix::net::sockopt;
+    let (idle, interval, count) = PROBES;
+    let set = sockopt::set_socket_keepalive(stream, true)
+        .and_then(|()| sockopt::set_tcp_keepidle(stream, idle))
+        .and_then(|()| sockopt::set_tcp_keepintvl(stream, interval))
+        .and_then(|()| sockopt::set_tcp_keepcnt(stream, count));
+    if let Err(error) = set {
+        debug!(%error, "a connection without keep-alive");
+    }
+}
+
 /// 10250.
 pub(super) async fn serve_api(
     listener: TcpListener,
@@ -145,6 +148,7 @@ pub(super) async fn serve_api(
         let (acceptor, handler) = (acceptor.clone(), handler.clone());
         async move {
             let _ = stream.set_nodelay(true);
+            let stream = Bounded::new(stream, limits.stall);
             let handshake = tokio::time::timeout(TLS_HANDSHAKE_TIMEOUT, acceptor.accept(stream));
             let stream = match handshake.await {
                 Ok(Ok(stream)) => stream,
@@ -172,14 +176,14 @@ pub(super) async fn serve_api(
 
 /// 10248: no TLS, no credentials, on loopback.
 pub(super) async fn serve_health(listener: TcpListener, health: HealthFn, shutdown: CancellationToken) {
-    let limits = Limits { max_connections: 16, max_header_bytes: 8192, header_timeout: Duration::from_secs(10) };
+    let limits = Limits { max_connections: 16, max_header_bytes: 8192, header_timeout: HEALTH_PATIENCE, stall: HEALTH_PATIENCE };
     accept(listener, limits.max_connections, shutdown, |stream, _, shutdown| {
         let health = health.clone();
         let answer = move |request: Request<Incoming>| {
             let health = health.clone();
             async move { health::local(&health, request.uri().path()) }
         };
-        serve_connection(stream, limits, shutdown, answer)
+        serve_connection(Bounded::new(stream, limits.stall), limits, shutdown, answer)
     })
     .await;
 }

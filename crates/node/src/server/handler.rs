@@ -1,8 +1,9 @@
 //! One request: authenticate, authorize, find, answer.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::ALLOW;
+use http::header::{ALLOW, CONNECTION, RETRY_AFTER};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use rustls_pki_types::CertificateDer;
@@ -11,21 +12,33 @@ use tracing::{debug, warn};
 
 use super::authn::{Authenticator, User};
 use super::authz::Authorizer;
+use super::place::Place;
+use super::quota::Quota;
 use super::response::{self, Response};
 use super::routes::{Area, Endpoint, Parameter, Target};
-use super::{ServerState, health, logs, metrics, pods, streaming, zpages};
+use super::streaming::Sessions;
+use super::{ServerState, health, logs, metrics, pods, streaming, system_logs, zpages};
 use crate::instruments;
 
 /// Everything that answering takes.
 pub(super) struct Handler {
     authenticator: Authenticator,
     authorizer: Authorizer,
+    /// How many connections one user may have.
+    connections: Arc<Quota>,
+    sessions: Sessions,
     state: ServerState,
 }
 
 impl Handler {
-    pub(super) fn new(authenticator: Authenticator, authorizer: Authorizer, state: ServerState) -> Self {
-        Self { authenticator, authorizer, state }
+    pub(super) fn new(
+        authenticator: Authenticator,
+        authorizer: Authorizer,
+        connections: Arc<Quota>,
+        sessions: Sessions,
+        state: ServerState,
+    ) -> Self {
+        Self { authenticator, authorizer, connections, sessions, state }
     }
 
     pub(super) fn authenticator(&self) -> &Authenticator {
@@ -60,13 +73,20 @@ impl Handler {
 
     async fn checked(&self, certificates: &[CertificateDer<'static>], request: &Parts) -> Response {
         let path = request.uri.path();
+        let place = request.extensions.get::<Place>();
         let user = match self.authenticator.authenticate(certificates, &request.headers).await {
             Ok(user) => user,
             Err(cause) => {
                 debug!(path, cause = &cause as &dyn std::error::Error, "unauthorized");
-                return response::text(StatusCode::UNAUTHORIZED, "Unauthorized");
+                let refusal = response::text(StatusCode::UNAUTHORIZED, "Unauthorized");
+                return if place.is_some_and(Place::refuse) { response::with_header(refusal, CONNECTION, "close") } else { refusal };
             }
         };
+        if place.is_some_and(|place| !place.admit(&self.connections, &user.name)) {
+            warn!(user = user.name, "the user has too many connections; one more was refused");
+            let refusal = response::text(StatusCode::TOO_MANY_REQUESTS, format!("too many connections of user {}", user.name));
+            return response::with_header(response::with_header(refusal, CONNECTION, "close"), RETRY_AFTER, "1");
+        }
         let area = Area::of(path);
         if let Err(refusal) = self.authorize(&user, area, &request.method).await {
             return refusal;
@@ -135,10 +155,14 @@ impl Handler {
             Endpoint::MetricsResource => response::metrics(state.stats.resource_metrics().await),
             Endpoint::MetricsProbes => response::metrics(metrics::probes()),
             Endpoint::MetricsSlis => response::metrics(metrics::slis(state)),
-            Endpoint::Exec => streaming::exec(state, user, parameters, request),
-            Endpoint::Attach => streaming::attach(state, user, parameters, request),
-            Endpoint::PortForward => streaming::port_forward(state, user, parameters, request),
-            Endpoint::Run => not_implemented("run"),
+            Endpoint::Exec => streaming::exec(&self.sessions, state, user, parameters, request),
+            Endpoint::Attach => streaming::attach(&self.sessions, state, user, parameters, request),
+            Endpoint::PortForward => streaming::port_forward(&self.sessions, state, user, parameters, request),
+            Endpoint::Run => streaming::run(state, user, parameters, request).await,
+            Endpoint::SystemLogs => {
+                let path = parameters.first().map(AsRef::as_ref).unwrap_or_default();
+                system_logs::serve(state.system_logs, &state.paths, path, request).await
+            }
         }
     }
 }
@@ -151,9 +175,4 @@ fn follows(request: &Parts) -> bool {
 
 fn not_found() -> Response {
     response::text(StatusCode::NOT_FOUND, "404: Page Not Found")
-}
-
-fn not_implemented(what: &str) -> Response {
-    let text = format!("{what} is not implemented by this version of kube-pet");
-    response::text(StatusCode::NOT_IMPLEMENTED, text)
 }

@@ -8,7 +8,7 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderName, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::Frame;
+use hyper::body::{Body as _, Frame};
 use tokio::sync::mpsc;
 
 /// The body of every answer.
@@ -41,6 +41,20 @@ pub(super) fn json(value: &impl serde::Serialize) -> Response {
 pub(super) fn metrics(body: String) -> Response {
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
     full(StatusCode::OK, content_type, body.into())
+}
+
+/// What a command wrote. The kubelet calls it JSON, whatever it is; nothing is nothing.
+pub(super) fn run_output(output: Vec<u8>) -> Response {
+    let mut response = full(StatusCode::OK, "application/json", output.into());
+    if response.body().size_hint().exact() == Some(0) {
+        response.headers_mut().remove(CONTENT_TYPE);
+    }
+    response
+}
+
+/// An HTML page.
+pub(super) fn html(page: String) -> Response {
+    full(StatusCode::OK, "text/html; charset=utf-8", page.into())
 }
 
 /// A chunked answer of unknown length; each piece goes out at once. An error breaks the connection off, so that the

@@ -21,6 +21,7 @@ pub(super) enum Endpoint {
     StatsSummary,
     Statusz,
     Flagz,
+    SystemLogs,
     Metrics,
     MetricsCadvisor,
     MetricsResource,
@@ -38,7 +39,7 @@ pub(super) enum VerbRule {
     Create,
 }
 
-/// A path with its methods. `{…}` stands for one segment.
+/// A path with its methods. `{…}` stands for one segment, `{…*}` for all that follow, which may be none.
 #[derive(Debug)]
 pub(super) struct Route {
     pub(super) pattern: &'static str,
@@ -149,8 +150,8 @@ pub(super) static AREAS: &[Area] = &[
     },
     Area { prefix: "statusz", subresources: &["statusz"], verb: VerbRule::Method, routes: &[route("/statusz", GET, Endpoint::Statusz)] },
     Area { prefix: "flagz", subresources: &["configz"], verb: VerbRule::Method, routes: &[route("/flagz", GET, Endpoint::Flagz)] },
+    Area { prefix: "logs", subresources: &["log"], verb: VerbRule::Method, routes: &[route("/logs/{path*}", GET, Endpoint::SystemLogs)] },
     // Known to authorization, but without an answer.
-    Area { prefix: "logs", subresources: &["log"], verb: VerbRule::Method, routes: &[] },
     Area { prefix: "checkpoint", subresources: &["checkpoint"], verb: VerbRule::Method, routes: &[] },
 ];
 
@@ -218,6 +219,11 @@ fn matches<'p>(pattern: &str, path: &'p str) -> Option<Vec<Cow<'p, str>>> {
         _ => path,
     };
     let mut parameters = Vec::new();
+    if let Some((head, _)) = pattern.split_once("/{").filter(|_| pattern.ends_with("*}")) {
+        let rest = path.strip_prefix(head)?;
+        let rest = if rest.is_empty() { rest } else { rest.strip_prefix('/')? };
+        return Some(vec![percent_decode_str(rest).decode_utf8().ok()?]);
+    }
     let (mut wanted, mut given) = (pattern.split('/'), path.split('/'));
     loop {
         match (wanted.next(), given.next()) {
@@ -286,6 +292,11 @@ mod tests {
             target(Method::GET, "/containerLogs/ns/p%2Eod/c"),
             Target::Endpoint(Endpoint::ContainerLogs, vec!["ns".into(), "p.od".into(), "c".into()])
         );
+        let logs = |path: &'static str| Target::Endpoint(Endpoint::SystemLogs, vec![path.into()]);
+        assert_eq!(target(Method::GET, "/logs"), logs(""));
+        assert_eq!(target(Method::GET, "/logs/"), logs(""));
+        assert_eq!(target(Method::GET, "/logs/a/b%20c"), logs("a/b c"));
+        assert_eq!(target(Method::GET, "/logs/a/"), logs("a"));
         assert_eq!(target(Method::GET, "/runningpods/"), Target::Endpoint(Endpoint::RunningPods, vec![]));
         assert_eq!(target(Method::POST, "/pods"), Target::OtherMethods(vec![Method::GET]));
         assert_eq!(target(Method::POST, "/stats/summary"), Target::Endpoint(Endpoint::StatsSummary, vec![]));

@@ -2,11 +2,14 @@
 //! into pods' network namespaces. Everything that can be wrong with a request is answered before the 101; after it, errors
 //! go through the protocol's own error stream.
 
+mod audit;
 mod bridge;
 mod command;
 mod forward;
+mod run;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
@@ -15,18 +18,36 @@ use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use kube_pet_core::ids::ContainerId;
 use kube_pet_stream::negotiation::Refusal;
-use tracing::{Instrument as _, debug, debug_span};
+use kube_pet_stream::{End, Settings};
+use tracing::{Instrument as _, debug_span};
 
-use super::connections::Place;
+use super::authn::User;
+use super::place::Place;
+use super::quota::Quota;
 use super::response::{self, Response};
 use super::routes::Parameter;
 use crate::pods::store::PodStore;
 
+use audit::{Counted, Record, Subject};
 pub(super) use command::{attach, exec};
 pub(super) use forward::port_forward;
+pub(super) use run::run;
 
 /// The client's connection, once it has its 101.
-type Socket = TokioIo<Upgraded>;
+type Socket = Counted<TokioIo<Upgraded>>;
+
+/// What all sessions have in common.
+pub(super) struct Sessions {
+    settings: Settings,
+    /// Connections into pods.
+    forwarded: Arc<Quota>,
+}
+
+impl Sessions {
+    pub(super) fn new(idle: Duration, forwarded: Arc<Quota>) -> Self {
+        Self { settings: Settings { idle, ..Settings::default() }, forwarded }
+    }
+}
 
 /// A container whose process can be talked to.
 struct Running {
@@ -100,18 +121,21 @@ impl Handover {
         }
     }
 
-    /// Runs a session on the connection once the answer is on its way. It counts as a connection for as long as it lasts, and ends
-    /// with the server.
-    fn serve<F>(self, name: &'static str, session: impl FnOnce(Socket) -> F + Send + 'static)
+    /// Runs a session on the connection once the answer is on its way; it returns how it ended. It counts as a connection for as
+    /// long as it lasts, and ends with the server.
+    fn serve<F>(self, subject: Subject, session: impl FnOnce(Socket) -> F + Send + 'static)
     where
-        F: Future<Output = ()> + Send + 'static,
+        F: Future<Output = String> + Send + 'static,
     {
         let Self { upgrade, place } = self;
+        let name = subject.kind;
+        let mut record = Record::begin(subject);
         let session = async move {
-            match upgrade.await {
-                Ok(upgraded) => Box::pin(session(TokioIo::new(upgraded))).await,
-                Err(error) => debug!(%error, "the client left before its session began"),
-            }
+            let outcome = match upgrade.await {
+                Ok(upgraded) => Box::pin(session(record.count(TokioIo::new(upgraded)))).await,
+                Err(error) => format!("the client left before it began: {error}"),
+            };
+            record.ended(outcome);
         };
         place.spawn(session.instrument(debug_span!("session", name)));
     }
@@ -125,6 +149,35 @@ fn query(request: &Parts) -> Vec<(String, String)> {
 /// A flag as the API server writes it (`1`) or a person would (`true`).
 fn flag(query: &[(String, String)], names: &[&str]) -> bool {
     query.iter().any(|(name, value)| names.contains(&name.as_str()) && ["1", "true"].contains(&value.as_str()))
+}
+
+/// What the log says of a session, as far as every kind has it.
+fn subject(kind: &'static str, user: &User, request: &Parts, pod: &Pod) -> Subject {
+    Subject {
+        kind,
+        user: user.name.clone(),
+        peer: request.extensions.get::<Place>().map(|place| place.peer().to_string()).unwrap_or_default(),
+        pod: name_of(pod),
+        uid: pod.metadata.uid.clone().unwrap_or_default(),
+        container: None,
+        command: Vec::new(),
+        tty: false,
+        protocol: String::new(),
+    }
+}
+
+/// Why a session's connection is no more, for the log.
+fn reason(end: &End) -> String {
+    match end {
+        End::Client => "the client closed".to_owned(),
+        End::Server => "closed".to_owned(),
+        End::Idle(limit) => format!("idle for {} s", limit.as_secs()),
+        End::Aborted => "the client did not close in time".to_owned(),
+        End::Failed(error) => match std::error::Error::source(error.as_ref()) {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        },
+    }
 }
 
 /// Namespace and name, for the log.

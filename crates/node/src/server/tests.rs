@@ -1,56 +1,17 @@
+mod access;
+mod commands;
 mod harness;
+mod limits;
 mod log_requests;
+mod sessions;
+mod system_logs;
 
-use std::time::Duration;
-
-use http::{Method, StatusCode};
+use http::Method;
 use serde_json::json;
 
 use super::routes::{AREAS, VerbRule};
 use super::*;
 use harness::{Harness, Identity, eventually};
-
-/// Who asks, and with which outcome before any endpoint is reached (`None`: it is reached).
-const IDENTITIES: [(Identity, Option<StatusCode>); 8] = [
-    (Identity::Nobody, Some(StatusCode::UNAUTHORIZED)),
-    (Identity::WrongCa, Some(StatusCode::UNAUTHORIZED)),
-    (Identity::ServerCertificate, Some(StatusCode::UNAUTHORIZED)),
-    (Identity::DeniedCertificate, Some(StatusCode::FORBIDDEN)),
-    (Identity::AllowedCertificate, None),
-    (Identity::Token("bad"), Some(StatusCode::UNAUTHORIZED)),
-    (Identity::Token("denied"), Some(StatusCode::FORBIDDEN)),
-    (Identity::Token("good"), None),
-];
-
-#[tokio::test]
-async fn component_every_route_for_every_identity() {
-    let harness = Harness::start().await;
-    for area in AREAS {
-        for route in area.routes {
-            let path = route.pattern.replace("{check}", "ping").replace(['{', '}'], "");
-            for method in route.methods {
-                for (identity, refused) in &IDENTITIES {
-                    let what = format!("{method} {path} as {identity:?}");
-                    let answer = harness.request(method.clone(), &path, identity).await;
-                    match refused {
-                        Some(status) => assert_eq!(answer.status, *status, "{what}"),
-                        None => {
-                            // Reached: the endpoint's own answer. The table's names are no real pod.
-                            let expected: &[u16] = match route.endpoint {
-                                routes::Endpoint::ContainerLogs | routes::Endpoint::PortForward => &[404],
-                                // Without a command, or a stream.
-                                routes::Endpoint::Exec | routes::Endpoint::Attach => &[400],
-                                routes::Endpoint::Run => &[501],
-                                _ => &[200],
-                            };
-                            assert!(expected.contains(&answer.status.as_u16()), "{what}: {answer:?}");
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
 
 #[tokio::test]
 async fn component_the_questions_asked_are_those_of_the_table() {
@@ -58,7 +19,7 @@ async fn component_the_questions_asked_are_those_of_the_table() {
         for route in area.routes {
             // A new server each time: refusals are remembered.
             let harness = Harness::start().await;
-            let path = route.pattern.replace(['{', '}'], "");
+            let path = route.pattern.replace(['{', '}', '*'], "");
             let method = &route.methods[0];
             harness.request(method.clone(), &path, &Identity::DeniedCertificate).await;
             let verb = match (area.verb, method) {
@@ -234,33 +195,6 @@ async fn component_pods_configuration_and_metrics_come_from_the_state() {
     assert!((now - value("process_start_time_seconds")).abs() < 3600.0);
     assert!(value("process_resident_memory_bytes") > 1e6);
     assert!(value("process_open_fds") > 3.0);
-}
-
-#[tokio::test]
-async fn component_slow_and_oversized_requests_end_before_authentication() {
-    let harness = Harness::with(|options, _| {
-        options.header_timeout = Duration::from_millis(200);
-        options.max_header_bytes = 8192;
-    })
-    .await;
-    let slow = harness.raw(b"GET /healthz HTTP/1.1\r\nHost: x\r\n").await;
-    assert_eq!(slow, "", "closed without an answer");
-    let mut large = b"GET /healthz HTTP/1.1\r\nX: ".to_vec();
-    large.resize(64 * 1024, b'a');
-    let answer = harness.raw(&large).await;
-    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
-}
-
-#[tokio::test]
-async fn component_more_connections_than_allowed_wait_their_turn() {
-    let harness = Harness::with(|options, _| options.max_connections = 1).await;
-    let first = harness.connect(&Identity::AllowedCertificate).await;
-    let second = harness.request(Method::GET, "/healthz", &Identity::AllowedCertificate);
-    let mut second = Box::pin(second);
-    let early = tokio::time::timeout(Duration::from_millis(300), second.as_mut()).await;
-    assert!(early.is_err(), "served beyond the limit");
-    drop(first);
-    assert_eq!(second.await.status, 200);
 }
 
 #[tokio::test]

@@ -53,7 +53,7 @@ impl ResizeReceiver {
 }
 
 /// The last complete size, and how many bytes are done with. None: that is not a sequence of sizes.
-fn newest(bytes: &[u8]) -> Option<(Option<TerminalSize>, usize)> {
+pub(crate) fn newest(bytes: &[u8]) -> Option<(Option<TerminalSize>, usize)> {
     let mut stream = serde_json::Deserializer::from_slice(bytes).into_iter::<TerminalSize>();
     let (mut newest, mut used) = (None, 0);
     loop {

@@ -268,3 +268,65 @@ async fn silence_ends_a_connection_and_traffic_in_either_direction_does_not() {
     assert!(matches!(session.closed().await, End::Idle(time) if time == idle));
     assert_eq!(started.elapsed().as_secs(), idle.as_secs());
 }
+
+/// Counts the writes to a socket.
+struct Writes {
+    socket: tokio::io::DuplexStream,
+    sizes: std::sync::Arc<std::sync::Mutex<Vec<usize>>>,
+}
+
+impl tokio::io::AsyncRead for Writes {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.socket).poll_read(cx, buffer)
+    }
+}
+
+impl tokio::io::AsyncWrite for Writes {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        data: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        let result = std::pin::Pin::new(&mut self.socket).poll_write(cx, data);
+        if let std::task::Poll::Ready(Ok(count)) = result {
+            self.sizes.lock().unwrap().push(count);
+        }
+        result
+    }
+    fn poll_flush(mut self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.socket).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+/// Python's client would not see the second of two messages that come in one TLS record.
+#[tokio::test(start_paused = true)]
+async fn every_websocket_message_is_a_write_of_its_own() {
+    let (ours, mut theirs) = pipe(1 << 20);
+    let sizes = std::sync::Arc::default();
+    let socket = Writes { socket: ours, sizes: std::sync::Arc::clone(&sizes) };
+    let protocol = Protocol::WebSocket { version: Version::V4, base64: false };
+    let options = Options { stdin: false, ..ALL };
+    let RemoteCommand { streams, session } = RemoteCommand::open(socket, protocol, options, settings()).await.unwrap();
+    let mut stdout = streams.stdout.unwrap();
+    // Nothing yields between these, so that all is queued when the writer comes.
+    stdout.write_all(b"out").await.unwrap();
+    stdout.write_all(&[b'x'; 300]).await.unwrap();
+    streams.stderr.unwrap().write_all(b"err").await.unwrap();
+    let finish = tokio::spawn(async move { session.finish(&Status::Success).await });
+    let mut got = Vec::new();
+    while !got.ends_with(&[0x88, 2, 3, 232]) {
+        assert_ne!(soon(theirs.read_buf(&mut got)).await.unwrap(), 0);
+    }
+    drop(theirs);
+    soon(finish).await.unwrap();
+    let status = 3 + Status::Success.to_json().len();
+    // The marker of the beginning, three messages, the status, the close.
+    assert_eq!(*sizes.lock().unwrap(), [3, 6, 305, 6, status, 4]);
+}

@@ -33,7 +33,14 @@ pub(crate) struct Builder {
 
 impl Builder {
     pub(crate) fn new(encoding: Encoding, settings: &Settings) -> Self {
-        Self { outbox: Arc::default(), inlets: Vec::new(), encoding, capacity: settings.limits.stream_buffer }
+        // Clients that wait for the socket to become readable before each message, as Python's does, see one message per TLS record:
+        // what came with another is in a buffer by then, and the socket silent.
+        Self {
+            outbox: Arc::new(Outbox::in_units(frame::message_length)),
+            inlets: Vec::new(),
+            encoding,
+            capacity: settings.limits.stream_buffer,
+        }
     }
 
     /// The channel with the next number. There must be no more than 255.

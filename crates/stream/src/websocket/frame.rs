@@ -160,6 +160,17 @@ pub(crate) fn message(buffer: &mut BytesMut, opcode: u8, head: &[u8], payload: &
     buffer.put_slice(payload);
 }
 
+/// The length of the first of these messages, which [`message`] has written.
+pub(crate) fn message_length(messages: &[u8]) -> usize {
+    let Some((head, rest)) = messages.split_first_chunk::<2>() else { return messages.len() };
+    let length = match head[1] {
+        126 => rest.first_chunk::<2>().map(|length| 4 + u64::from(u16::from_be_bytes(*length))),
+        127 => rest.first_chunk::<8>().map(|length| 10 + u64::from_be_bytes(*length)),
+        short => Some(2 + u64::from(short)),
+    };
+    length.and_then(|length| usize::try_from(length).ok()).unwrap_or(messages.len())
+}
+
 pub(crate) fn channel_message(buffer: &mut BytesMut, encoding: Encoding, channel: u8, data: &[u8]) {
     match encoding {
         Encoding::Binary => message(buffer, OP_BINARY, &[channel], data),

@@ -9,13 +9,39 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 /// Bytes read at once. What a slow client has not taken holds up the process, not memory.
 const PIECE: usize = 32 << 10;
 
+/// How Podman's own words on a broken connection to a process begin, and what is in them: it writes them to the process's stderr.
+const PODMANS_WORDS: [(&[u8], &[u8]); 2] =
+    [(b"Error: write unixpacket ", b"/attach: write: "), (b"Error: read unixpacket ", b"/attach: read: ")];
+
+/// Why carrying ended before the process had closed its output.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// The process has ended without reading all of its input, or before it had begun. Podman gives up the connection then instead of
+    /// closing it (seen from 4.3 on); the process has an exit code all the same.
+    Ended,
+    /// Something else, in words.
+    Other(String),
+}
+
+impl Broken {
+    /// A connection that is reset while there is input is one of a process that has ended.
+    fn reading(error: &std::io::Error, has_input: bool) -> Self {
+        if has_input && error.kind() == std::io::ErrorKind::ConnectionReset {
+            Self::Ended
+        } else {
+            Self::Other(format!("reading the process's output: {error}"))
+        }
+    }
+}
+
 /// Carries until the process has closed its output. Its input ends when the client's does; `resized` hears of each new size of
-/// the terminal. Returns what went wrong on Podman's side, in words.
-pub(super) async fn carry<F>(podman: Duplex, streams: Streams, tty: bool, resized: impl Fn(TerminalSize) -> F) -> Result<(), String>
+/// the terminal. Returns what went wrong on Podman's side.
+pub(super) async fn carry<F>(podman: Duplex, streams: Streams, tty: bool, resized: impl Fn(TerminalSize) -> F) -> Result<(), Broken>
 where
     F: Future<Output = ()>,
 {
     let Streams { stdin, mut stdout, mut stderr, resize } = streams;
+    let has_input = stdin.is_some();
     let (mut output, mut input) = tokio::io::split(podman);
     let feed = async {
         if let Some(mut stdin) = stdin {
@@ -36,7 +62,9 @@ where
         tokio::join!(feed, follow);
         std::future::pending::<()>().await;
     };
-    let carried = async { if tty { raw(&mut output, &mut stdout).await } else { framed(&mut output, &mut stdout, &mut stderr).await } };
+    let carried = async {
+        if tty { raw(&mut output, &mut stdout, has_input).await } else { framed(&mut output, &mut stdout, &mut stderr, has_input).await }
+    };
     let result = tokio::select! {
         result = carried => result,
         () = beside => Ok(()),
@@ -56,35 +84,63 @@ async fn give(stream: &mut Option<Writer>, bytes: &[u8]) {
     }
 }
 
-async fn raw(output: &mut (impl AsyncRead + Unpin), stdout: &mut Option<Writer>) -> Result<(), String> {
+async fn raw(output: &mut (impl AsyncRead + Unpin), stdout: &mut Option<Writer>, has_input: bool) -> Result<(), Broken> {
     let mut piece = BytesMut::with_capacity(PIECE);
     loop {
         piece.clear();
         match output.read_buf(&mut piece).await {
             Ok(0) => return Ok(()),
             Ok(_) => give(stdout, &piece).await,
-            Err(error) => return Err(format!("reading the process's output: {error}")),
+            Err(error) => return Err(Broken::reading(&error, has_input)),
         }
     }
 }
 
-async fn framed(output: &mut (impl AsyncRead + Unpin), stdout: &mut Option<Writer>, stderr: &mut Option<Writer>) -> Result<(), String> {
+async fn framed(
+    output: &mut (impl AsyncRead + Unpin),
+    stdout: &mut Option<Writer>,
+    stderr: &mut Option<Writer>,
+    has_input: bool,
+) -> Result<(), Broken> {
     let mut frames = Demultiplexer::default();
     let mut piece = BytesMut::with_capacity(PIECE);
     loop {
         match output.read_buf(&mut piece).await {
             Ok(0) => return Ok(()),
             Ok(_) => {}
-            Err(error) => return Err(format!("reading the process's output: {error}")),
+            Err(error) => return Err(Broken::reading(&error, has_input)),
         }
-        while let Some(frame) = frames.next(&mut piece).map_err(|error| error.to_string())? {
+        while let Some(frame) = frames.next(&mut piece).map_err(|error| Broken::Other(error.to_string()))? {
             match frame.stream {
                 StreamKind::Stdout => give(stdout, &frame.data).await,
+                StreamKind::Stderr if is_podmans_own(&frame.data) => return Err(Broken::Ended),
                 StreamKind::Stderr => give(stderr, &frame.data).await,
-                StreamKind::System => return Err(String::from_utf8_lossy(&frame.data).trim().to_owned()),
+                StreamKind::System => return Err(Broken::Other(String::from_utf8_lossy(&frame.data).trim().to_owned())),
                 StreamKind::Stdin => {}
             }
         }
         piece.reserve(PIECE);
+    }
+}
+
+fn is_podmans_own(text: &[u8]) -> bool {
+    PODMANS_WORDS.iter().any(|(begin, part)| text.starts_with(begin) && text.windows(part.len()).any(|window| window == *part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn podmans_own_words_are_told_from_a_programs() {
+        for text in [
+            "Error: write unixpacket @->/proc/self/fd/16/attach: write: connection reset by peer\n",
+            "Error: read unixpacket @->/proc/self/fd/14/attach: read: connection reset by peer\n",
+        ] {
+            assert!(is_podmans_own(text.as_bytes()), "{text}");
+        }
+        for text in ["Error: write unixpacket is a word\n", "Error: no such file\n", "", "an Error: read unixpacket /attach: read: x"] {
+            assert!(!is_podmans_own(text.as_bytes()), "{text}");
+        }
     }
 }

@@ -1,14 +1,17 @@
 //! exec and attach.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use http::request::Parts;
 use kube_pet_podman::{AttachOptions, Client, ExecConfig};
-use kube_pet_stream::Settings;
 use kube_pet_stream::negotiation;
 use kube_pet_stream::remote_command::{Options, Protocol, RemoteCommand, Status, Streams};
-use tracing::{debug, info};
+use kube_pet_stream::{End, Settings};
+use tracing::debug;
 
-use super::{Handover, Running, Socket, bridge, flag, name_of, query, refused, running, switching_protocols};
+use super::bridge::Broken;
+use super::{Handover, Running, Sessions, Socket, bridge, flag, query, reason, refused, running, subject, switching_protocols};
 use crate::exec_sessions;
 use crate::server::ServerState;
 use crate::server::authn::User;
@@ -18,27 +21,59 @@ use crate::server::routes::Parameter;
 /// Nobody types this: Podman's own default would take ctrl-p out of every shell.
 const NO_DETACH: &str = "ctrl-^,ctrl-@,ctrl-^,ctrl-_";
 
+/// How often a terminal's size is told, until the process runs, and the pause between.
+const RESIZE_TRIES: usize = 40;
+const RESIZE_PAUSE: Duration = Duration::from_millis(25);
+
 /// What a session is for.
 enum Work {
     Exec(Vec<String>),
     Attach,
 }
 
+impl Work {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Exec(_) => "exec",
+            Self::Attach => "attach",
+        }
+    }
+}
+
 /// `/exec/{namespace}/{pod}[/{uid}]/{container}?command=…`
-pub(in crate::server) fn exec(state: &ServerState, user: &User, parameters: &[Parameter<'_>], request: &Parts) -> Response {
+pub(in crate::server) fn exec(
+    sessions: &Sessions,
+    state: &ServerState,
+    user: &User,
+    parameters: &[Parameter<'_>],
+    request: &Parts,
+) -> Response {
     let command: Vec<String> = query(request).into_iter().filter(|(name, _)| name == "command").map(|(_, value)| value).collect();
     if command.is_empty() {
         return response::text(StatusCode::BAD_REQUEST, "you must specify at least 1 of command");
     }
-    begin(state, user, parameters, request, Work::Exec(command)).unwrap_or_else(|refusal| *refusal)
+    begin(sessions, state, user, parameters, request, Work::Exec(command)).unwrap_or_else(|refusal| *refusal)
 }
 
 /// `/attach/{namespace}/{pod}[/{uid}]/{container}`
-pub(in crate::server) fn attach(state: &ServerState, user: &User, parameters: &[Parameter<'_>], request: &Parts) -> Response {
-    begin(state, user, parameters, request, Work::Attach).unwrap_or_else(|refusal| *refusal)
+pub(in crate::server) fn attach(
+    sessions: &Sessions,
+    state: &ServerState,
+    user: &User,
+    parameters: &[Parameter<'_>],
+    request: &Parts,
+) -> Response {
+    begin(sessions, state, user, parameters, request, Work::Attach).unwrap_or_else(|refusal| *refusal)
 }
 
-fn begin(state: &ServerState, user: &User, parameters: &[Parameter<'_>], request: &Parts, work: Work) -> Result<Response, Box<Response>> {
+fn begin(
+    sessions: &Sessions,
+    state: &ServerState,
+    user: &User,
+    parameters: &[Parameter<'_>],
+    request: &Parts,
+    work: Work,
+) -> Result<Response, Box<Response>> {
     let query = query(request);
     let asked = Options {
         stdin: flag(&query, &["input", "stdin"]),
@@ -50,24 +85,31 @@ fn begin(state: &ServerState, user: &User, parameters: &[Parameter<'_>], request
     let target = running(&state.store, parameters)?;
     let negotiated = negotiation::remote_command(&request.headers).map_err(|refusal| Box::new(refused(*refusal)))?;
     let connection = Handover::of(request)?;
-    let (pod, user) = (name_of(&target.pod), &user.name);
-    // Who did what, for those who have to know; what was typed is nobody's business.
-    match &work {
-        Work::Exec(command) => info!(user, pod, container = target.container, ?command, tty = options.tty, "exec"),
-        Work::Attach => info!(user, pod, container = target.container, tty = options.tty, "attach"),
+    let mut subject = subject(work.kind(), user, request, &target.pod);
+    subject.container = Some(target.container.clone());
+    if let Work::Exec(command) = &work {
+        subject.command.clone_from(command);
     }
-    let podman = state.podman.clone();
-    connection.serve("command", move |socket| session(socket, negotiated.protocol, options, podman, target, work));
+    subject.tty = options.tty;
+    subject.protocol = format!("{:?}", negotiated.protocol);
+    let (podman, settings) = (state.podman.clone(), sessions.settings.clone());
+    connection.serve(subject, move |socket| session(socket, negotiated.protocol, options, settings, podman, target, work));
     Ok(switching_protocols(negotiated.headers))
 }
 
-async fn session(socket: Socket, protocol: Protocol, options: Options, podman: Client, target: Running, work: Work) {
-    let RemoteCommand { streams, session } = match RemoteCommand::open(socket, protocol, options, Settings::default()).await {
+/// One session, to its end in words.
+async fn session(
+    socket: Socket,
+    protocol: Protocol,
+    options: Options,
+    settings: Settings,
+    podman: Client,
+    target: Running,
+    work: Work,
+) -> String {
+    let RemoteCommand { streams, session } = match RemoteCommand::open(socket, protocol, options, settings).await {
         Ok(open) => open,
-        Err(error) => {
-            debug!(%error, "no session");
-            return;
-        }
+        Err(error) => return error.to_string(),
     };
     let done = async {
         match &work {
@@ -78,13 +120,17 @@ async fn session(socket: Socket, protocol: Protocol, options: Options, podman: C
     let status = tokio::select! {
         status = done => status.unwrap_or_else(Status::Error),
         // As with other runtimes, the process goes on: it may be meant to.
-        end = session.closed() => {
-            debug!(?end, "the client has left");
-            return;
-        }
+        end = session.closed() => return format!("the process goes on: {}", reason(&end)),
     };
-    let end = session.finish(&status).await;
-    debug!(?end, ?status, "session ended");
+    let outcome = match &status {
+        Status::Success => "success".to_owned(),
+        Status::ExitCode(code) => format!("exit code {code}"),
+        Status::Error(error) => format!("error: {error}"),
+    };
+    match session.finish(&status).await {
+        End::Client | End::Server => outcome,
+        end => format!("{outcome}; {}", reason(&end)),
+    }
 }
 
 async fn run(podman: &Client, target: &Running, command: &[String], options: Options, streams: Streams) -> Result<Status, String> {
@@ -103,15 +149,19 @@ async fn run(podman: &Client, target: &Running, command: &[String], options: Opt
     let resized = |size: kube_pet_stream::remote_command::TerminalSize| {
         let exec = &exec;
         async move {
-            // The process may have ended, or not begun yet.
-            if let Err(error) = podman.resize_exec(exec, size.width, size.height).await {
-                debug!(%error, "the terminal keeps its size");
+            // The first size comes before the process runs, which Podman refuses; a shell would be left with no size at all.
+            for _ in 0..RESIZE_TRIES {
+                match podman.resize_exec(exec, size.width, size.height).await {
+                    Ok(()) => return,
+                    Err(error) => debug!(%error, "the terminal keeps its size for now"),
+                }
+                tokio::time::sleep(RESIZE_PAUSE).await;
             }
         }
     };
     // Podman forgets the session a second after its end (`exit_command_delay`), which a slow client may not have read by then.
     let (carried, code) = tokio::join!(bridge::carry(process, streams, tty, resized), exec_sessions::exit_code(podman, &exec));
-    carried?;
+    ended(carried)?;
     match code? {
         0 => Ok(Status::Success),
         code => Ok(Status::ExitCode(code)),
@@ -128,8 +178,16 @@ async fn join(podman: &Client, target: &Running, options: Options, streams: Stre
             debug!(%error, "the terminal keeps its size");
         }
     };
-    bridge::carry(process, streams, target.tty, resized).await?;
+    ended(bridge::carry(process, streams, target.tty, resized).await)?;
     Ok(Status::Success)
+}
+
+/// A process that has ended is no failure, however Podman takes it.
+fn ended(carried: Result<(), Broken>) -> Result<(), String> {
+    match carried {
+        Ok(()) | Err(Broken::Ended) => Ok(()),
+        Err(Broken::Other(text)) => Err(text),
+    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -11,25 +12,42 @@ use kube_pet_core::pod::pod_uid;
 use kube_pet_stream::Settings;
 use kube_pet_stream::negotiation;
 use kube_pet_stream::port_forward::{Forwarded, PortForward, Protocol, parse_ports};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tracing::{debug, info};
+use tracing::{debug, warn};
 
-use super::{Handover, Socket, name_of, pod, query, refused, switching_protocols};
+use super::{Handover, Sessions, Socket, pod, query, reason, refused, subject, switching_protocols};
 use crate::server::ServerState;
 use crate::server::authn::User;
+use crate::server::quota::Quota;
 use crate::server::response::{self, Response};
 use crate::server::routes::Parameter;
 
 /// How long a connection inside the pod may take: it is local.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What a client that cannot end its direction may still say after the pod has ended (containerd's rule).
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// `/portForward/{namespace}/{pod}[/{uid}]`
-pub(in crate::server) fn port_forward(state: &ServerState, user: &User, parameters: &[Parameter<'_>], request: &Parts) -> Response {
-    begin(state, user, parameters, request).unwrap_or_else(|refusal| *refusal)
+pub(in crate::server) fn port_forward(
+    sessions: &Sessions,
+    state: &ServerState,
+    user: &User,
+    parameters: &[Parameter<'_>],
+    request: &Parts,
+) -> Response {
+    begin(sessions, state, user, parameters, request).unwrap_or_else(|refusal| *refusal)
 }
 
-fn begin(state: &ServerState, user: &User, parameters: &[Parameter<'_>], request: &Parts) -> Result<Response, Box<Response>> {
+fn begin(
+    sessions: &Sessions,
+    state: &ServerState,
+    user: &User,
+    parameters: &[Parameter<'_>],
+    request: &Parts,
+) -> Result<Response, Box<Response>> {
     let (namespace, name, uid) = match parameters {
         [namespace, name] => (namespace, name, None),
         [namespace, name, uid] => (namespace, name, Some(uid.as_ref())),
@@ -57,36 +75,58 @@ fn begin(state: &ServerState, user: &User, parameters: &[Parameter<'_>], request
         let text = "unable to forward port because the pod has no sandbox at the moment";
         return Err(Box::new(response::text(StatusCode::INTERNAL_SERVER_ERROR, text)));
     };
-    info!(user = user.name, pod = name_of(&pod), "port-forward");
-    connection.serve("port-forward", move |socket| serve(socket, negotiated.protocol, ports, sandbox.netns));
+    let mut subject = subject("port-forward", user, request, &pod);
+    subject.protocol = format!("{:?}", negotiated.protocol);
+    let open = Open { netns: sandbox.netns, user: user.name.clone(), forwarded: Arc::clone(&sessions.forwarded) };
+    let settings = sessions.settings.clone();
+    connection.serve(subject, move |socket| serve(socket, negotiated.protocol, ports, settings, open));
     Ok(switching_protocols(negotiated.headers))
 }
 
-async fn serve(socket: Socket, protocol: Protocol, ports: Vec<u16>, netns: Option<PathBuf>) {
-    let mut session = match PortForward::open(socket, protocol, &ports, Settings::default()) {
+/// What opening a connection inside the pod takes.
+struct Open {
+    netns: Option<PathBuf>,
+    user: String,
+    forwarded: Arc<Quota>,
+}
+
+/// One session, to its end in words.
+async fn serve(socket: Socket, protocol: Protocol, ports: Vec<u16>, settings: Settings, open: Open) -> String {
+    // Channels of a WebSocket have no end of their own.
+    let ends = !matches!(protocol, Protocol::WebSocket { .. });
+    let mut session = match PortForward::open(socket, protocol, &ports, settings) {
         Ok(session) => session,
-        Err(error) => {
-            debug!(%error, "no session");
-            return;
-        }
+        Err(error) => return error.to_string(),
     };
     let mut connections = JoinSet::new();
+    let mut count = 0_u64;
     loop {
         tokio::select! {
-            forwarded = session.accept() => match forwarded {
-                Some(forwarded) => drop(connections.spawn(forward(forwarded, netns.clone()))),
-                None => break,
-            },
+            forwarded = session.accept() => {
+                let Some(forwarded) = forwarded else { break };
+                let Some(share) = open.forwarded.take(&open.user) else {
+                    warn!(user = open.user, "the user has too many forwarded connections; one more was refused");
+                    forwarded.fail("error forwarding port: too many connections are forwarded for this user or on this node");
+                    continue;
+                };
+                count += 1;
+                let netns = open.netns.clone();
+                connections.spawn(async move {
+                    forward(forwarded, netns, ends).await;
+                    drop(share);
+                });
+            }
             Some(_) = connections.join_next() => {}
         }
     }
     // The client has left: what is still under way has nobody to go to.
     connections.shutdown().await;
     let end = session.close().await;
-    debug!(?end, "session ended");
+    format!("{count} connections; {}", reason(&end))
 }
 
-async fn forward(mut forwarded: Forwarded, netns: Option<PathBuf>) {
+/// Carries one connection to its end. `ends`: the client can end its direction alone.
+async fn forward(mut forwarded: Forwarded, netns: Option<PathBuf>, ends: bool) {
     let port = forwarded.port;
     let mut inside = match connect(netns, port).await {
         Ok(inside) => inside,
@@ -95,12 +135,37 @@ async fn forward(mut forwarded: Forwarded, netns: Option<PathBuf>) {
             return;
         }
     };
-    match tokio::io::copy_bidirectional(&mut forwarded.data, &mut inside).await {
-        Ok(_) => forwarded.finish(),
+    if let Err(error) = carry(&mut forwarded.data, &mut inside, ends).await {
         // One of the two was reset, which the other learns by its own end.
-        Err(error) => {
-            debug!(port, %error, "a forwarded connection broke off");
-            forwarded.finish();
+        debug!(port, %error, "a forwarded connection broke off");
+    }
+    forwarded.finish();
+}
+
+/// Copies in both directions until both have ended. A client that cannot end its own is not waited for once the pod has ended.
+async fn carry(client: &mut (impl AsyncRead + AsyncWrite + Unpin), inside: &mut TcpStream, ends: bool) -> io::Result<()> {
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_pod, mut to_pod) = inside.split();
+    let up = async {
+        tokio::io::copy(&mut from_client, &mut to_pod).await?;
+        to_pod.shutdown().await
+    };
+    let down = async {
+        tokio::io::copy(&mut from_pod, &mut to_client).await?;
+        to_client.shutdown().await
+    };
+    if ends {
+        return tokio::try_join!(up, down).map(|((), ())| ());
+    }
+    tokio::pin!(up, down);
+    tokio::select! {
+        sent = &mut up => {
+            sent?;
+            down.await
+        }
+        received = &mut down => {
+            received?;
+            tokio::time::timeout(LAST_WORDS, up).await.unwrap_or(Ok(()))
         }
     }
 }
@@ -123,4 +188,42 @@ async fn connect(netns: Option<PathBuf>, port: u16) -> io::Result<TcpStream> {
     connected.set_nonblocking(true)?;
     connected.set_nodelay(true)?;
     TcpStream::from_std(connected)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, DuplexStream, duplex};
+
+    use super::*;
+
+    /// A pod that says goodbye and closes, and the two ends of a client's stream.
+    async fn pod() -> (TcpStream, DuplexStream, DuplexStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let inside = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut pod, _) = listener.accept().await.unwrap();
+        pod.write_all(b"bye").await.unwrap();
+        let (ours, theirs) = duplex(64);
+        (inside, ours, theirs)
+    }
+
+    #[tokio::test]
+    async fn component_a_client_that_cannot_end_is_not_waited_for() {
+        let (mut inside, mut ours, mut theirs) = pod().await;
+        tokio::time::timeout(LAST_WORDS * 10, carry(&mut ours, &mut inside, false)).await.expect("waits").unwrap();
+        drop(ours);
+        let mut heard = String::new();
+        theirs.read_to_string(&mut heard).await.unwrap();
+        assert_eq!(heard, "bye");
+    }
+
+    #[tokio::test]
+    async fn component_a_client_that_can_end_is_waited_for() {
+        let (mut inside, mut ours, mut theirs) = pod().await;
+        let mut carried = Box::pin(carry(&mut ours, &mut inside, true));
+        let early = tokio::time::timeout(LAST_WORDS * 2, carried.as_mut()).await;
+        assert!(early.is_err(), "{early:?}");
+        theirs.shutdown().await.unwrap();
+        // The pod has closed: what is left to tell it may fail.
+        let _ = tokio::time::timeout(LAST_WORDS * 10, carried).await.expect("waits on");
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, AUTHORIZATION};
+use http::header::{ALLOW, AUTHORIZATION, CONNECTION};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
@@ -18,6 +18,7 @@ use kube_pet_core::ids::PodUid;
 use kube_pet_testkit::api;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType,
+    date_time_ymd,
 };
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore};
@@ -53,9 +54,36 @@ pub(super) enum Identity {
     WrongCaWithToken(&'static str),
     /// User `allowed` of the right CA, but not for client authentication.
     ServerCertificate,
+    /// User `allowed` of the right CA, of yesterday.
+    ExpiredCertificate,
+    /// Another node of the cluster.
+    OtherNode,
     DeniedCertificate,
+    /// User `reader`: may get, but not create.
+    ReaderCertificate,
     AllowedCertificate,
     Token(&'static str),
+}
+
+/// What a request asks the connection to become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Upgrade {
+    Nothing,
+    Spdy(&'static str),
+    WebSocket(&'static str),
+}
+
+impl Upgrade {
+    fn headers(self) -> String {
+        match self {
+            Self::Nothing => String::new(),
+            Self::Spdy(protocol) => format!("Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: {protocol}\r\n"),
+            Self::WebSocket(protocol) => format!(
+                "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+                 Sec-WebSocket-Protocol: {protocol}\r\n"
+            ),
+        }
+    }
 }
 
 type Ca = CertifiedIssuer<'static, KeyPair>;
@@ -82,7 +110,12 @@ fn ca(name: &str) -> Ca {
 type KeyAndChain = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 fn issue(ca: &Ca, common_name: &str, purpose: ExtendedKeyUsagePurpose) -> KeyAndChain {
+    issue_until(ca, common_name, purpose, 2090)
+}
+
+fn issue_until(ca: &Ca, common_name: &str, purpose: ExtendedKeyUsagePurpose, year: i32) -> KeyAndChain {
     let mut params = subject(common_name);
+    params.not_after = date_time_ymd(year, 1, 1);
     params.extended_key_usages = vec![purpose];
     params.subject_alt_names.push(SanType::IpAddress([127, 0, 0, 1].into()));
     let key = KeyPair::generate().unwrap();
@@ -102,9 +135,12 @@ impl Pki {
         self.other.pem()
     }
     fn serving(&self) -> Arc<SingleCertAndKey> {
+        Arc::new(SingleCertAndKey::from(self.serving_key()))
+    }
+    pub(super) fn serving_key(&self) -> CertifiedKey {
         let (chain, key) = issue(&self.ca, "server", ExtendedKeyUsagePurpose::ServerAuth);
         let key = provider().key_provider.load_private_key(key).unwrap();
-        Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key)))
+        CertifiedKey::new(chain, key)
     }
     fn connector(&self, identity: &Identity) -> TlsConnector {
         let mut roots = RootCertStore::empty();
@@ -116,6 +152,9 @@ impl Pki {
             Identity::Nobody | Identity::Token(_) => None,
             Identity::WrongCa | Identity::WrongCaWithToken(_) => Some(issue(&self.other, "allowed", ClientAuth)),
             Identity::ServerCertificate => Some(issue(&self.ca, "allowed", ServerAuth)),
+            Identity::ExpiredCertificate => Some(issue_until(&self.ca, "allowed", ClientAuth, 2024)),
+            Identity::OtherNode => Some(issue(&self.ca, "system:node:other", ClientAuth)),
+            Identity::ReaderCertificate => Some(issue(&self.ca, "reader", ClientAuth)),
             Identity::DeniedCertificate => Some(issue(&self.ca, "denied", ClientAuth)),
             Identity::AllowedCertificate => Some(issue(&self.ca, "allowed", ClientAuth)),
         };
@@ -127,7 +166,8 @@ impl Pki {
     }
 }
 
-/// Reviews tokens and access: token `good` is user `allowed`, `denied` is user `denied`; `allowed` may do everything.
+/// Reviews tokens and access: token `good` is user `allowed`, `denied` and `reader` those of their names; the others are known,
+/// but do not count. `allowed` may do everything, `reader` may get.
 #[derive(Clone, Default)]
 pub(super) struct Reviewer(Arc<Mutex<Seen>>);
 
@@ -164,6 +204,12 @@ impl Reviewer {
             review["status"] = match review["spec"]["token"].as_str().unwrap() {
                 "good" => json!({"authenticated": true, "user": {"username": "allowed", "groups": ["testers"]}}),
                 "denied" => json!({"authenticated": true, "user": {"username": "denied"}}),
+                "reader" => json!({"authenticated": true, "user": {"username": "reader"}}),
+                "expired" => json!({"authenticated": false, "error": "[invalid bearer token, token has expired]"}),
+                // Names a user all the same: it is not to be believed.
+                "other-audience" => {
+                    json!({"authenticated": false, "user": {"username": "allowed"}, "error": "token audiences [\"vault\"] is invalid"})
+                }
                 _ => json!({"authenticated": false, "error": "unknown token"}),
             };
         } else {
@@ -172,7 +218,8 @@ impl Reviewer {
             let anonymous = review["spec"]["user"] == "system:anonymous";
             assert_eq!(groups.contains(&"system:authenticated".into()), !anonymous);
             seen.questions.push(review["spec"]["resourceAttributes"].clone());
-            review["status"] = json!({"allowed": review["spec"]["user"] == "allowed"});
+            let reads = review["spec"]["user"] == "reader" && review["spec"]["resourceAttributes"]["verb"] == "get";
+            review["status"] = json!({"allowed": reads || review["spec"]["user"] == "allowed"});
         }
         review
     }
@@ -183,6 +230,8 @@ impl Reviewer {
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) allow: Option<String>,
+    /// The server will close the connection.
+    pub(super) closes: bool,
     pub(super) body: String,
 }
 
@@ -229,6 +278,7 @@ impl Connection {
         Answer {
             status: parts.status,
             allow: parts.headers.get(ALLOW).map(|v| v.to_str().unwrap().to_owned()),
+            closes: parts.headers.get(CONNECTION).is_some_and(|v| v == "close"),
             body: String::from_utf8_lossy(&body).into_owned(),
         }
     }
@@ -259,10 +309,9 @@ fn loopback() -> SocketAddr {
     ([127, 0, 0, 1], 0).into()
 }
 
-fn state(store: PodStore, root: PathBuf, api: Reviewer, health: Health) -> ServerState {
+fn state(store: PodStore, root: PathBuf, api: Reviewer, health: Health, podman: kube_pet_podman::Client) -> ServerState {
     let paths = Paths::new(root);
     let sandboxes = crate::sandboxes::SandboxManager::new(paths.clone(), crate::sandboxes::SandboxConfig::default());
-    let podman = kube_pet_podman::Client::new("/nonexistent");
     let stats = crate::stats::StatsProvider::new(crate::stats::StatsOptions {
         node_name: "pet-1".into(),
         paths: paths.clone(),
@@ -282,6 +331,7 @@ fn state(store: PodStore, root: PathBuf, api: Reviewer, health: Health) -> Serve
         api: Some(ApiHandle::new(api.client()).1),
         node_name: "pet-1".into(),
         configz: json!({"maxPods": 110}),
+        system_logs: SystemLogs { files: true, query: true },
         health: Arc::new(move || health.lock().unwrap().clone()),
         version: BuildVersion { git_version: "v1.37.1+kube-pet.0.1.0".into(), git_commit: "abc".into(), architecture: "amd64".into() },
     }
@@ -292,7 +342,15 @@ impl Harness {
         Self::with(|_, _| {}).await
     }
 
+    pub(super) fn root(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
     pub(super) async fn with(change: impl FnOnce(&mut ServerOptions, &Pki)) -> Self {
+        Self::with_podman(kube_pet_podman::Client::new("/nonexistent"), change).await
+    }
+
+    pub(super) async fn with_podman(podman: kube_pet_podman::Client, change: impl FnOnce(&mut ServerOptions, &Pki)) -> Self {
         let pki = Pki::new();
         let mut options = ServerOptions::new(loopback(), pki.serving());
         options.health_addr = Some(loopback());
@@ -302,7 +360,7 @@ impl Harness {
         let dir = tempfile::tempdir().unwrap();
         let api = Reviewer::default();
         let health = Health::new(Mutex::new(Ok(())));
-        let state = state(store, dir.path().to_owned(), api.clone(), health.clone());
+        let state = state(store, dir.path().to_owned(), api.clone(), health.clone(), podman);
         let server = Server::bind(options, state).await.unwrap();
         let stop = CancellationToken::new();
         Self {
@@ -323,7 +381,8 @@ impl Harness {
     pub(super) fn another(&self, addr: SocketAddr) -> (ServerOptions, ServerState) {
         let (_, store) = PodStoreWriter::new();
         let root = self.dir.path().to_owned();
-        let state = state(store, root, self.api.clone(), self.health.clone());
+        let podman = kube_pet_podman::Client::new("/nonexistent");
+        let state = state(store, root, self.api.clone(), self.health.clone(), podman);
         (ServerOptions::new(addr, self.pki.serving()), state)
     }
 
@@ -337,7 +396,7 @@ impl Harness {
         self.task.is_finished()
     }
 
-    async fn tls(&self, identity: &Identity) -> TlsStream<TcpStream> {
+    pub(super) async fn tls(&self, identity: &Identity) -> TlsStream<TcpStream> {
         let stream = TcpStream::connect(self.addr).await.unwrap();
         let name = ServerName::from(self.addr.ip());
         self.pki.connector(identity).connect(name, stream).await.unwrap()
@@ -358,6 +417,29 @@ impl Harness {
 
     pub(super) async fn request(&self, method: Method, path: &str, identity: &Identity) -> Answer {
         self.connect(identity).await.request(method, path).await
+    }
+
+    /// Asks for an upgrade, and gives the status and the head of the answer with the connection behind it.
+    pub(super) async fn upgrade(
+        &self,
+        identity: &Identity,
+        method: &Method,
+        path: &str,
+        upgrade: &Upgrade,
+    ) -> (u16, String, TlsStream<TcpStream>) {
+        let mut stream = self.tls(identity).await;
+        let token = match identity {
+            Identity::Token(token) | Identity::WrongCaWithToken(token) => format!("Authorization: Bearer {token}\r\n"),
+            _ => String::new(),
+        };
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{token}{}\r\n", upgrade.headers());
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        let head = String::from_utf8(head).unwrap();
+        (head[9..12].parse().unwrap(), head, stream)
     }
 
     /// What comes back for these bytes until the server closes.

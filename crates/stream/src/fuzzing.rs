@@ -1,0 +1,151 @@
+//! Properties of what parses bytes from outside. Each panics where one does not hold.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::Limits;
+use crate::remote_command::{Status, sizes};
+use crate::spdy::{Decoder as SpdyDecoder, Deflater, Frame, Inflater};
+use crate::websocket::frame::{Decoder as WebSocketDecoder, Event, message_length};
+
+/// Feeds bytes in pieces whose lengths the input itself chooses.
+fn in_pieces(bytes: &[u8], mut feed: impl FnMut(&[u8]) -> bool) {
+    let mut rest = bytes;
+    while let Some((first, _)) = rest.split_first() {
+        let (piece, later) = rest.split_at((usize::from(*first) % 23 + 1).min(rest.len()));
+        if !feed(piece) {
+            return;
+        }
+        rest = later;
+    }
+}
+
+/// What was decoded, with the pieces of data put together, and whether it ended with an error.
+type Decoded<T> = (Vec<T>, bool);
+
+fn spdy(bytes: &[u8], whole: bool) -> Decoded<Frame> {
+    let (mut decoder, mut buffer, mut frames, mut failed) = (SpdyDecoder::new(Limits::default()), BytesMut::new(), Vec::new(), false);
+    let mut feed = |piece: &[u8]| {
+        buffer.extend_from_slice(piece);
+        loop {
+            match decoder.decode(&mut buffer) {
+                Ok(Some(frame)) => join(&mut frames, frame),
+                Ok(None) => return true,
+                Err(_) => {
+                    failed = true;
+                    return false;
+                }
+            }
+        }
+    };
+    if whole {
+        feed(bytes);
+    } else {
+        in_pieces(bytes, feed);
+    }
+    (frames, failed)
+}
+
+/// Pieces of data of one stream in a row are one: where a data frame ends without FIN is not told.
+fn join(frames: &mut Vec<Frame>, frame: Frame) {
+    match (frames.last_mut(), frame) {
+        (Some(Frame::Data { id, chunk, fin: end @ false }), Frame::Data { id: next, chunk: more, fin }) if *id == next => {
+            *chunk = Bytes::from([&chunk[..], &more[..]].concat());
+            *end = fin;
+        }
+        (_, frame) => frames.push(frame),
+    }
+}
+
+/// SPDY frames: the same ones however the bytes arrive.
+pub fn spdy_frames(bytes: &[u8]) {
+    assert_eq!(spdy(bytes, true), spdy(bytes, false));
+}
+
+/// Header blocks: compressed bytes of the input's own; and names and values that come back as they were.
+pub fn spdy_headers(bytes: &[u8]) {
+    let limits = Limits::default();
+    let mut inflater = Inflater::new();
+    in_pieces(bytes, |block| inflater.inflate(block, &limits).is_ok());
+
+    let text = String::from_utf8_lossy(bytes);
+    let parts: Vec<&str> = text.split('\n').collect();
+    let (mut deflater, mut inflater) = (Deflater::default(), Inflater::new());
+    for block in parts.chunks(8) {
+        let pairs: Vec<(&str, &str)> = block.chunks(2).map(|pair| (pair[0], pair.get(1).copied().unwrap_or_default())).collect();
+        let Ok(compressed) = deflater.deflate(&pairs) else { panic!("not compressed: {pairs:?}") };
+        let length: usize = 4 + pairs.iter().map(|(name, value)| 8 + name.len() + value.len()).sum::<usize>();
+        match inflater.inflate(&compressed, &limits) {
+            Ok(headers) => {
+                for (name, value) in &pairs {
+                    let first = pairs.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)).map_or(*value, |(_, value)| value);
+                    assert_eq!(headers.get(name), first.split('\0').next(), "{name:?}");
+                }
+            }
+            Err(error) => {
+                assert!(length > limits.header_block, "{length} bytes: {error}");
+                return;
+            }
+        }
+    }
+}
+
+fn websocket(bytes: &[u8], whole: bool) -> Decoded<(&'static str, Vec<u8>, bool)> {
+    let (mut decoder, mut buffer, mut events, mut failed) = (WebSocketDecoder::default(), BytesMut::new(), Vec::new(), false);
+    let mut feed = |piece: &[u8]| {
+        buffer.extend_from_slice(piece);
+        loop {
+            match decoder.decode(&mut buffer) {
+                Ok(Some(Event::Data { bytes, start, end })) => {
+                    if start || !matches!(events.last(), Some(("data", _, false))) {
+                        events.push(("data", Vec::new(), false));
+                    }
+                    if let Some((_, data, ended)) = events.last_mut() {
+                        data.extend_from_slice(&bytes);
+                        *ended = end;
+                    }
+                }
+                Ok(Some(Event::Ping(payload))) => events.push(("ping", payload.to_vec(), true)),
+                Ok(Some(Event::Pong)) => events.push(("pong", Vec::new(), true)),
+                Ok(Some(Event::Close)) => events.push(("close", Vec::new(), true)),
+                Ok(None) => return true,
+                Err(_) => {
+                    failed = true;
+                    return false;
+                }
+            }
+        }
+    };
+    if whole {
+        feed(bytes);
+    } else {
+        in_pieces(bytes, feed);
+    }
+    // Empty beginnings of messages may or may not have been seen.
+    events.retain(|(kind, data, ended)| *kind != "data" || *ended || !data.is_empty());
+    (events, failed)
+}
+
+/// WebSocket frames: the same ones however the bytes arrive; and the length of own messages is within them.
+pub fn websocket_frames(bytes: &[u8]) {
+    assert_eq!(websocket(bytes, true), websocket(bytes, false));
+    let mut own = BytesMut::new();
+    crate::websocket::frame::message(&mut own, crate::websocket::frame::OP_BINARY, &[1], bytes);
+    let length = own.len();
+    own.extend_from_slice(bytes);
+    assert_eq!(message_length(&own), length);
+}
+
+/// JSON of the channels: sizes of a terminal, however they are split; a status is JSON whatever its text.
+pub fn channel_json(bytes: &[u8]) {
+    if let Some((_, used)) = sizes(bytes) {
+        assert!(used <= bytes.len());
+        // What is done with is not needed again.
+        assert!(sizes(&bytes[used..]).is_none_or(|(size, again)| size.is_none() && again <= bytes.len() - used));
+    }
+    let text = String::from_utf8_lossy(bytes).into_owned();
+    let parsed: Result<serde_json::Value, _> = serde_json::from_str(&Status::Error(text.clone()).to_json());
+    match parsed {
+        Ok(status) => assert_eq!(status["details"]["causes"][0]["message"], text),
+        Err(error) => panic!("{error}"),
+    }
+}
