@@ -67,6 +67,7 @@ fn target_of(program: &str) -> &'static str {
         "e2e.test" | "ginkgo" => "suite",
         "labregistry" => "images",
         "coredns" => "coredns",
+        "kubectl-1.36" | "streams" => "clients",
         "kubelet" | "kube-proxy" => "peer",
         _ => "controlplane",
     }
