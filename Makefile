@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help prepare prepare-suite check test test-podman demo demo-down conformance bench
+.PHONY: help prepare prepare-suite check test test-podman test-slow-reader fuzz demo demo-down conformance bench
 
 CARGO ?= cargo
 # Development build: what the tests and the demo run. The benchmarks measure the release build.
@@ -13,12 +13,15 @@ PROCS ?= 8
 # The end-to-end tests mostly wait: more of them at once than there are processors.
 TEST_THREADS ?= 8
 SUITE ?= trixie
+# What `make fuzz` runs, and for how long each.
+FUZZ_TARGETS ?= spdy_frames spdy_headers websocket_frames channel_json remote_command port_forward
+FUZZ_SECONDS ?= 600
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 22
 
 prepare: ## packages, kernel mounts and foreign programs of the lab (a first run builds Kubernetes: about 15 minutes)
-	@scripts/prepare.sh controlplane images
+	@scripts/prepare.sh controlplane images clients
 
 prepare-suite: prepare
 	@scripts/prepare.sh suite metrics-server
@@ -36,6 +39,18 @@ test-podman: prepare ## end-to-end tests on pets with another Debian and its Pod
 	@lab/build.sh rootfs-$(SUITE)
 	$(CARGO) build --workspace --bins
 	KUBE_PET_SUITE=$(SUITE) RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --package kube-pet-lab --test e2e
+
+test-slow-reader: prepare ## the full case of a reader slower than its process: 32 MiB at 1 MiB/s, five times over each protocol
+	$(CARGO) build --workspace --bins
+	KUBE_PET_SLOW=33554432,1048576,5 $(CARGO) test --package kube-pet-lab --test e2e -- slow_reader
+
+# Without a sanitizer the pinned stable toolchain does; there is no unsafe code in what is tested. What is found stays in fuzz/artifacts.
+fuzz: ## fuzz targets one after another, FUZZ_SECONDS=600 each; FUZZ_TARGETS='spdy_frames …'; new inputs are added to fuzz/corpus
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz@0.13.2
+	@for target in $(FUZZ_TARGETS); do \
+	  mkdir -p fuzz/corpus/$$target; \
+	  nice -n 10 $(CARGO) fuzz run --sanitizer none $$target fuzz/corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1; \
+	done
 
 demo: prepare ## a cluster with one pet, shown at work; it stays up
 	@$(CARGO) build --quiet --bins

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Builds the lab's foreign parts into a cache outside the work tree. See lab/README.md.
-# usage: lab/build.sh [controlplane] [suite] [images] [coredns] [metrics-server] [peer] [rootfs-trixie] [rootfs-sid] [all]      default: controlplane images
+# usage: lab/build.sh [controlplane] [suite] [images] [coredns] [clients] [metrics-server] [peer] [rootfs-trixie] [rootfs-sid] [all]      default: controlplane images
 #        lab/build.sh --cache-dir
 set -euo pipefail
 
@@ -23,6 +23,7 @@ declare -A outputs=(
   [suite]="bin/e2e.test bin/ginkgo"
   [coredns]="bin/coredns"
   [metrics-server]="bin/metrics-server"
+  [clients]="bin/kubectl-1.36 bin/streams python"
   [peer]="bin/kubelet bin/kube-proxy"
   [registry]="bin/labregistry"
   [programs]="work/programs"
@@ -36,6 +37,7 @@ declare -A first_build=(
   [suite]="3 minutes on 2 cores"
   [coredns]="2 minutes on 2 cores"
   [metrics-server]="2 minutes on 2 cores"
+  [clients]="3 minutes on 2 cores"
   [peer]="1 minute on 2 cores"
   [registry]="10 seconds"
   [programs]="1 minute on 2 cores"
@@ -55,6 +57,8 @@ key() {
     suite | peer | programs) go_key ;;
     registry) go_key cmd/labregistry internal ;;
     coredns | metrics-server) echo "$go_version" && hash_of "$lab/$1" ;;
+    coredns) echo "$go_version" && hash_of "$lab/coredns" ;;
+    clients) go_key cmd/streams && hash_of "$lab/kubectl-1.36" "$lab/python/requirements.txt" && python3 --version ;;
     trees) hash_of "$lab/images" ;;
     images) go_key cmd/labimages internal && key programs && key trees && key coredns ;;
   esac
@@ -86,6 +90,16 @@ build_suite() {
 build_peer() {
   go_build "$new/bin/kubelet" k8s.io/kubernetes/cmd/kubelet
   go_build "$new/bin/kube-proxy" k8s.io/kubernetes/cmd/kube-proxy
+}
+
+# Other clients than the lab's own kubectl, for the tests of exec and the like: kubectl of the minor before, client-go, Python's.
+build_clients() {
+  python3 -c 'import ensurepip' 2>/dev/null || needed+=(python3-venv)
+  install_needed
+  go_build "$new/bin/streams" ./cmd/streams
+  (cd "$lab/kubectl-1.36" && nice -n 5 go build -v -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.6" -o "$new/bin/kubectl-1.36" .)
+  python3 -m venv "$new/python"
+  "$new/python/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$lab/python/requirements.txt"
 }
 
 build_registry() { go_build "$new/bin/labregistry" ./cmd/labregistry; }
@@ -228,7 +242,7 @@ for argument in "${@:-default}"; do
     default) targets+=(controlplane registry programs trees coredns images) ;;
     images) targets+=(registry programs trees coredns images) ;;
     all) targets+=(controlplane registry programs trees coredns metrics-server images suite peer) ;;
-    controlplane | suite | coredns | metrics-server | peer | registry | rootfs-trixie | rootfs-sid) targets+=("$argument") ;;
+    controlplane | suite | coredns | clients | metrics-server | peer | registry | rootfs-trixie | rootfs-sid) targets+=("$argument") ;;
     *) die "unknown target $argument; see lab/README.md" ;;
   esac
 done

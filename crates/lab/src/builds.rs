@@ -68,6 +68,7 @@ fn target_of(program: &str) -> &'static str {
         "labregistry" => "images",
         "coredns" => "coredns",
         "metrics-server" => "metrics-server",
+        "kubectl-1.36" | "streams" => "clients",
         "kubelet" | "kube-proxy" => "peer",
         _ => "controlplane",
     }

@@ -1,0 +1,3 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| kube_pet_stream::fuzzing::websocket_frames(bytes));
