@@ -57,7 +57,6 @@ key() {
     suite | peer | programs) go_key ;;
     registry) go_key cmd/labregistry internal ;;
     coredns | metrics-server) echo "$go_version" && hash_of "$lab/$1" ;;
-    coredns) echo "$go_version" && hash_of "$lab/coredns" ;;
     clients) go_key cmd/streams && hash_of "$lab/kubectl-1.36" "$lab/python/requirements.txt" && python3 --version ;;
     trees) hash_of "$lab/images" ;;
     images) go_key cmd/labimages internal && key programs && key trees && key coredns ;;
@@ -241,7 +240,7 @@ for argument in "${@:-default}"; do
     --cache-dir) echo "$cache" && exit ;;
     default) targets+=(controlplane registry programs trees coredns images) ;;
     images) targets+=(registry programs trees coredns images) ;;
-    all) targets+=(controlplane registry programs trees coredns metrics-server images suite peer) ;;
+    all) targets+=(controlplane registry programs trees coredns metrics-server images clients suite peer) ;;
     controlplane | suite | coredns | clients | metrics-server | peer | registry | rootfs-trixie | rootfs-sid) targets+=("$argument") ;;
     *) die "unknown target $argument; see lab/README.md" ;;
   esac
