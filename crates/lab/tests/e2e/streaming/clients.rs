@@ -69,7 +69,9 @@ async fn e2e_client_gos_executors_run_commands() -> Result<()> {
         let sum = finished(child).await?;
         let wanted = kube_pet_lab::command::run(&["sh", "-c", "head -c 5000000 /dev/zero | tr '\\0' z | sha256sum"]).await?;
         ensure!(sum.code == 0 && sum.stdout == wanted, "{protocol}: {sum:?}, not {wanted}");
-        let tty = done(run(&["-tty", "91x37"], "sleep 1; stty size")).await?;
+        // The size follows the command's start, as with every runtime.
+        let size = "n=0; until stty size 2>/dev/null | grep '37 91' || [ $n = 100 ]; do n=$((n + 1)); sleep 0.1; done";
+        let tty = done(run(&["-tty", "91x37"], size)).await?;
         ensure!(tty.code == 0 && tty.stdout.contains("37 91"), "{protocol}: {tty:?}");
     }
     bed.done().await
