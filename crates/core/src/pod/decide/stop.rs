@@ -27,7 +27,8 @@ impl Draft<'_> {
             }
             let changed = newest.spec_hash != container_hash(&container);
             let failed = probes::failed(self.memory, &container, newest);
-            let begun = self.memory.stopping.contains_key(&newest.id);
+            // What has its signal is seen to its end. What only waits for its turn is not: its turn is not known here.
+            let begun = self.memory.signalled.contains_key(&newest.id);
             if !(changed || failed.is_some() || begun) {
                 continue;
             }
