@@ -51,8 +51,8 @@ pub use patch::{is_starting, status_differs, status_patch};
 pub use plan::{Action, ActionKey, EventKind, Plan, PodEvent};
 pub use probes::{ProbeKind, Tally, Verdict};
 pub use spec::{
-    ContainerKind, Desired, RestartPolicy, Stop, container_status, containers, find_container, is_mirror, is_sidecar, pod_restart_policy,
-    pod_uid, restarts_after, target_container,
+    ContainerKind, Desired, RestartPolicy, Stop, container_status, containers, find_container, is_mirror, pod_restart_policy, pod_uid,
+    restarts_after, target_container,
 };
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use rustls::server::ResolvesServerCert;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::config::{AuthorizationMode, NodeConfiguration};
 use crate::events::{EventRate, EventRecorder, EventType};
@@ -215,6 +215,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
     let subscribers = Subscribers::default();
     let (inventory, orphans, inventory_health) = Inventory::new(podman.clone(), config.node_name.clone(), subscribers.clone());
     tasks.spawn("the inventory", inventory.run());
+    let handlers = Handlers::new(podman.clone(), version)?;
     let runtime = Arc::new(PodRuntime::new(PodRuntimeParts {
         settings: pod_settings(&config),
         paths: paths.clone(),
@@ -230,7 +231,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         subscribers: subscribers.clone(),
         boot_id,
         store: store_writer,
-        handlers: Handlers::new(podman.clone(), version)?,
+        handlers: handlers.clone(),
     }));
     let (updates_tx, updates) = mpsc::channel(256);
     let mirrors = Mirrors::default();
@@ -332,7 +333,13 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         }),
     };
     shutdown.cancel();
-    let _ = tokio::time::timeout(Duration::from_secs(5), async { while tasks.set.join_next().await.is_some() {} }).await;
+    let end = async {
+        while tasks.set.join_next().await.is_some() {}
+        handlers.idle().await;
+    };
+    if tokio::time::timeout(Duration::from_secs(5), end).await.is_err() {
+        warn!("not all work of the agent ended within 5 s; it is given up");
+    }
     match ended {
         None => Ok(()),
         Some(name) => Err(StartError::Ended(name)),

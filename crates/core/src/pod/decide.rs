@@ -16,9 +16,10 @@ use super::memory::{Memory, Rejected};
 use super::observed::{Observed, SandboxFacts};
 use super::plan::{Action, ActionKey, Plan, PodEvent};
 use super::probes::{self, ProbeKind};
-use super::spec::{ContainerKind, Desired, find_container, is_sidecar};
+use super::spec::{ContainerKind, Desired, find_container};
 use super::status;
 use crate::ids::{ContainerId, ContainerName};
+use crate::resources::is_sidecar;
 
 /// What holds for all pods of the node.
 #[derive(Clone, Debug, Default)]
@@ -172,8 +173,8 @@ impl<'a> Draft<'a> {
         }
         let name = ContainerName::from(container.name.as_str());
         let starting = [ActionKey::Start(name.clone()), ActionKey::Image(name)];
-        let hook = self.observed.newest(&container.name).is_some_and(|c| c.is_running() && self.memory.post_start.contains_key(&c.id));
-        hook || starting.iter().any(|key| self.memory.in_flight.contains(key) || self.actions.iter().any(|a| a.key() == *key))
+        let hooked = self.observed.newest(&container.name).is_some_and(|c| c.is_running() && probes::is_hooked(self.memory, container, c));
+        hooked || starting.iter().any(|key| self.memory.in_flight.contains(key) || self.actions.iter().any(|a| a.key() == *key))
     }
 
     /// The postStart hooks of containers that have just been started.

@@ -125,7 +125,7 @@ pub struct ImageFailure {
 pub struct StartFailure {
     /// The attempt that failed.
     pub attempt: u32,
-    /// `CreateContainerConfigError`, `CreateContainerError`, `RunContainerError`.
+    /// `CreateContainerConfigError`, `CreateContainerError`, `RunContainerError`, `PostStartHookError`.
     pub reason: String,
     /// Its message.
     pub message: String,

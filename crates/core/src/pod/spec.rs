@@ -148,11 +148,6 @@ fn matches(rule: &ContainerRestartRule, code: i32) -> bool {
     })
 }
 
-/// Whether an init container is a sidecar: it runs beside the app containers (KEP-753).
-pub fn is_sidecar(container: &Container) -> bool {
-    container.restart_policy.as_deref() == Some("Always")
-}
-
 /// Init containers, app containers and ephemeral containers, each in the order of the spec.
 pub fn containers(pod: &Pod) -> impl Iterator<Item = (ContainerKind, Cow<'_, Container>)> {
     let spec = pod.spec.as_ref();

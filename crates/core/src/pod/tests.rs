@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use super::*;
 use crate::container_hash::container_hash;
 use crate::ids::{ContainerId, ContainerName};
+use crate::resources::is_sidecar;
 
 pub(super) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + seconds).unwrap()

@@ -29,7 +29,7 @@ pub(super) fn limits_of(container: &Container) -> Amounts {
     amounts(container.resources.as_ref().and_then(|r| r.limits.as_ref()))
 }
 
-/// Whether an init container keeps running beside the app containers.
+/// Whether an init container is a sidecar: it keeps running beside the app containers (KEP-753).
 pub fn is_sidecar(container: &Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")
 }

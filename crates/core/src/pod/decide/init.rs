@@ -4,8 +4,9 @@ use k8s_openapi::api::core::v1::Container;
 
 use super::super::observed::{ObservedContainer, SandboxFacts};
 use super::super::probes;
-use super::super::spec::{ContainerKind, RestartPolicy, is_sidecar, pod_restart_policy};
+use super::super::spec::{ContainerKind, RestartPolicy, pod_restart_policy};
 use super::Draft;
+use crate::resources::is_sidecar;
 
 impl Draft<'_> {
     /// Advances the init containers; true once app containers may start.

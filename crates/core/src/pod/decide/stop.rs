@@ -5,9 +5,10 @@ use jiff::{SignedDuration, Timestamp};
 use super::super::observed::{ObservedContainer, SandboxFacts};
 use super::super::plan::{Action, ActionKey};
 use super::super::probes::{self, Failed};
-use super::super::spec::{ContainerKind, RestartPolicy, Stop, find_container, is_sidecar, restart_policy};
+use super::super::spec::{ContainerKind, RestartPolicy, Stop, find_container, restart_policy};
 use super::Draft;
 use crate::container_hash::container_hash;
+use crate::resources::is_sidecar;
 
 /// A process in uninterruptible sleep dies when it can; Podman may also have been away.
 const KILL_AGAIN: SignedDuration = SignedDuration::from_secs(10);

@@ -9,7 +9,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::View;
 use crate::pod::observed::{ContainerState, Exit, ObservedContainer};
 use crate::pod::probes;
-use crate::pod::spec::{ContainerKind, containers, is_sidecar};
+use crate::pod::spec::{ContainerKind, containers};
+use crate::resources::is_sidecar;
 
 /// The statuses of one kind of container. App containers are sorted by name, the others keep the order of the spec.
 pub(super) fn statuses(view: &View<'_>, kind: ContainerKind) -> Vec<ContainerStatus> {

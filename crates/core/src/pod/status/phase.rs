@@ -5,7 +5,8 @@ use k8s_openapi::api::core::v1::{Container, ContainerStatus};
 use super::View;
 use crate::container_hash::container_hash;
 use crate::pod::probes;
-use crate::pod::spec::{is_sidecar, restarts_after};
+use crate::pod::spec::restarts_after;
+use crate::resources::is_sidecar;
 
 /// Where a container stands.
 enum Stage {

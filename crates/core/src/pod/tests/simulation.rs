@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Lifecycle, LifecycleHandler, PodStatus, Probe};
 
 use super::*;
@@ -52,7 +53,9 @@ fn furnish(mut pod: Pod, random: &mut Random) -> Pod {
     if random.chance(30) {
         let init = spec.init_containers.get_or_insert_default();
         let place = random.below(init.len() as u64 + 1) as usize;
-        init.insert(place, Container { restart_policy: Some("Always".into()), ..container("s1") });
+        let names: &[&str] = if random.chance(50) { &["s1", "s2"] } else { &["s1"] };
+        let sidecars = names.iter().map(|name| Container { restart_policy: Some("Always".into()), ..container(name) });
+        init.splice(place..place, sidecars);
     }
     for container in spec.init_containers.iter_mut().flatten().filter(|c| is_sidecar(c)).chain(&mut spec.containers) {
         let hook = |random: &mut Random| random.chance(15).then(LifecycleHandler::default);
@@ -232,6 +235,7 @@ impl World {
                 }
             }
             Action::Signal { id, .. } | Action::Kill { id, .. } => {
+                self.check_turn(agent, &id);
                 agent.memory.stopping.entry(id.clone()).or_insert(at(self.steady));
                 agent.memory.signalled.entry(id.clone()).or_insert(at(self.steady));
                 if !fails && self.random.chance(80) {
@@ -263,6 +267,20 @@ impl World {
                 self.present = false;
                 agent.memory.deleted = true;
             }
+        }
+    }
+
+    /// A sidecar that ends with its pod goes after the app containers and later sidecars, unless the grace period is over.
+    fn check_turn(&self, agent: &Agent, id: &ContainerId) {
+        let sidecar =
+            self.containers.get(id).filter(|c| matches!(c.name.as_str(), "s1" | "s2") && Some(&c.sandbox) == self.sandbox.as_ref());
+        let own_fault = self.probed.contains(id) || agent.memory.post_start.get(id) == Some(&PostStart::Failed);
+        let Some(sidecar) = sidecar.filter(|_| !own_fault) else { return };
+        let in_time = agent.memory.stopping.get(id).is_none_or(|began| at(self.steady) < *began + SignedDuration::from_secs(30));
+        let first: &[&str] = if sidecar.name.as_str() == "s1" { &["a", "b", "s2"] } else { &["a", "b"] };
+        let early = agent.observed.containers.iter().find(|c| c.is_running() && first.contains(&c.name.as_str()));
+        if let Some(early) = early.filter(|_| in_time) {
+            self.fail(&format!("the sidecar {id} was signalled before {}", early.name));
         }
     }
 

@@ -395,6 +395,13 @@ fn apps_that_are_done_end_the_sidecars() {
     let ending = plan(&pod, &done, &memory, at(6));
     assert_eq!(signalled(&ending), ["s2"]);
     assert_eq!(ending.status.phase.as_deref(), Some("Running"));
+    // What waits for its turn goes on waiting, whatever wakes the worker.
+    let mut waits = memory.clone();
+    waits.stopping.insert(done.containers[0].id.clone(), at(6));
+    waits.pre_stopped.insert(done.containers[0].id.clone());
+    waits.stopping.insert(done.containers[1].id.clone(), at(6));
+    waits.signalled.insert(done.containers[1].id.clone(), at(6));
+    assert_eq!(signalled(&plan(&pod, &done, &waits, at(7))), Vec::<&str>::new());
     let mut gone = done;
     gone.containers.iter_mut().for_each(|c| c.state = exited(0, 6));
     assert_eq!(plan(&pod, &gone, &memory, at(7)).status.phase.as_deref(), Some("Succeeded"));
@@ -469,6 +476,14 @@ fn a_post_start_hook_holds_the_status_and_the_next_container() {
     memory.post_start.insert(id.clone(), PostStart::Failed);
     let failed = plan(&pod, &live, &memory, at(0));
     assert!(failed.actions.iter().any(|a| matches!(a, Action::Signal { message: Some(m), .. } if m == "FailedPostStartHook")));
+    // Its state says so until the next attempt runs.
+    let failure = StartFailure { attempt: 0, reason: "PostStartHookError".into(), message: "m".into(), retry_at: at(0) };
+    memory.start_failures.insert(ContainerName::from("a"), failure);
+    let over = observed(vec![seen_as(&spec, exited(137, 1))]);
+    let statuses = plan(&pod, &over, &memory, at(1)).status.container_statuses.unwrap();
+    let waiting = statuses[0].state.as_ref().unwrap().waiting.as_ref().unwrap();
+    assert_eq!((waiting.reason.as_deref(), waiting.message.as_deref()), (Some("PostStartHookError"), Some("m")));
+    memory.start_failures.clear();
     memory.post_start.remove(&id);
     assert_eq!(started(&plan(&pod, &live, &memory, at(0))), ["b"]);
 }

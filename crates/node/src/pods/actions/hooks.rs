@@ -8,15 +8,22 @@ use tracing::warn;
 use crate::pods::runtime::PodRuntime;
 
 impl PodRuntime {
-    /// Runs a container's postStart hook; whether it succeeded.
-    pub(in crate::pods) async fn post_start(&self, pod: &Pod, sandbox: &SandboxFacts, id: &ContainerId, name: &ContainerName) -> bool {
-        let Some((kind, container)) = find_container(pod, name.as_str()) else { return true };
-        let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return true };
-        let done = self.hook(pod, sandbox, id, (kind, &container), hook).await;
-        if !done {
+    /// Runs a container's postStart hook.
+    ///
+    /// # Errors
+    /// The kubelet's words, for the container's state: they may hold output of the container.
+    pub(in crate::pods) async fn post_start(
+        &self,
+        pod: &Pod,
+        sandbox: &SandboxFacts,
+        id: &ContainerId,
+        name: &ContainerName,
+    ) -> Result<(), String> {
+        let Some((kind, container)) = find_container(pod, name.as_str()) else { return Ok(()) };
+        let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return Ok(()) };
+        self.hook(pod, sandbox, id, (kind, &container), hook).await.inspect_err(|_| {
             self.warn(pod, Some((kind, name.as_str())), "FailedPostStartHook", "PostStartHook failed".to_owned());
-        }
-        done
+        })
     }
 
     /// Tells that a container's end begins, and runs its preStop hook if it has one.
@@ -31,7 +38,7 @@ impl PodRuntime {
         let Some((kind, container)) = find_container(pod, name.as_str()) else { return };
         self.note(pod, Some((kind, name.as_str())), "Killing", message);
         let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref()) else { return };
-        if !self.hook(pod, sandbox, id, (kind, &container), hook).await {
+        if self.hook(pod, sandbox, id, (kind, &container), hook).await.is_err() {
             self.warn(pod, Some((kind, name.as_str())), "FailedPreStopHook", "PreStopHook failed".to_owned());
         }
     }
@@ -43,17 +50,17 @@ impl PodRuntime {
         id: &ContainerId,
         (kind, container): (ContainerKind, &Container),
         hook: &LifecycleHandler,
-    ) -> bool {
+    ) -> Result<(), String> {
         match self.handlers.hook(pod, container, hook, &sandbox.pod_ips, id).await {
             Ok(done) => {
                 if let Some(message) = done.http_fallback {
                     self.warn(pod, None, "LifecycleHTTPFallback", message);
                 }
-                true
+                Ok(())
             }
             Err(error) => {
                 warn!(container = container.name, kind = kind.as_str(), error, "a lifecycle hook failed");
-                false
+                Err(error)
             }
         }
     }

@@ -22,7 +22,7 @@ pub(super) enum Outcome {
     Prepared(Result<SandboxFacts, String>),
     Image { container: ContainerName, attempt: u32, image: String, result: Result<(), ImageError> },
     Started { container: ContainerName, attempt: u32, result: Box<Result<ObservedContainer, StartError>> },
-    PostStarted { id: ContainerId, succeeded: bool },
+    PostStarted { id: ContainerId, container: ContainerName, result: Result<(), String> },
     PreStopped { id: ContainerId },
     Signalled { id: ContainerId, killed: bool, result: Result<(), String> },
     ContainerRemoved { id: ContainerId, result: Result<(), String> },
@@ -69,8 +69,8 @@ pub(super) async fn act(
             Outcome::Started { container, attempt, result: Box::new(result) }
         }
         Action::PostStart { id, container } => {
-            let succeeded = runtime.post_start(pod, &sandbox.unwrap_or_default(), &id, &container).await;
-            Outcome::PostStarted { id, succeeded }
+            let result = runtime.post_start(pod, &sandbox.unwrap_or_default(), &id, &container).await;
+            Outcome::PostStarted { id, container, result }
         }
         Action::PreStop { id, container, message } => {
             runtime.pre_stop(pod, &sandbox.unwrap_or_default(), &id, &container, message).await;
@@ -130,10 +130,13 @@ impl Worker {
             }
             Outcome::Image { container, attempt, image, result } => self.apply_image(container, attempt, image, result),
             Outcome::Started { container, attempt, result } => self.apply_started(container, attempt, *result),
-            Outcome::PostStarted { id, succeeded: true } => {
+            Outcome::PostStarted { id, result: Ok(()), .. } => {
                 self.memory.post_start.remove(&id);
             }
-            Outcome::PostStarted { id, succeeded: false } => {
+            Outcome::PostStarted { id, container, result: Err(message) } => {
+                let attempt = self.observation.facts().containers.iter().find(|c| c.id == id).map_or(0, |c| c.attempt);
+                let failure = StartFailure { attempt, reason: "PostStartHookError".to_owned(), message, retry_at: steady_now() };
+                self.memory.start_failures.insert(container, failure);
                 self.memory.post_start.insert(id, PostStart::Failed);
             }
             Outcome::PreStopped { id } => {
