@@ -2,11 +2,12 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use flate2::Compression;
+use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use jiff::Zoned;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,33 @@ pub(crate) fn put_aside(log: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = beside(log)?;
     files.retain(|file| !ends_with(file, COMPRESSED) && !ends_with(file, UNFINISHED));
     Ok(files)
+}
+
+/// The names of all that was put aside, oldest first, whether it is compressed by now or not.
+pub(crate) fn kept(log: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = beside(log)?;
+    files.retain(|file| !ends_with(file, UNFINISHED));
+    for file in &mut files {
+        if ends_with(file, COMPRESSED) {
+            file.set_extension("");
+        }
+    }
+    // While a file is being compressed it is there twice.
+    files.dedup();
+    Ok(files)
+}
+
+/// Opens one of [`kept`]; one that is compressed is unpacked into a file without a name. Blocking.
+pub(crate) fn open_kept(name: &Path) -> io::Result<File> {
+    match File::open(name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        other => return other,
+    }
+    let mut packed = GzDecoder::new(File::open(with_suffix(name, COMPRESSED))?);
+    let mut unpacked = tempfile::tempfile_in(name.parent().unwrap_or(Path::new("/")))?;
+    io::copy(&mut packed, &mut unpacked)?;
+    unpacked.rewind()?;
+    Ok(unpacked)
 }
 
 /// Clears what earlier work left unfinished, removes the oldest files so that with the one put aside next there are not too many,

@@ -45,15 +45,9 @@ pub(super) async fn send(reader: LogReader, dir: &Path, followed: Option<Followe
     let mut ended = false;
     loop {
         let step;
-        (reader, step) = match tokio::task::spawn_blocking(move || {
-            let step = reader.step();
-            (reader, step)
-        })
-        .await
-        {
-            Ok(result) => result,
-            // Only at shutdown.
-            Err(_) => return,
+        (reader, step) = match aside(reader, LogReader::step).await {
+            Some(result) => result,
+            None => return,
         };
         match step {
             Ok(Step::Data(data)) => {
@@ -76,7 +70,12 @@ pub(super) async fn send(reader: LogReader, dir: &Path, followed: Option<Followe
             }
             return;
         };
-        match reader.follow_rotation() {
+        let rotated;
+        (reader, rotated) = match aside(reader, LogReader::follow_rotation).await {
+            Some(result) => result,
+            None => return,
+        };
+        match rotated {
             Ok(true) => continue,
             Ok(false) => {}
             Err(error) => {
@@ -96,6 +95,15 @@ pub(super) async fn send(reader: LogReader, dir: &Path, followed: Option<Followe
             () = client.closed() => return,
         }
     }
+}
+
+/// Lets the reader work where it may block; `None` when the agent ends.
+async fn aside<T: Send + 'static>(mut reader: LogReader, work: fn(&mut LogReader) -> T) -> Option<(LogReader, T)> {
+    let work = tokio::task::spawn_blocking(move || {
+        let done = work(&mut reader);
+        (reader, done)
+    });
+    work.await.ok()
 }
 
 struct Changes {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::line::Line;
 use super::options::LogOptions;
-use crate::log_rotation::files::put_aside;
+use crate::log_rotation::files::{kept, open_kept, put_aside};
 
 /// How much is read at once, and so about how much is rendered at once.
 const CHUNK: usize = 64 * 1024;
@@ -30,8 +30,10 @@ pub(super) enum Step {
 pub(super) struct LogReader {
     path: PathBuf,
     file: File,
-    /// The last of the files that had been put aside before `file` was begun.
-    older: Option<PathBuf>,
+    /// The newest name of a file put aside that is `file`'s own, or came before it.
+    after: Option<PathBuf>,
+    /// `file` was the one that is written when it was opened: its name among those put aside is yet to come.
+    live: bool,
     options: LogOptions,
     /// Read, but not yet a whole line.
     pending: Vec<u8>,
@@ -55,7 +57,14 @@ impl LogReader {
         };
         let mut file = opened.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()))?;
         let own = identity(&file)?;
-        let older = put_aside(path).unwrap_or_default().into_iter().rfind(|aside| path_identity(aside) != Some(own));
+        let mut names = kept(path).unwrap_or_default();
+        let live = match names.iter().position(|aside| path_identity(aside) == Some(own)) {
+            Some(at) => {
+                names.truncate(at + 1);
+                false
+            }
+            None => true,
+        };
         if let Some(lines) = options.tail_lines {
             let start = tail_start(&file, lines)?;
             file.seek(SeekFrom::Start(start))?;
@@ -63,7 +72,8 @@ impl LogReader {
         Ok(Self {
             path: path.to_owned(),
             file,
-            older,
+            after: names.pop(),
+            live,
             pending: Vec::new(),
             overlong: false,
             at_line_start: true,
@@ -123,7 +133,7 @@ impl LogReader {
     }
 
     /// At the end of the file: whether there is another file to read now, or this one was cut. Takes what was still written to
-    /// the old file into account, and files that came and were put aside since, until they are compressed.
+    /// the old file into account, and files that came and were put aside since, as long as they are kept.
     pub(super) fn follow_rotation(&mut self) -> io::Result<bool> {
         let new = match File::open(&self.path) {
             Ok(file) => file,
@@ -147,28 +157,31 @@ impl LogReader {
         if len > position {
             return Ok(true);
         }
-        (self.file, self.older) = self.next_file(new, own)?;
+        self.go_on(new, own)?;
         self.pending.clear();
         Ok(true)
     }
 
-    /// The file after ours, where `newest` is the one at the path, and what is older than it.
-    fn next_file(&self, newest: File, own: (u64, u64)) -> io::Result<(File, Option<PathBuf>)> {
-        let mut later = put_aside(&self.path)?;
-        let last = later.last().cloned();
-        later.retain(|aside| self.older.as_ref().is_none_or(|older| aside > older));
-        if let Some(at) = later.iter().position(|aside| path_identity(aside) == Some(own)) {
-            later.drain(..=at);
-        }
-        for aside in later {
-            match File::open(&aside) {
-                Ok(file) => return Ok((file, Some(aside))),
-                // Just now compressed or removed.
+    /// Takes the file after ours; `newest` is the one at the path.
+    fn go_on(&mut self, newest: File, own: (u64, u64)) -> io::Result<()> {
+        let mut names = kept(&self.path)?;
+        names.retain(|name| self.after.as_ref().is_none_or(|after| name > after));
+        for name in names {
+            match open_kept(&name) {
+                // Ours, under the name that it was given since; by now it may be compressed.
+                Ok(file) if self.live && (identity(&file)? == own || begin_alike(&file, &self.file)?) => self.live = false,
+                Ok(file) => {
+                    (self.file, self.after, self.live) = (file, Some(name), false);
+                    return Ok(());
+                }
+                // Removed: more files came than are kept.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
+            self.after = Some(name);
         }
-        Ok((newest, last))
+        (self.file, self.live) = (newest, true);
+        Ok(())
     }
 
     fn is_done(&self) -> bool {
@@ -204,6 +217,15 @@ impl LogReader {
 fn identity(file: &File) -> io::Result<(u64, u64)> {
     let file = file.metadata()?;
     Ok((file.dev(), file.ino()))
+}
+
+/// Whether two logs begin with the same line; each line begins with its time in nanoseconds.
+fn begin_alike(one: &File, other: &File) -> io::Result<bool> {
+    let beginning = |file: &File| {
+        let mut bytes = [0; 64];
+        file.read_at(&mut bytes, 0).map(|read| bytes[..read].to_vec())
+    };
+    Ok(beginning(one)? == beginning(other)?)
 }
 
 fn path_identity(path: &Path) -> Option<(u64, u64)> {

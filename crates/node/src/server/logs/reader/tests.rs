@@ -201,9 +201,13 @@ fn following_goes_on_after_the_file_is_cut() {
 /// A slow client: the log was rotated twice while it read.
 #[test]
 fn following_reads_what_was_put_aside_meanwhile() {
-    let line = |text: &str| format!("{} stdout F {text}\n", at(1));
+    let mut second = 0;
+    let mut line = |text: &str| {
+        second += 1;
+        format!("{} stdout F {text}\n", at(second))
+    };
     let log = Log::new(line("first").as_bytes());
-    let rotate = |day: u32, next: &str| {
+    let mut rotate = |day: u32, next: &str| {
         fs::rename(log.path(), log.dir.path().join(format!("0.log.2026010{day}-000000"))).unwrap();
         fs::write(log.path(), line(next)).unwrap();
     };
@@ -219,6 +223,34 @@ fn following_reads_what_was_put_aside_meanwhile() {
         out.extend(drain(&mut reader));
     }
     assert_eq!(String::from_utf8(out).unwrap(), "second\nthird\nfourth\n");
+}
+
+/// A client so slow that what it has not read yet is compressed, the file that it reads among it.
+#[test]
+fn following_reads_what_was_compressed_meanwhile() {
+    let line = |second: u8, text: &str| format!("{} stdout F {text}\n", at(second.into()));
+    let log = Log::new(line(1, "first").as_bytes());
+    let mut reader = log.open(LogOptions { follow: true, ..options() });
+    for (day, next) in [(1, "second"), (2, "third"), (3, "fourth")] {
+        let aside = log.dir.path().join(format!("0.log.2026010{day}-000000"));
+        fs::rename(log.path(), &aside).unwrap();
+        fs::write(log.path(), line(day + 1, next)).unwrap();
+        if day < 3 {
+            let mut packed = flate2::write::GzEncoder::new(
+                fs::File::create(aside.with_extension(format!("2026010{day}-000000.gz"))).unwrap(),
+                flate2::Compression::fast(),
+            );
+            std::io::Write::write_all(&mut packed, &fs::read(&aside).unwrap()).unwrap();
+            packed.finish().unwrap();
+            fs::remove_file(&aside).unwrap();
+        }
+    }
+    let mut out = drain(&mut reader);
+    while reader.follow_rotation().unwrap() {
+        out.extend(drain(&mut reader));
+    }
+    assert_eq!(String::from_utf8(out).unwrap(), "first\nsecond\nthird\nfourth\n");
+    assert_eq!(fs::read_dir(log.dir.path()).unwrap().count(), 4, "unpacked files have no name");
 }
 
 #[test]
