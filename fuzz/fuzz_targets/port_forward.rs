@@ -1,7 +1,7 @@
 //! Whole sessions of port-forward: whatever a client sends, the session ends.
 #![no_main]
 
-use std::time::Duration;
+mod session;
 
 use kube_pet_stream::Settings;
 use kube_pet_stream::port_forward::{PortForward, Protocol};
@@ -13,26 +13,15 @@ const PROTOCOLS: [Protocol; 4] =
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let Some((first, bytes)) = bytes.split_first() else { return };
     let protocol = PROTOCOLS[usize::from(*first) % PROTOCOLS.len()];
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    runtime.block_on(async {
-        let (ours, mut theirs) = tokio::io::duplex(4096);
-        let client = async {
-            let _ = theirs.write_all(bytes).await;
-            let _ = theirs.shutdown().await;
-            let _ = theirs.read_to_end(&mut Vec::new()).await;
-        };
-        let server = async {
-            let mut session = PortForward::open(ours, protocol, &[80, 443], Settings::default()).unwrap();
-            while let Some(mut forwarded) = session.accept().await {
-                tokio::spawn(async move {
-                    let _ = forwarded.data.write_all(b"hello").await;
-                    let _ = forwarded.data.read_to_end(&mut Vec::new()).await;
-                    if forwarded.port == 80 { forwarded.finish() } else { forwarded.fail("no") }
-                });
-            }
-            session.close().await;
-        };
-        let both = async { tokio::join!(client, server) };
-        tokio::time::timeout(Duration::from_secs(24 * 3600), both).await.expect("a session that does not end");
+    session::run(bytes, async |ours| {
+        let mut session = PortForward::open(ours, protocol, &[80, 443], Settings::default()).unwrap();
+        while let Some(mut forwarded) = session.accept().await {
+            tokio::spawn(async move {
+                let _ = forwarded.data.write_all(b"hello").await;
+                let _ = forwarded.data.read_to_end(&mut Vec::new()).await;
+                if forwarded.port == 80 { forwarded.finish() } else { forwarded.fail("no") }
+            });
+        }
+        session.close().await;
     });
 });

@@ -22,14 +22,16 @@ fn in_pieces(bytes: &[u8], mut feed: impl FnMut(&[u8]) -> bool) {
 /// What was decoded, with the pieces of data put together, and whether it ended with an error.
 type Decoded<T> = (Vec<T>, bool);
 
-fn spdy(bytes: &[u8], whole: bool) -> Decoded<Frame> {
-    let (mut decoder, mut buffer, mut frames, mut failed) = (SpdyDecoder::new(Limits::default()), BytesMut::new(), Vec::new(), false);
+/// Decodes bytes, all at once or in pieces, until they are used up; whether they ended with an error. `step` is as a decoder's: it
+/// says whether there was something.
+fn decode_all<E>(bytes: &[u8], whole: bool, mut step: impl FnMut(&mut BytesMut) -> Result<bool, E>) -> bool {
+    let (mut buffer, mut failed) = (BytesMut::new(), false);
     let mut feed = |piece: &[u8]| {
         buffer.extend_from_slice(piece);
         loop {
-            match decoder.decode(&mut buffer) {
-                Ok(Some(frame)) => join(&mut frames, frame),
-                Ok(None) => return true,
+            match step(&mut buffer) {
+                Ok(true) => {}
+                Ok(false) => return true,
                 Err(_) => {
                     failed = true;
                     return false;
@@ -42,6 +44,13 @@ fn spdy(bytes: &[u8], whole: bool) -> Decoded<Frame> {
     } else {
         in_pieces(bytes, feed);
     }
+    failed
+}
+
+fn spdy(bytes: &[u8], whole: bool) -> Decoded<Frame> {
+    let (mut decoder, mut frames) = (SpdyDecoder::new(Limits::default()), Vec::new());
+    let failed =
+        decode_all(bytes, whole, |buffer| decoder.decode(buffer).map(|frame| frame.map(|frame| join(&mut frames, frame)).is_some()));
     (frames, failed)
 }
 
@@ -90,36 +99,27 @@ pub fn spdy_headers(bytes: &[u8]) {
 }
 
 fn websocket(bytes: &[u8], whole: bool) -> Decoded<(&'static str, Vec<u8>, bool)> {
-    let (mut decoder, mut buffer, mut events, mut failed) = (WebSocketDecoder::default(), BytesMut::new(), Vec::new(), false);
-    let mut feed = |piece: &[u8]| {
-        buffer.extend_from_slice(piece);
-        loop {
-            match decoder.decode(&mut buffer) {
-                Ok(Some(Event::Data { bytes, start, end })) => {
-                    if start || !matches!(events.last(), Some(("data", _, false))) {
-                        events.push(("data", Vec::new(), false));
-                    }
-                    if let Some((_, data, ended)) = events.last_mut() {
-                        data.extend_from_slice(&bytes);
-                        *ended = end;
-                    }
+    let (mut decoder, mut events) = (WebSocketDecoder::default(), Vec::new());
+    let failed = decode_all(bytes, whole, |buffer| {
+        let event = decoder.decode(buffer)?;
+        let found = event.is_some();
+        match event {
+            Some(Event::Data { bytes, start, end }) => {
+                if start || !matches!(events.last(), Some(("data", _, false))) {
+                    events.push(("data", Vec::new(), false));
                 }
-                Ok(Some(Event::Ping(payload))) => events.push(("ping", payload.to_vec(), true)),
-                Ok(Some(Event::Pong)) => events.push(("pong", Vec::new(), true)),
-                Ok(Some(Event::Close)) => events.push(("close", Vec::new(), true)),
-                Ok(None) => return true,
-                Err(_) => {
-                    failed = true;
-                    return false;
+                if let Some((_, data, ended)) = events.last_mut() {
+                    data.extend_from_slice(&bytes);
+                    *ended = end;
                 }
             }
+            Some(Event::Ping(payload)) => events.push(("ping", payload.to_vec(), true)),
+            Some(Event::Pong) => events.push(("pong", Vec::new(), true)),
+            Some(Event::Close) => events.push(("close", Vec::new(), true)),
+            None => {}
         }
-    };
-    if whole {
-        feed(bytes);
-    } else {
-        in_pieces(bytes, feed);
-    }
+        Ok::<_, crate::ProtocolError>(found)
+    });
     // Empty beginnings of messages may or may not have been seen.
     events.retain(|(kind, data, ended)| *kind != "data" || *ended || !data.is_empty());
     (events, failed)

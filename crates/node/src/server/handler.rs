@@ -155,10 +155,10 @@ impl Handler {
             Endpoint::MetricsResource => response::metrics(state.stats.resource_metrics().await),
             Endpoint::MetricsProbes => response::metrics(metrics::probes()),
             Endpoint::MetricsSlis => response::metrics(metrics::slis(state)),
-            Endpoint::Exec => streaming::exec(&self.sessions, state, user, parameters, request),
-            Endpoint::Attach => streaming::attach(&self.sessions, state, user, parameters, request),
-            Endpoint::PortForward => streaming::port_forward(&self.sessions, state, user, parameters, request),
-            Endpoint::Run => streaming::run(state, user, parameters, request).await,
+            Endpoint::Exec => streaming::exec(&self.sessions, streaming::Call { state, user, parameters, request }),
+            Endpoint::Attach => streaming::attach(&self.sessions, streaming::Call { state, user, parameters, request }),
+            Endpoint::PortForward => streaming::port_forward(&self.sessions, streaming::Call { state, user, parameters, request }),
+            Endpoint::Run => streaming::run(streaming::Call { state, user, parameters, request }).await,
             Endpoint::SystemLogs => {
                 let path = parameters.first().map(AsRef::as_ref).unwrap_or_default();
                 system_logs::serve(state.system_logs, &state.paths, path, request).await

@@ -21,6 +21,7 @@ use kube_pet_stream::negotiation::Refusal;
 use kube_pet_stream::{End, Settings};
 use tracing::{Instrument as _, debug_span};
 
+use super::ServerState;
 use super::authn::User;
 use super::place::Place;
 use super::quota::Quota;
@@ -47,6 +48,15 @@ impl Sessions {
     pub(super) fn new(idle: Duration, forwarded: Arc<Quota>) -> Self {
         Self { settings: Settings { idle, ..Settings::default() }, forwarded }
     }
+}
+
+/// A request for a session, authorized already.
+#[derive(Clone, Copy)]
+pub(super) struct Call<'a> {
+    pub(super) state: &'a ServerState,
+    pub(super) user: &'a User,
+    pub(super) parameters: &'a [Parameter<'a>],
+    pub(super) request: &'a Parts,
 }
 
 /// A container whose process can be talked to.

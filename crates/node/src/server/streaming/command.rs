@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use http::request::Parts;
 use kube_pet_podman::{AttachOptions, Client, ExecConfig};
 use kube_pet_stream::negotiation;
 use kube_pet_stream::remote_command::{Options, Protocol, RemoteCommand, Status, Streams};
@@ -11,12 +10,9 @@ use kube_pet_stream::{End, Settings};
 use tracing::debug;
 
 use super::bridge::Broken;
-use super::{Handover, Running, Sessions, Socket, bridge, flag, query, reason, refused, running, subject, switching_protocols};
+use super::{Call, Handover, Running, Sessions, Socket, bridge, flag, query, reason, refused, running, subject, switching_protocols};
 use crate::exec_sessions;
-use crate::server::ServerState;
-use crate::server::authn::User;
 use crate::server::response::{self, Response};
-use crate::server::routes::Parameter;
 
 /// Nobody types this: Podman's own default would take ctrl-p out of every shell.
 const NO_DETACH: &str = "ctrl-^,ctrl-@,ctrl-^,ctrl-_";
@@ -41,39 +37,21 @@ impl Work {
 }
 
 /// `/exec/{namespace}/{pod}[/{uid}]/{container}?command=…`
-pub(in crate::server) fn exec(
-    sessions: &Sessions,
-    state: &ServerState,
-    user: &User,
-    parameters: &[Parameter<'_>],
-    request: &Parts,
-) -> Response {
-    let command: Vec<String> = query(request).into_iter().filter(|(name, _)| name == "command").map(|(_, value)| value).collect();
+pub(in crate::server) fn exec(sessions: &Sessions, call: Call<'_>) -> Response {
+    let command: Vec<String> = query(call.request).into_iter().filter(|(name, _)| name == "command").map(|(_, value)| value).collect();
     if command.is_empty() {
         return response::text(StatusCode::BAD_REQUEST, "you must specify at least 1 of command");
     }
-    begin(sessions, state, user, parameters, request, Work::Exec(command)).unwrap_or_else(|refusal| *refusal)
+    begin(sessions, call, Work::Exec(command)).unwrap_or_else(|refusal| *refusal)
 }
 
 /// `/attach/{namespace}/{pod}[/{uid}]/{container}`
-pub(in crate::server) fn attach(
-    sessions: &Sessions,
-    state: &ServerState,
-    user: &User,
-    parameters: &[Parameter<'_>],
-    request: &Parts,
-) -> Response {
-    begin(sessions, state, user, parameters, request, Work::Attach).unwrap_or_else(|refusal| *refusal)
+pub(in crate::server) fn attach(sessions: &Sessions, call: Call<'_>) -> Response {
+    begin(sessions, call, Work::Attach).unwrap_or_else(|refusal| *refusal)
 }
 
-fn begin(
-    sessions: &Sessions,
-    state: &ServerState,
-    user: &User,
-    parameters: &[Parameter<'_>],
-    request: &Parts,
-    work: Work,
-) -> Result<Response, Box<Response>> {
+fn begin(sessions: &Sessions, call: Call<'_>, work: Work) -> Result<Response, Box<Response>> {
+    let Call { state, user, parameters, request } = call;
     let query = query(request);
     let asked = Options {
         stdin: flag(&query, &["input", "stdin"]),

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use http::request::Parts;
 use kube_pet_core::pod::pod_uid;
 use kube_pet_stream::Settings;
 use kube_pet_stream::negotiation;
@@ -17,12 +16,9 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
-use super::{Handover, Sessions, Socket, pod, query, reason, refused, subject, switching_protocols};
-use crate::server::ServerState;
-use crate::server::authn::User;
+use super::{Call, Handover, Sessions, Socket, pod, query, reason, refused, subject, switching_protocols};
 use crate::server::quota::Quota;
 use crate::server::response::{self, Response};
-use crate::server::routes::Parameter;
 
 /// How long a connection inside the pod may take: it is local.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,23 +27,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// `/portForward/{namespace}/{pod}[/{uid}]`
-pub(in crate::server) fn port_forward(
-    sessions: &Sessions,
-    state: &ServerState,
-    user: &User,
-    parameters: &[Parameter<'_>],
-    request: &Parts,
-) -> Response {
-    begin(sessions, state, user, parameters, request).unwrap_or_else(|refusal| *refusal)
+pub(in crate::server) fn port_forward(sessions: &Sessions, call: Call<'_>) -> Response {
+    begin(sessions, call).unwrap_or_else(|refusal| *refusal)
 }
 
-fn begin(
-    sessions: &Sessions,
-    state: &ServerState,
-    user: &User,
-    parameters: &[Parameter<'_>],
-    request: &Parts,
-) -> Result<Response, Box<Response>> {
+fn begin(sessions: &Sessions, call: Call<'_>) -> Result<Response, Box<Response>> {
+    let Call { state, user, parameters, request } = call;
     let (namespace, name, uid) = match parameters {
         [namespace, name] => (namespace, name, None),
         [namespace, name, uid] => (namespace, name, Some(uid.as_ref())),

@@ -2,24 +2,21 @@
 
 use bytes::BytesMut;
 use http::StatusCode;
-use http::request::Parts;
 use kube_pet_podman::{Client, Demultiplexer, ExecConfig, StreamKind};
 use tokio::io::AsyncReadExt as _;
 
 use super::audit::Record;
-use super::{Running, query, running, subject};
+use super::{Call, Running, query, running, subject};
 use crate::exec_sessions;
-use crate::server::ServerState;
-use crate::server::authn::User;
 use crate::server::response::{self, Response};
-use crate::server::routes::Parameter;
 
 /// Bytes of each of stdout and stderr that are answered with; the rest is read and dropped, as containerd does.
 const MAX_OUTPUT: usize = 16 << 20;
 const PIECE: usize = 32 << 10;
 
 /// Runs the command. The words of `cmd` are separated by single spaces, there is no quoting (the kubelet's rule).
-pub(in crate::server) async fn run(state: &ServerState, user: &User, parameters: &[Parameter<'_>], request: &Parts) -> Response {
+pub(in crate::server) async fn run(call: Call<'_>) -> Response {
+    let Call { state, user, parameters, request } = call;
     let target = match running(&state.store, parameters) {
         Ok(target) => target,
         Err(refusal) => return *refusal,
