@@ -10,6 +10,7 @@ pub mod exits;
 pub mod files;
 pub mod interfaces;
 pub mod machine;
+pub mod memory;
 pub mod mounts;
 pub mod namespaces;
 pub mod ownership;

@@ -256,6 +256,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         tasks.spawn("container logs", LogRotator::new(podman.clone(), paths.clone(), store.clone(), policy).run());
     }
 
+    tasks.spawn("memory", return_memory());
     // 10250 and 10248, and what they tell of the node's use.
     if api.is_some() {
         let stats = StatsProvider::new(StatsOptions {
@@ -392,6 +393,14 @@ fn pod_settings(config: &NodeConfiguration) -> PodSettings {
         },
         seccomp_dir: config.paths().state_dir().join("seccomp"),
         app_armor: std::path::Path::new("/sys/kernel/security/apparmor/profiles").exists(),
+    }
+}
+
+/// What a burst of work has left is given back within half a minute.
+async fn return_memory() {
+    loop {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let _ = tokio::task::spawn_blocking(kube_pet_host::memory::trim).await;
     }
 }
 

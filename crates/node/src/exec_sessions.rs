@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kube_pet_host::exits::ExitWatch;
-use kube_pet_podman::{Client, Error};
+use kube_pet_podman::{Client, Error, ExecInspect};
 use tokio::time::sleep;
 
 /// Pauses between questions to Podman.
@@ -18,18 +18,44 @@ const QUESTIONS: u32 = 12;
 /// # Errors
 /// Podman's, in words: it forgets a session a second after its end (`exit_command_delay`).
 pub(crate) async fn exit_code(podman: &Client, session: &str) -> Result<i32, String> {
+    match process_end(podman, session, || ()).await? {
+        Some(code) => Ok(code),
+        None => code(podman, session).await,
+    }
+}
+
+/// Waits for the end of a session's process, by its pidfd; with its code if Podman has that already. `begun` is called once the
+/// process is there.
+///
+/// # Errors
+/// As [`exit_code`].
+pub(crate) async fn process_end(podman: &Client, session: &str, begun: impl FnOnce()) -> Result<Option<i32>, String> {
+    let seen = until(podman, session, |state| state.ended || state.pid > 0).await?;
+    begun();
+    if seen.ended {
+        return Ok(Some(seen.exit_code));
+    }
+    // Without a pidfd, Podman is asked until it knows.
+    match kube_pet_host::exits::wait_exit(seen.pid.into()).await {
+        Ok(()) => Ok(None),
+        Err(_) => code(podman, session).await.map(Some),
+    }
+}
+
+/// The exit code of a process that has ended, as soon as Podman has it.
+///
+/// # Errors
+/// As [`exit_code`].
+pub(crate) async fn code(podman: &Client, session: &str) -> Result<i32, String> {
+    Ok(until(podman, session, |state| state.ended).await?.exit_code)
+}
+
+async fn until(podman: &Client, session: &str, enough: impl Fn(&ExecInspect) -> bool) -> Result<ExecInspect, String> {
     let mut pause = FIRST_PAUSE;
-    let mut watched = false;
     loop {
         let state = podman.inspect_exec(session).await.map_err(|error| format!("the exit code is not known: {error}"))?;
-        if state.ended {
-            return Ok(state.exit_code);
-        }
-        if state.pid > 0 && !watched {
-            watched = true;
-            pause = FIRST_PAUSE;
-            // Without a pidfd, Podman is asked until it knows.
-            let _ = kube_pet_host::exits::wait_exit(state.pid.into()).await;
+        if enough(&state) {
+            return Ok(state);
         }
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);

@@ -7,7 +7,7 @@ use kube_pet_core::ids::ContainerId;
 use kube_pet_core::quoting::go_quoted;
 use kube_pet_podman::{Client, Demultiplexer, Duplex, ExecConfig, StreamKind};
 use tokio::io::AsyncReadExt as _;
-use tokio::time::Instant;
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
@@ -16,6 +16,12 @@ use crate::exec_sessions;
 
 /// How long the end of a process that took too long is waited for.
 const KILL_WAIT: Duration = Duration::from_secs(2);
+
+/// How long Podman may take to begin a process.
+const BEGIN_WAIT: Duration = Duration::from_secs(30);
+
+/// How long Podman is asked for the exit code of a process that has ended: that is not the process's time.
+const CODE_WAIT: Duration = Duration::from_secs(10);
 
 /// Bytes read at once.
 const PIECE: usize = 8 << 10;
@@ -95,24 +101,39 @@ async fn run(handlers: &Handlers, container: &ContainerId, command: &[String], t
     let id = handlers.podman.create_exec(container.as_str(), &config).await.map_err(|error| words(&error))?;
     let session = Session { podman: handlers.podman.clone(), id, cleanups: handlers.cleanups.clone(), over: false };
     let duplex = session.podman.start_exec(&session.id).await.map_err(|error| words(&error))?;
-    let work = async {
-        let output = read(duplex).await?;
-        let code = exec_sessions::exit_code(&session.podman, &session.id).await?;
-        Ok::<_, String>(Ended { code, output })
+    let begun = Notify::new();
+    let end = exec_sessions::process_end(&session.podman, &session.id, || begun.notify_one());
+    let work = async { tokio::try_join!(read(duplex), end) };
+    let over = async {
+        if tokio::time::timeout(BEGIN_WAIT, begun.notified()).await.is_err() {
+            return Trouble::Podman(format!("the process has not begun within {} s", BEGIN_WAIT.as_secs()));
+        }
+        match timeout {
+            Some(timeout) => tokio::time::sleep(timeout).await,
+            None => std::future::pending().await,
+        }
+        Trouble::TimedOut
     };
-    let ended = match timeout {
-        None => work.await,
-        Some(timeout) => match tokio::time::timeout_at(Instant::now() + timeout, work).await {
-            Ok(ended) => ended,
-            Err(_) => {
-                session.end().await;
-                return Err(Trouble::TimedOut);
-            }
-        },
+    let ended = tokio::select! {
+        ended = work => ended.map_err(|error| words(&error)),
+        trouble = over => Err(trouble),
     };
-    let ended = ended.map_err(|error| words(&error))?;
+    let (output, code) = match ended {
+        Ok(ended) => ended,
+        Err(trouble) => {
+            session.end().await;
+            return Err(trouble);
+        }
+    };
+    let code = match code {
+        Some(code) => code,
+        None => tokio::time::timeout(CODE_WAIT, exec_sessions::code(&session.podman, &session.id))
+            .await
+            .unwrap_or_else(|_| Err(format!("Podman has no exit code {} s after the end", CODE_WAIT.as_secs())))
+            .map_err(|error| words(&error))?,
+    };
     session.forget();
-    Ok(ended)
+    Ok(Ended { code, output })
 }
 
 /// The output until its end, of which the beginning is kept.
