@@ -1,10 +1,44 @@
-//! The end of Podman's exec sessions: waiting for it, and bringing it about.
+//! Podman's exec sessions: their output, waiting for their end, and bringing it about.
 
 use std::time::Duration;
 
 use kube_pet_host::exits::ExitWatch;
-use kube_pet_podman::{Client, Error, ExecInspect};
+use kube_pet_podman::{Client, Duplex, Error, ExecInspect, FrameReader, StreamKind};
 use tokio::time::sleep;
+
+/// What a process has written, up to a limit for each stream.
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
+}
+
+impl Output {
+    /// Standard output, then standard error, as the kubelet joins them.
+    pub(crate) fn joined(self) -> Vec<u8> {
+        [self.stdout, self.stderr].concat()
+    }
+}
+
+/// A session's output until its end; of each stream the first `limit` bytes are kept, the rest is read and dropped.
+///
+/// # Errors
+/// Of the connection, in words, or Podman's own.
+pub(crate) async fn output(process: Duplex, limit: usize) -> Result<Output, String> {
+    let mut output = Output::default();
+    let mut frames = FrameReader::new(process);
+    while let Some(frame) = frames.next().await.map_err(|error| format!("reading the process's output: {error}"))? {
+        let into = match frame.stream {
+            StreamKind::Stdout => &mut output.stdout,
+            StreamKind::Stderr => &mut output.stderr,
+            StreamKind::System => return Err(String::from_utf8_lossy(&frame.data).trim().to_owned()),
+            StreamKind::Stdin => continue,
+        };
+        let room = limit - into.len();
+        into.extend_from_slice(&frame.data[..frame.data.len().min(room)]);
+    }
+    Ok(output)
+}
 
 /// Pauses between questions to Podman.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);

@@ -1,11 +1,16 @@
 //! Properties of what parses bytes from outside. Each panics where one does not hold.
 
-use bytes::{Bytes, BytesMut};
+#![allow(clippy::expect_used, clippy::panic, reason = "a property that does not hold is a panic")]
 
-use crate::Limits;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
 use crate::remote_command::{Status, sizes};
 use crate::spdy::{Decoder as SpdyDecoder, Deflater, Frame, Inflater};
 use crate::websocket::frame::{Decoder as WebSocketDecoder, Event, message_length};
+use crate::{Limits, Settings};
 
 /// Feeds bytes in pieces whose lengths the input itself chooses.
 fn in_pieces(bytes: &[u8], mut feed: impl FnMut(&[u8]) -> bool) {
@@ -147,5 +152,97 @@ pub fn channel_json(bytes: &[u8]) {
     match parsed {
         Ok(status) => assert_eq!(status["details"]["causes"][0]["message"], text),
         Err(error) => panic!("{error}"),
+    }
+}
+
+/// A client that sends `bytes`, ends its direction and reads what comes, against `server`: both have to end. Time is simulated.
+fn session(bytes: &[u8], server: impl AsyncFnOnce(DuplexStream)) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+    runtime.block_on(async {
+        let (ours, mut theirs) = tokio::io::duplex(4096);
+        let client = async {
+            let _ = theirs.write_all(bytes).await;
+            let _ = theirs.shutdown().await;
+            let _ = theirs.read_to_end(&mut Vec::new()).await;
+        };
+        let both = async { tokio::join!(client, server(ours)) };
+        tokio::time::timeout(Duration::from_secs(24 * 3600), both).await.expect("a session that does not end");
+    });
+}
+
+/// Whole sessions of exec, the protocol chosen by the first byte: whatever a client sends, the session ends.
+pub fn remote_command(bytes: &[u8]) {
+    use crate::remote_command::{Options, Protocol, RemoteCommand, Version};
+    const PROTOCOLS: [Protocol; 4] = [
+        Protocol::Spdy(Version::V4),
+        Protocol::Spdy(Version::V1),
+        Protocol::WebSocket { version: Version::V5, base64: false },
+        Protocol::WebSocket { version: Version::V4, base64: true },
+    ];
+    let Some((first, bytes)) = bytes.split_first() else { return };
+    let protocol = PROTOCOLS[usize::from(*first) % PROTOCOLS.len()];
+    let options = Options { stdin: true, stdout: true, stderr: false, tty: true };
+    session(bytes, async |ours| {
+        let Ok(RemoteCommand { streams, session }) = RemoteCommand::open(ours, protocol, options, Settings::default()).await else {
+            return;
+        };
+        let (mut stdin, mut resize) = (streams.stdin.expect("was asked for"), streams.resize);
+        let sizes = async {
+            while let Some(sizes) = &mut resize
+                && sizes.recv().await.is_some()
+            {}
+        };
+        let mut typed = Vec::new();
+        let _ = tokio::join!(stdin.read_to_end(&mut typed), sizes);
+        assert!(typed.len() <= bytes.len());
+        session.finish(&Status::ExitCode(1)).await;
+    });
+}
+
+/// Whole sessions of port-forward; as [`remote_command`].
+pub fn port_forward(bytes: &[u8]) {
+    use crate::port_forward::{PortForward, Protocol};
+    const PROTOCOLS: [Protocol; 4] =
+        [Protocol::Spdy, Protocol::Tunnel, Protocol::WebSocket { base64: false }, Protocol::WebSocket { base64: true }];
+    let Some((first, bytes)) = bytes.split_first() else { return };
+    let protocol = PROTOCOLS[usize::from(*first) % PROTOCOLS.len()];
+    session(bytes, async |ours| {
+        let mut session = PortForward::open(ours, protocol, &[80, 443], Settings::default()).expect("ports that can be");
+        while let Some(mut forwarded) = session.accept().await {
+            tokio::spawn(async move {
+                let _ = forwarded.data.write_all(b"hello").await;
+                let _ = forwarded.data.read_to_end(&mut Vec::new()).await;
+                if forwarded.port == 80 { forwarded.finish() } else { forwarded.fail("no") }
+            });
+        }
+        session.close().await;
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    type Target = (&'static str, fn(&[u8]));
+
+    #[test]
+    fn the_corpus_holds() {
+        let targets: [Target; 6] = [
+            ("spdy_frames", super::spdy_frames),
+            ("spdy_headers", super::spdy_headers),
+            ("websocket_frames", super::websocket_frames),
+            ("channel_json", super::channel_json),
+            ("remote_command", super::remote_command),
+            ("port_forward", super::port_forward),
+        ];
+        for (name, target) in targets {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(name);
+            let mut inputs = 0;
+            for entry in std::fs::read_dir(&folder).unwrap() {
+                target(&std::fs::read(entry.unwrap().path()).unwrap());
+                inputs += 1;
+            }
+            assert!(inputs > 10, "{inputs} in {}", folder.display());
+        }
     }
 }

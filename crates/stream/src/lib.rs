@@ -30,8 +30,8 @@ pub mod negotiation;
 pub mod port_forward;
 pub mod remote_command;
 
-/// What the fuzz targets (`fuzz/`) reach into; there only for them.
-#[cfg(fuzzing)]
+/// What the fuzz targets (`fuzz/`) do; there only for them and for the test that does it with their corpus.
+#[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
 #[cfg(test)]

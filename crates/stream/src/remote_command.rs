@@ -22,7 +22,7 @@ use std::fmt;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(crate) use resize::newest as sizes;
 pub use resize::{ResizeReceiver, TerminalSize};
 pub use status::Status;

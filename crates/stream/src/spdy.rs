@@ -14,7 +14,7 @@ pub(crate) use decoder::{Decoder, Frame};
 #[cfg(any(test, fuzzing))]
 pub(crate) use headers::Deflater;
 pub(crate) use headers::Headers;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(crate) use headers::Inflater;
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -2,17 +2,15 @@
 
 use std::time::Duration;
 
-use bytes::BytesMut;
 use kube_pet_core::ids::ContainerId;
 use kube_pet_core::quoting::go_quoted;
-use kube_pet_podman::{Client, Demultiplexer, Duplex, ExecConfig, StreamKind};
-use tokio::io::AsyncReadExt as _;
+use kube_pet_podman::{Client, ExecConfig};
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use super::{Handlers, OUTPUT_LIMIT, ProbeOutcome};
-use crate::exec_sessions;
+use crate::exec_sessions::{self, Output};
 
 /// How long the end of a process that took too long is waited for.
 const KILL_WAIT: Duration = Duration::from_secs(2);
@@ -22,9 +20,6 @@ const BEGIN_WAIT: Duration = Duration::from_secs(30);
 
 /// How long Podman is asked for the exit code of a process that has ended: that is not the process's time.
 const CODE_WAIT: Duration = Duration::from_secs(10);
-
-/// Bytes read at once.
-const PIECE: usize = 8 << 10;
 
 /// Why a hook failed.
 pub(super) struct Failed {
@@ -38,28 +33,11 @@ struct Ended {
     output: Output,
 }
 
-#[derive(Default)]
-struct Output {
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
-}
-
-impl Output {
-    fn take(&mut self, stream: StreamKind, data: &[u8]) {
-        let kept = match stream {
-            StreamKind::Stderr => &mut self.stderr,
-            _ => &mut self.stdout,
-        };
-        let room = OUTPUT_LIMIT - kept.len();
-        kept.extend_from_slice(&data[..data.len().min(room)]);
-    }
-
-    /// Standard output, then standard error, as the kubelet joins them.
-    fn joined(&self) -> String {
-        let mut all = [self.stdout.as_slice(), self.stderr.as_slice()].concat();
-        all.truncate(OUTPUT_LIMIT);
-        String::from_utf8_lossy(&all).into_owned()
-    }
+/// What is shown of the output.
+fn shown(output: Output) -> String {
+    let mut all = output.joined();
+    all.truncate(OUTPUT_LIMIT);
+    String::from_utf8_lossy(&all).into_owned()
 }
 
 enum Trouble {
@@ -71,8 +49,8 @@ enum Trouble {
 /// An `exec` probe. The time limit is for the process: what Podman takes to prepare it says nothing about the container.
 pub(super) async fn probe(handlers: &Handlers, container: &ContainerId, command: &[String], timeout: Duration) -> ProbeOutcome {
     match run(handlers, container, command, Some(timeout)).await {
-        Ok(Ended { code: 0, output }) => ProbeOutcome::Success(output.joined()),
-        Ok(Ended { output, .. }) => ProbeOutcome::Failure(output.joined()),
+        Ok(Ended { code: 0, output }) => ProbeOutcome::Success(shown(output)),
+        Ok(Ended { output, .. }) => ProbeOutcome::Failure(shown(output)),
         Err(Trouble::Podman(error)) => ProbeOutcome::Unknown(error),
         Err(Trouble::TimedOut) => {
             let command = go_quoted(&command.join(" "));
@@ -86,8 +64,8 @@ pub(super) async fn hook(handlers: &Handlers, container: &ContainerId, command: 
     match run(handlers, container, command, None).await {
         Ok(Ended { code: 0, .. }) => Ok(()),
         Ok(Ended { code, output }) => {
-            let stderr = String::from_utf8_lossy(&output.stderr);
-            Err(Failed { error: format!("command '{}' exited with {code}: {stderr}", command.join(" ")), output: output.joined() })
+            let error = format!("command '{}' exited with {code}: {}", command.join(" "), String::from_utf8_lossy(&output.stderr));
+            Err(Failed { error, output: shown(output) })
         }
         Err(Trouble::Podman(error)) => Err(Failed { error, output: String::new() }),
         Err(Trouble::TimedOut) => Err(Failed { error: "command timed out".to_owned(), output: String::new() }),
@@ -103,7 +81,7 @@ async fn run(handlers: &Handlers, container: &ContainerId, command: &[String], t
     let duplex = session.podman.start_exec(&session.id).await.map_err(|error| words(&error))?;
     let begun = Notify::new();
     let end = exec_sessions::process_end(&session.podman, &session.id, || begun.notify_one());
-    let work = async { tokio::try_join!(read(duplex), end) };
+    let work = async { tokio::try_join!(exec_sessions::output(duplex, OUTPUT_LIMIT), end) };
     let over = async {
         if tokio::time::timeout(BEGIN_WAIT, begun.notified()).await.is_err() {
             return Trouble::Podman(format!("the process has not begun within {} s", BEGIN_WAIT.as_secs()));
@@ -134,25 +112,6 @@ async fn run(handlers: &Handlers, container: &ContainerId, command: &[String], t
     };
     session.forget();
     Ok(Ended { code, output })
-}
-
-/// The output until its end, of which the beginning is kept.
-async fn read(mut duplex: Duplex) -> Result<Output, String> {
-    let mut output = Output::default();
-    let mut frames = Demultiplexer::default();
-    let mut piece = BytesMut::with_capacity(PIECE);
-    loop {
-        if duplex.read_buf(&mut piece).await.map_err(|error| format!("reading the process's output: {error}"))? == 0 {
-            return Ok(output);
-        }
-        while let Some(frame) = frames.next(&mut piece).map_err(|error| error.to_string())? {
-            match frame.stream {
-                StreamKind::System => return Err(String::from_utf8_lossy(&frame.data).trim().to_owned()),
-                stream => output.take(stream, &frame.data),
-            }
-        }
-        piece.reserve(PIECE);
-    }
 }
 
 /// A session that has not ended: dropping it kills the process.

@@ -169,8 +169,7 @@ impl Handler {
 
 /// Whether a request for logs goes on with the container.
 fn follows(request: &Parts) -> bool {
-    let query = request.uri.query().unwrap_or_default();
-    form_urlencoded::parse(query.as_bytes()).any(|(key, value)| key == "follow" && matches!(&*value, "true" | "1"))
+    logs::follows(request.uri.query().unwrap_or_default())
 }
 
 fn not_found() -> Response {

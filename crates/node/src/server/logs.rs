@@ -23,6 +23,11 @@ use crate::log_rotation::files::put_aside;
 use crate::paths::Paths;
 use crate::pods::store::PodStore;
 
+/// Whether a query asks to go on with the container.
+pub(super) fn follows(query: &str) -> bool {
+    LogOptions::from_query(query, Timestamp::now()).is_ok_and(|options| options.follow)
+}
+
 /// Answers one request for a log.
 pub(super) async fn serve(store: &PodStore, paths: &Paths, (namespace, pod_name, container): (&str, &str, &str), query: &str) -> Response {
     let options = match LogOptions::from_query(query, Timestamp::now()) {

@@ -4,8 +4,14 @@ mod files;
 mod journal;
 mod query;
 
+use std::io;
+
+use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use http::request::Parts;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::sync::mpsc::Sender;
 
 use super::response::{self, Response};
 use crate::paths::Paths;
@@ -29,10 +35,10 @@ pub(super) async fn serve(offered: SystemLogs, paths: &Paths, path: &str, reques
     let root = paths.logs_dir();
     let as_folder = request.uri.path().ends_with('/');
     if !query {
-        return files::serve(root, path.to_owned(), as_folder).await;
+        return files::serve(root, path.to_owned(), as_folder, files::refusal).await;
     }
     let query = match Query::parse(request.uri.query().unwrap_or_default()) {
-        Ok(None) => return files::serve(root, path.to_owned(), as_folder).await,
+        Ok(None) => return files::serve(root, path.to_owned(), as_folder, files::refusal).await,
         Ok(Some(query)) => query,
         Err(problems) => return response::text(StatusCode::BAD_REQUEST, format!("{problems}\n")),
     };
@@ -46,11 +52,30 @@ pub(super) async fn serve(offered: SystemLogs, paths: &Paths, path: &str, reques
         Some(file) => {
             let file = file.replace('\\', "/");
             let as_folder = file.ends_with('/');
-            if let Err(error) = files::exists(&root, &file) {
-                return response::text(StatusCode::NOT_ACCEPTABLE, format!("query: Invalid value: {file:?}: {error}\n"));
-            }
-            files::serve(root, file, as_folder).await
+            let invalid = format!("query: Invalid value: {file:?}");
+            let refused = |error: &io::Error| response::text(StatusCode::NOT_ACCEPTABLE, format!("{invalid}: {error}\n"));
+            files::serve(root, file, as_folder, refused).await
         }
         None => journal::serve(root, query),
+    }
+}
+
+/// Bytes read at once.
+const PIECE: usize = 32 << 10;
+
+type Client = Sender<io::Result<Bytes>>;
+
+/// Sends what comes, to its end; an error ends the answer before its end. `None`: there is nobody to tell more.
+async fn pipe(mut from: impl AsyncRead + Unpin, client: &Client) -> Option<()> {
+    loop {
+        let mut piece = BytesMut::with_capacity(PIECE);
+        match from.read_buf(&mut piece).await {
+            Ok(0) => return Some(()),
+            Ok(_) => client.send(Ok(piece.freeze())).await.ok()?,
+            Err(error) => {
+                let _ = client.send(Err(error)).await;
+                return None;
+            }
+        }
     }
 }

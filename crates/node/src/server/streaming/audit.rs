@@ -62,6 +62,11 @@ impl Record {
         self.outcome = outcome;
     }
 
+    /// Counts bytes that no counted connection carries.
+    pub(super) fn sent(&self, bytes: usize) {
+        add(&self.traffic.sent, bytes);
+    }
+
     /// The connection, with its bytes counted.
     pub(super) fn count<S>(&self, inner: S) -> Counted<S> {
         Counted { inner, traffic: Arc::clone(&self.traffic) }

@@ -1,7 +1,7 @@
 //! Carries a session's streams between its client and Podman.
 
 use bytes::BytesMut;
-use kube_pet_podman::{Demultiplexer, Duplex, StreamKind};
+use kube_pet_podman::{Duplex, FrameReader, StreamKind};
 use kube_pet_stream::Writer;
 use kube_pet_stream::remote_command::{Streams, TerminalSize};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
@@ -102,25 +102,19 @@ async fn framed(
     stderr: &mut Option<Writer>,
     has_input: bool,
 ) -> Result<(), Broken> {
-    let mut frames = Demultiplexer::default();
-    let mut piece = BytesMut::with_capacity(PIECE);
-    loop {
-        match output.read_buf(&mut piece).await {
-            Ok(0) => return Ok(()),
-            Ok(_) => {}
-            Err(error) => return Err(Broken::reading(&error, has_input)),
+    let mut frames = FrameReader::new(output);
+    let mut result = Ok(());
+    while let Some(frame) = frames.next().await.map_err(|error| Broken::reading(&error, has_input))? {
+        match frame.stream {
+            StreamKind::Stdout => give(stdout, &frame.data).await,
+            // Whatever else comes is the process's.
+            StreamKind::Stderr if is_podmans_own(&frame.data) => result = Err(Broken::Ended),
+            StreamKind::Stderr => give(stderr, &frame.data).await,
+            StreamKind::System => return Err(Broken::Other(String::from_utf8_lossy(&frame.data).trim().to_owned())),
+            StreamKind::Stdin => {}
         }
-        while let Some(frame) = frames.next(&mut piece).map_err(|error| Broken::Other(error.to_string()))? {
-            match frame.stream {
-                StreamKind::Stdout => give(stdout, &frame.data).await,
-                StreamKind::Stderr if is_podmans_own(&frame.data) => return Err(Broken::Ended),
-                StreamKind::Stderr => give(stderr, &frame.data).await,
-                StreamKind::System => return Err(Broken::Other(String::from_utf8_lossy(&frame.data).trim().to_owned())),
-                StreamKind::Stdin => {}
-            }
-        }
-        piece.reserve(PIECE);
     }
+    result
 }
 
 fn is_podmans_own(text: &[u8]) -> bool {

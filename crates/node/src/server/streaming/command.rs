@@ -138,8 +138,9 @@ async fn run(podman: &Client, target: &Running, command: &[String], options: Opt
         }
     };
     // Podman forgets the session a second after its end (`exit_command_delay`), which a slow client may not have read by then.
-    let (carried, code) = tokio::join!(bridge::carry(process, streams, tty, resized), exec_sessions::exit_code(podman, &exec));
-    ended(carried)?;
+    let carried = async { ended(bridge::carry(process, streams, tty, resized).await) };
+    // Only what breaks the carrying off ends this early: without a code, the output is still wanted.
+    let ((), code) = tokio::try_join!(carried, async { Ok(exec_sessions::exit_code(podman, &exec).await) })?;
     match code? {
         0 => Ok(Status::Success),
         code => Ok(Status::ExitCode(code)),
@@ -156,8 +157,14 @@ async fn join(podman: &Client, target: &Running, options: Options, streams: Stre
             debug!(%error, "the terminal keeps its size");
         }
     };
-    ended(bridge::carry(process, streams, target.tty, resized).await)?;
-    Ok(Status::Success)
+    match bridge::carry(process, streams, target.tty, resized).await {
+        Ok(()) => Ok(Status::Success),
+        Err(Broken::Other(error)) => Err(error),
+        Err(Broken::Ended) => match podman.inspect_container(target.id.as_str()).await {
+            Ok(container) if container.state.status == "running" => Err("the connection to the container broke off".to_owned()),
+            _ => Ok(Status::Success),
+        },
+    }
 }
 
 /// A process that has ended is no failure, however Podman takes it.

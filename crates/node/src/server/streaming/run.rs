@@ -1,9 +1,7 @@
 //! `/run/{namespace}/{pod}[/{uid}]/{container}?cmd=…`: a command to its end, its output in one answer.
 
-use bytes::BytesMut;
 use http::StatusCode;
-use kube_pet_podman::{Client, Demultiplexer, ExecConfig, StreamKind};
-use tokio::io::AsyncReadExt as _;
+use kube_pet_podman::{Client, ExecConfig};
 
 use super::audit::Record;
 use super::{Call, Running, query, running, subject};
@@ -12,7 +10,6 @@ use crate::server::response::{self, Response};
 
 /// Bytes of each of stdout and stderr that are answered with; the rest is read and dropped, as containerd does.
 const MAX_OUTPUT: usize = 16 << 20;
-const PIECE: usize = 32 << 10;
 
 /// Runs the command. The words of `cmd` are separated by single spaces, there is no quoting (the kubelet's rule).
 pub(in crate::server) async fn run(call: Call<'_>) -> Response {
@@ -28,13 +25,17 @@ pub(in crate::server) async fn run(call: Call<'_>) -> Response {
     subject.command.clone_from(&command);
     "HTTP".clone_into(&mut subject.protocol);
     let mut record = Record::begin(subject);
+    // If this is dropped, the client has gone.
+    record.ended("the process goes on: the client closed".to_owned());
     let result = to_the_end(&state.podman, &target, &command).await;
     match result {
         Ok((output, 0)) => {
+            record.sent(output.len());
             record.ended("exit code 0".to_owned());
             response::run_output(output)
         }
         Ok((output, code)) => {
+            record.sent(output.len());
             record.ended(format!("exit code {code}"));
             let output = String::from_utf8_lossy(&output).into_owned();
             let text = format!("command '{}' exited with {code}: {output}", command.join(" "));
@@ -51,32 +52,8 @@ pub(in crate::server) async fn run(call: Call<'_>) -> Response {
 async fn to_the_end(podman: &Client, target: &Running, command: &[String]) -> Result<(Vec<u8>, i32), String> {
     let config = ExecConfig { cmd: command.to_vec(), attach_stdout: true, attach_stderr: true, ..ExecConfig::default() };
     let exec = podman.create_exec(target.id.as_str(), &config).await.map_err(|error| error.to_string())?;
-    let mut process = podman.start_exec(&exec).await.map_err(|error| error.to_string())?;
-    let output = async {
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let mut frames = Demultiplexer::default();
-        let mut piece = BytesMut::with_capacity(PIECE);
-        loop {
-            match process.read_buf(&mut piece).await {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(error) => return Err(format!("reading the process's output: {error}")),
-            }
-            while let Some(frame) = frames.next(&mut piece).map_err(|error| error.to_string())? {
-                let into = match frame.stream {
-                    StreamKind::Stdout => &mut stdout,
-                    StreamKind::Stderr => &mut stderr,
-                    StreamKind::System => return Err(String::from_utf8_lossy(&frame.data).trim().to_owned()),
-                    StreamKind::Stdin => continue,
-                };
-                let room = MAX_OUTPUT - into.len();
-                into.extend_from_slice(&frame.data[..frame.data.len().min(room)]);
-            }
-            piece.reserve(PIECE);
-        }
-        stdout.append(&mut stderr);
-        Ok(stdout)
-    };
-    let (output, code) = tokio::join!(output, exec_sessions::exit_code(podman, &exec));
-    Ok((output?, code?))
+    let process = podman.start_exec(&exec).await.map_err(|error| error.to_string())?;
+    let output = exec_sessions::output(process, MAX_OUTPUT);
+    let (output, code) = tokio::try_join!(output, exec_sessions::exit_code(podman, &exec))?;
+    Ok((output.joined(), code))
 }

@@ -6,19 +6,21 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Component, Path, PathBuf};
+use std::time::SystemTime;
 
-use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LAST_MODIFIED, LOCATION};
 use http::{HeaderValue, StatusCode};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
+use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 
+use super::pipe;
 use crate::server::response::{self, Response};
 
-/// Bytes read at once.
-const PIECE: usize = 64 << 10;
-/// Entries of a folder that are shown.
+/// Bytes by which a file is told to be text.
+const HEAD: u64 = 512;
+/// Entries of a folder that are shown; a page ends with an ellipsis where there are more.
 const MAX_ENTRIES: usize = 20_000;
 /// What a link in a page must not contain as it is.
 const IN_LINK: &AsciiSet =
@@ -26,19 +28,19 @@ const IN_LINK: &AsciiSet =
 
 /// What a path names.
 enum Found {
-    File { file: File, length: u64 },
+    /// At its beginning.
+    File {
+        file: File,
+        length: u64,
+        modified: Option<SystemTime>,
+    },
     Folder(Vec<String>),
-}
-
-/// Whether there is something at `path`.
-pub(super) fn exists(root: &Path, path: &str) -> io::Result<()> {
-    open(root, path).map(drop)
 }
 
 /// A file for reading, and nothing else.
 pub(super) fn open_file(root: &Path, path: &str) -> io::Result<(File, u64)> {
     match find(root, path)? {
-        Found::File { file, length } => Ok((file, length)),
+        Found::File { file, length, .. } => Ok((file, length)),
         Found::Folder(_) => Err(io::ErrorKind::NotFound.into()),
     }
 }
@@ -69,7 +71,7 @@ fn find(root: &Path, path: &str) -> io::Result<Found> {
     let file = open(root, path)?;
     let meta = file.metadata()?;
     if meta.is_file() {
-        return Ok(Found::File { length: meta.len(), file });
+        return Ok(Found::File { length: meta.len(), modified: meta.modified().ok(), file });
     }
     if !meta.is_dir() {
         // A pipe or a device is not read.
@@ -86,77 +88,74 @@ fn find(root: &Path, path: &str) -> io::Result<Found> {
         names.push(if folder { name + "/" } else { name });
     }
     names.sort();
+    if names.len() >= MAX_ENTRIES - 2 {
+        names.push("…".to_owned());
+    }
     Ok(Found::Folder(names))
 }
 
-/// The answer for a path: a file, a folder's list, or why not.
-pub(super) async fn serve(root: PathBuf, path: String, as_folder: bool) -> Response {
-    let name = path.rsplit('/').find(|part| !part.is_empty()).unwrap_or_default().to_owned();
-    let looked = tokio::task::spawn_blocking(move || find(&root, &path)).await;
-    match looked {
-        Ok(Ok(Found::File { file, length })) => send(file, length),
+/// The answer for a path: a file, a folder's list, or what `refusal` makes of why not.
+pub(super) async fn serve(root: PathBuf, path: String, as_folder: bool, refusal: impl FnOnce(&io::Error) -> Response) -> Response {
+    // Without a name it is the folder of them all, under the name that it has here.
+    let name = path.rsplit('/').find(|part| !part.is_empty()).unwrap_or("logs").to_owned();
+    let looked = tokio::task::spawn_blocking(move || {
+        let mut head = Vec::new();
+        let mut found = find(&root, &path)?;
+        if let Found::File { file, .. } = &mut found {
+            file.take(HEAD).read_to_end(&mut head)?;
+        }
+        Ok::<_, io::Error>((found, head))
+    });
+    match looked.await {
+        Ok(Ok((Found::File { file, length, modified }, head))) => send(head, file, length, modified),
         // Links in the page are relative to the folder.
-        Ok(Ok(Found::Folder(_))) if !as_folder => redirect(&name),
-        Ok(Ok(Found::Folder(names))) => response::html(page(&names)),
+        Ok(Ok((Found::Folder(_), _))) if !as_folder => redirect(&name),
+        Ok(Ok((Found::Folder(names), _))) => response::html(page(&names)),
         Ok(Err(error)) => refusal(&error),
         Err(_) => response::text(StatusCode::SERVICE_UNAVAILABLE, "shutting down"),
     }
 }
 
-fn refusal(error: &io::Error) -> Response {
+/// As Go's file server says it.
+pub(super) fn refusal(error: &io::Error) -> Response {
     // ELOOP: a link that was put there between two looks.
     let link = error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error());
     let (status, text) = match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => (
-            StatusCode::NOT_FOUND,
-            "404 page not found
-",
-        ),
-        io::ErrorKind::PermissionDenied => (
-            StatusCode::FORBIDDEN,
-            "403 Forbidden
-",
-        ),
-        _ if link => (
-            StatusCode::FORBIDDEN,
-            "403 Forbidden
-",
-        ),
-        _ => (
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "500 Internal Server Error
-",
-        ),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => (StatusCode::NOT_FOUND, "404 page not found\n"),
+        kind if link || kind == io::ErrorKind::PermissionDenied => (StatusCode::FORBIDDEN, "403 Forbidden\n"),
+        _ => (StatusCode::INTERNAL_SERVER_ERROR, "500 Internal Server Error\n"),
     };
     response::text(status, text)
 }
 
 fn redirect(name: &str) -> Response {
     let answer = response::text(StatusCode::MOVED_PERMANENTLY, "");
-    response::with_header(answer, LOCATION, &format!("{}/", utf8_percent_encode(name, IN_LINK)))
+    response::with_header(answer, LOCATION, &format!("{}/", link(name)))
+}
+
+/// A name as a link to what lies beside.
+fn link(name: &str) -> String {
+    // A name with a colon would look like a scheme.
+    let here = if name.split('/').next().is_some_and(|first| first.contains(':')) { "./" } else { "" };
+    format!("{here}{}", utf8_percent_encode(name, IN_LINK))
 }
 
 fn page(names: &[String]) -> String {
     let mut page = String::from("<!doctype html>\n<meta name=\"viewport\" content=\"width=device-width\">\n<pre>\n");
     for name in names {
         let text = name.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&#34;").replace('\'', "&#39;");
-        // A name with a colon would look like a scheme.
-        let here = if name.split('/').next().is_some_and(|first| first.contains(':')) { "./" } else { "" };
-        page.push_str(&format!("<a href=\"{here}{}\">{text}</a>\n", utf8_percent_encode(name, IN_LINK)));
+        page.push_str(&format!("<a href=\"{}\">{text}</a>\n", link(name)));
     }
     page.push_str("</pre>\n");
     page
 }
 
-/// The file as long as it is now: a log that grows faster than it is read would never end.
-fn send(mut file: File, length: u64) -> Response {
-    let modified = file.metadata().and_then(|meta| meta.modified()).ok();
-    let mut head = vec![0; usize::try_from(length.min(512)).unwrap_or(0)];
-    let known = file.read(&mut head).unwrap_or(0);
-    head.truncate(known);
+/// The file as long as it is now: a log that grows faster than it is read would never end. `head` has been read already.
+fn send(head: Vec<u8>, file: File, length: u64, modified: Option<SystemTime>) -> Response {
     let content_type = if looks_like_text(&head) { "text/plain; charset=utf-8" } else { "application/octet-stream" };
-    let (sender, body) = mpsc::channel(1);
-    tokio::task::spawn_blocking(move || copy(head, file, length, &sender));
+    let (client, body) = mpsc::channel(1);
+    let rest = tokio::fs::File::from_std(file).take(length.saturating_sub(head.len() as u64));
+    tokio::spawn(async move { pipe(AsyncReadExt::chain(head.as_slice(), rest), &client).await });
     let mut answer = response::stream(body);
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     match modified.and_then(|time| jiff::Timestamp::try_from(time).ok()) {
@@ -168,33 +167,6 @@ fn send(mut file: File, length: u64) -> Response {
 /// Whether the beginning of a file is text, as sniffers see it: no control characters but those of text.
 fn looks_like_text(head: &[u8]) -> bool {
     !head.iter().any(|byte| matches!(byte, 0..=8 | 11 | 14..=26 | 28..=31))
-}
-
-fn copy(head: Vec<u8>, mut file: File, length: u64, client: &mpsc::Sender<io::Result<Bytes>>) {
-    let mut left = length.saturating_sub(head.len() as u64);
-    if !head.is_empty() && client.blocking_send(Ok(head.into())).is_err() {
-        return;
-    }
-    while left > 0 {
-        let mut piece = vec![0; PIECE.min(usize::try_from(left).unwrap_or(PIECE))];
-        let result = match file.read(&mut piece) {
-            // Cut off meanwhile.
-            Ok(0) => return,
-            Ok(count) => {
-                piece.truncate(count);
-                left -= count as u64;
-                Ok(Bytes::from(piece))
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => {
-                left = 0;
-                Err(error)
-            }
-        };
-        if client.blocking_send(result).is_err() {
-            return;
-        }
-    }
 }
 
 #[cfg(test)]

@@ -5,27 +5,28 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
-use tokio::sync::mpsc::{self, Sender};
+use tokio::sync::mpsc;
 
-use super::files;
 use super::query::{Options, Query};
+use super::{Client, files, pipe};
 use crate::server::response::{self, Response};
 
 /// What a query may take, as for the kubelet.
 const DEADLINE: Duration = Duration::from_secs(30);
-const PIECE: usize = 32 << 10;
 
-type Client = Sender<io::Result<Bytes>>;
-
-/// Streams the logs of the services of `query`. What goes wrong is told in the text, after what could be had.
+/// Streams the logs of the services of `query`. What goes wrong is told in the text, after what could be had; the
+/// time limit and errors of reading end the answer before its end.
 pub(super) fn serve(root: PathBuf, query: Query) -> Response {
     let (client, body) = mpsc::channel(1);
     tokio::spawn(async move {
-        let work = copy(&root, &query, &client);
-        let _ = tokio::time::timeout(DEADLINE, work).await;
+        tokio::select! {
+            done = tokio::time::timeout(DEADLINE, copy(&root, &query, &client)) => if done.is_err() {
+                let _ = client.send(Err(io::ErrorKind::TimedOut.into())).await;
+            },
+            () = client.closed() => {}
+        }
     });
     response::stream(body)
 }
@@ -96,20 +97,14 @@ async fn journalctl(arguments: &[String], client: &Client) -> Option<()> {
     let started = command().args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let Ok(mut child) = started else { return say(client, "\nerror: journal output not available\n".to_owned()).await };
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (Some(stdout), Some(stderr)) = (stdout, stderr) else { return Some(()) };
     let (out, err) = tokio::join!(pipe(stdout, client), pipe(stderr, client));
     out.and(err)?;
-    let _ = child.wait().await;
-    Some(())
-}
-
-async fn pipe(output: Option<impl AsyncRead + Unpin>, client: &Client) -> Option<()> {
-    let Some(mut output) = output else { return Some(()) };
-    loop {
-        let mut piece = BytesMut::with_capacity(PIECE);
-        match output.read_buf(&mut piece).await {
-            Ok(0) | Err(_) => return Some(()),
-            Ok(_) => client.send(Ok(piece.freeze())).await.ok()?,
-        }
+    // That nothing matches a pattern is an exit code of 1, and no failure.
+    match child.wait().await {
+        Ok(status) if status.code().is_some_and(|code| code <= 1) => Some(()),
+        Ok(status) => say(client, format!("\nerror: journalctl ended with {status}\n")).await,
+        Err(error) => say(client, format!("\nerror: journalctl: {error}\n")).await,
     }
 }
 
@@ -130,7 +125,7 @@ async fn copy_file(root: &Path, service: &str, client: &Client) -> Option<()> {
     .await
     .ok()?;
     match opened {
-        Ok((file, length)) => pipe(Some(tokio::fs::File::from_std(file).take(length)), client).await,
+        Ok((file, length)) => pipe(tokio::fs::File::from_std(file).take(length), client).await,
         Err(error) if error.kind() == io::ErrorKind::NotFound => say(client, format!("\nlog not found for {service}\n")).await,
         Err(error) => say(client, format!("\nerror getting log for {service}: {error}\n")).await,
     }
