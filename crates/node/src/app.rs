@@ -266,7 +266,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
             pods: store.clone(),
             sandboxes: sandboxes.clone(),
             podman: podman.clone(),
-            image_store: config.podman.root.clone().unwrap_or_else(|| "/var/lib/containers/storage".into()),
+            image_store: config.podman.store(),
         });
         tasks.spawn("statistics", stats.clone().run());
         let serving = identity::serving(ServingOptions {

@@ -280,6 +280,11 @@ impl PodmanSettings {
         self.program.as_deref().unwrap_or(Path::new("podman"))
     }
 
+    /// The folder of its images and containers: Podman's own default where nothing else is set.
+    pub fn store(&self) -> PathBuf {
+        self.root.clone().unwrap_or_else(|| "/var/lib/containers/storage".into())
+    }
+
     /// Arguments before Podman's subcommand: which store it works on.
     pub fn global_arguments(&self) -> Vec<String> {
         let flags = [("--root", &self.root), ("--runroot", &self.run_root), ("--tmpdir", &self.tmp_dir)];

@@ -16,7 +16,6 @@ mod reporter;
 mod resources;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -178,11 +177,6 @@ impl From<NodeManagerOptions> for Inputs {
         let NodeManagerOptions { config, paths, build_version, api, podman, pods, images: _, cidr_conflict, events } = options;
         Self { config, paths, build_version, api, podman, pods, cidr_conflict, events }
     }
-}
-
-/// Podman's store, for the space on its file system.
-fn image_store(config: &NodeConfiguration) -> PathBuf {
-    config.podman.root.clone().unwrap_or_else(|| "/var/lib/containers/storage".into())
 }
 
 #[cfg(test)]

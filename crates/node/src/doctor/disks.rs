@@ -13,7 +13,7 @@ const GIB: f64 = (1u64 << 30) as f64;
 
 pub(super) fn examine(machine: &Machine, config: &NodeConfiguration) -> Vec<Finding> {
     let paths = config.paths();
-    let store = config.podman.root.clone().unwrap_or_else(|| "/var/lib/containers/storage".into());
+    let store = config.podman.store();
     let mut findings = vec![
         space("disk-state", &paths.state_dir(), config, Signal::NodefsAvailable),
         space("disk-images", &store, config, Signal::ImagefsAvailable),

@@ -21,7 +21,7 @@ use super::call::{CallError, Complaint, call};
 use super::conditions::{self, Health, Pressure};
 use super::machine::{self, Places, Readings};
 use super::memory::{Record, Remembered};
-use super::{Inputs, Known, addresses, image_store, object, observation, patch, resources};
+use super::{Inputs, Known, addresses, object, observation, patch, resources};
 use crate::api::ApiHandle;
 use crate::events::EventType;
 
@@ -83,7 +83,7 @@ impl Reporter {
     }
 
     fn places(&self) -> Places {
-        Places { state: self.inputs.paths.state_dir(), store: image_store(&self.inputs.config) }
+        Places { state: self.inputs.paths.state_dir(), store: self.inputs.config.podman.store() }
     }
 
     pub(super) async fn run(mut self) {
