@@ -284,11 +284,21 @@ fn remove_tree(folder: &Path, deadline: Instant) -> Result<(), CgroupError> {
 /// SIGKILL to every process in the group and in the groups in it; returns how many there were. For processes that no runtime
 /// knows any more. One that is being forked at the same moment may be missed: call it again while [`remove`] says busy.
 pub fn kill(cgroup: &str) -> Result<usize, CgroupError> {
+    kill_if(cgroup, |_| true)
+}
+
+/// As [`kill`], only those whose name is this one: the first 15 bytes of what they run (`/proc/<pid>/comm`).
+pub fn kill_named(cgroup: &str, name: &str) -> Result<usize, CgroupError> {
+    kill_if(cgroup, |pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == name))
+}
+
+fn kill_if(cgroup: &str, chosen: impl Fn(i32) -> bool) -> Result<usize, CgroupError> {
     let relative = relative(cgroup)?;
     let mut found = BTreeSet::<i32>::new();
     for hierarchy in layout()?.all() {
         processes(&hierarchy.mount.join(relative), &mut found);
     }
+    found.retain(|pid| chosen(*pid));
     for pid in &found {
         if let Some(pid) = rustix::process::Pid::from_raw(*pid) {
             // It may have ended by itself meanwhile.

@@ -50,7 +50,7 @@ const QUESTIONS: u32 = 12;
 /// Waits for the end of a session's process: by its pidfd, then until Podman has the code.
 ///
 /// # Errors
-/// Podman's, in words: it forgets a session a second after its end (`exit_command_delay`).
+/// Podman's, in words: it forgets a session three seconds after its end (`exit_command_delay`).
 pub(crate) async fn exit_code(podman: &Client, session: &str) -> Result<i32, String> {
     match process_end(podman, session, || ()).await? {
         Some(code) => Ok(code),

@@ -121,7 +121,13 @@ fn what_nobody_knows_is_killed_with_its_group() {
     ensure(&group.pod(), &Limits::default()).unwrap();
     let mut process = sleeper();
     fs::write(procs_file(&group, "memory"), process.id().to_string()).unwrap();
+    assert_eq!(kill_named(&group.0, "other").unwrap(), 0);
+    assert!(sleeping(&mut process), "the name is looked at");
     // The group above has none of its own.
+    assert_eq!(kill_named(&group.0, "sleep").unwrap(), 1);
+    assert!(!process.wait().unwrap().success());
+    let mut process = sleeper();
+    fs::write(procs_file(&group, "memory"), process.id().to_string()).unwrap();
     assert_eq!(kill(&group.0).unwrap(), 1);
     assert!(!process.wait().unwrap().success());
     assert_eq!(kill(&group.0).unwrap(), 0);

@@ -59,8 +59,9 @@ pub(super) fn containers_conf(limits: Limits) -> String {
     }
     text.push_str(
         "[engine]\n\
-         # Otherwise each exec session leaves two processes behind for five minutes, and removals wait for them.\n\
-         exit_command_delay = 1\n\
+         # How long Podman knows the exit code of an exec session. Two processes of conmon's stay for that time: by default, for\n\
+         # five minutes.\n\
+         exit_command_delay = 3\n\
          events_logger = \"file\"\n\
          # One layout of cgroups for machines with and without systemd: the agent makes the pods' own.\n\
          cgroup_manager = \"cgroupfs\"\n",

@@ -169,9 +169,11 @@ impl PodRuntime {
 }
 
 /// Removes the pod's cgroup. What still runs in it is known to no runtime: a Podman service that is killed while it starts a
-/// container leaves crun's first process behind, waiting for a start that never comes (seen with 4.3.1).
+/// container leaves crun's first process behind, waiting for a start that never comes (seen with 4.3.1). What watched an exec
+/// session or a probe is there for seconds after its end (`exit_command_delay`), to clean up what is removed already.
 fn remove_cgroup(cgroup: &str) -> Result<(), kube_pet_host::cgroups::CgroupError> {
     use kube_pet_host::cgroups;
+    cgroups::kill_named(cgroup, "conmon")?;
     match instruments::cgroup_operation("destroy", || cgroups::remove(cgroup)) {
         Err(error) if error.is_busy() => {
             let killed = cgroups::kill(cgroup)?;
