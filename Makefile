@@ -64,7 +64,9 @@ conformance: prepare-suite ## the official suite; FOCUS='regular expression', SK
 	@$(CARGO) build --quiet --release --bins
 	@target/release/lab conformance --focus '$(FOCUS)' --skip '$(SKIP)' --procs $(PROCS) --report docs/conformance.md
 
-bench: prepare ## pod start, memory and CPU of the whole node, against Podman's own floor
+bench: prepare ## pod start, memory and CPU of the whole node, against Podman's own floor; exec and port-forward beside the kubelet with containerd
+	@scripts/prepare.sh peer
 	@$(CARGO) build --quiet --release --bins
 	@$(CARGO) build --quiet --release --package kube-pet-podman --example floor
 	@target/release/lab bench
+	@target/release/lab bench-interactive

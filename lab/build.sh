@@ -24,7 +24,7 @@ declare -A outputs=(
   [coredns]="bin/coredns"
   [metrics-server]="bin/metrics-server"
   [clients]="bin/kubectl-1.36 bin/streams python"
-  [peer]="bin/kubelet bin/kube-proxy"
+  [peer]="bin/kubelet bin/kube-proxy bin/containerd bin/containerd-shim-runc-v2"
   [registry]="bin/labregistry"
   [programs]="work/programs"
   [trees]="work/trees"
@@ -38,7 +38,7 @@ declare -A first_build=(
   [coredns]="2 minutes on 2 cores"
   [metrics-server]="2 minutes on 2 cores"
   [clients]="3 minutes on 2 cores"
-  [peer]="1 minute on 2 cores"
+  [peer]="3 minutes on 2 cores"
   [registry]="10 seconds"
   [programs]="1 minute on 2 cores"
   [trees]="2 minutes on 2 cores"
@@ -54,7 +54,8 @@ key() {
   case $1 in rootfs-*) declare -f build_rootfs ;; esac
   case $1 in
     controlplane) go_key cmd/k8s ;;
-    suite | peer | programs) go_key ;;
+    suite | programs) go_key ;;
+    peer) go_key && hash_of "$lab/containerd" ;;
     registry) go_key cmd/labregistry internal ;;
     coredns | metrics-server) echo "$go_version" && hash_of "$lab/$1" ;;
     clients) go_key cmd/streams && hash_of "$lab/kubectl-1.36" "$lab/python/requirements.txt" && python3 --version ;;
@@ -86,9 +87,19 @@ build_suite() {
   (cd "$lab/go" && nice -n 5 go test -c -v -ldflags "$(version_flags)" -o "$new/bin/e2e.test" k8s.io/kubernetes/test/e2e)
 }
 
+# What a node is made of otherwise, to compare with: kubelet and kube-proxy, containerd with runc and the CNI plugins.
 build_peer() {
+  need_command runc runc
+  need_file /usr/lib/cni/bridge containernetworking-plugins
+  install_needed
   go_build "$new/bin/kubelet" k8s.io/kubernetes/cmd/kubelet
   go_build "$new/bin/kube-proxy" k8s.io/kubernetes/cmd/kube-proxy
+  local program modules=github.com/containerd/containerd/v2 version
+  version=$(cd "$lab/containerd" && go list -m -f '{{.Version}}' $modules)
+  for program in containerd containerd-shim-runc-v2; do
+    (cd "$lab/containerd" && nice -n 5 go build -v -tags no_btrfs,no_devmapper,no_zfs -ldflags "-s -w -X $modules/version.Version=$version" \
+      -o "$new/bin/$program" $modules/cmd/$program)
+  done
 }
 
 # Other clients than the lab's own kubectl, for the tests of exec and the like: kubectl of the minor before, client-go, Python's.

@@ -14,6 +14,8 @@ use kube::{
 };
 use serde_json::json;
 
+pub mod interactive;
+
 use crate::{
     cluster, command,
     lab::{Lab, LabOptions},

@@ -69,7 +69,7 @@ fn target_of(program: &str) -> &'static str {
         "coredns" => "coredns",
         "metrics-server" => "metrics-server",
         "kubectl-1.36" | "streams" => "clients",
-        "kubelet" | "kube-proxy" => "peer",
+        "kubelet" | "kube-proxy" | "containerd" | "containerd-shim-runc-v2" => "peer",
         _ => "controlplane",
     }
 }

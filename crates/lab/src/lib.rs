@@ -15,6 +15,7 @@ pub mod conformance;
 pub mod control_plane;
 pub mod daemon;
 pub mod demo;
+pub mod kubelet;
 pub mod lab;
 pub mod machine;
 pub mod network;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use kube_pet_lab::{
     Lab, LabOptions, PetOptions,
-    bench::{self, Plan},
+    bench::{self, Plan, interactive},
     cleanup,
     conformance::{self, Selection, Surroundings},
     demo,
@@ -93,6 +93,15 @@ enum Command {
         #[arg(long, default_value_t = 120)]
         idle: u64,
     },
+    /// Measure exec, port-forward and the memory of open sessions beside the kubelet with containerd
+    BenchInteractive {
+        /// Commands on each node.
+        #[arg(long, default_value_t = 30)]
+        commands: usize,
+        /// Transfers on each node, of each kind.
+        #[arg(long, default_value_t = 5)]
+        transfers: usize,
+    },
     /// The process that owns a lab; started by the other commands.
     #[command(hide = true)]
     Supervise {
@@ -140,6 +149,7 @@ async fn run(command: Command) -> Result<ExitCode> {
             let idle = Duration::from_secs(idle);
             bench::run(&Plan { sequence, burst, idle }).await?;
         }
+        Command::BenchInteractive { commands, transfers } => bench::interactive::run(&interactive::Plan { commands, transfers }).await?,
         Command::Supervise { dir, lifeline } => supervisor::supervise(&dir, lifeline).await?,
     }
     Ok(ExitCode::SUCCESS)

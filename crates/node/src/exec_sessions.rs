@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use kube_pet_host::exits::ExitWatch;
 use kube_pet_podman::{Client, Duplex, Error, ExecInspect, FrameReader, StreamKind};
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 /// What a process has written, up to a limit for each stream.
@@ -40,29 +41,49 @@ pub(crate) async fn output(process: Duplex, limit: usize) -> Result<Output, Stri
     Ok(output)
 }
 
-/// Pauses between questions to Podman.
-const FIRST_PAUSE: Duration = Duration::from_millis(2);
+/// Pauses between questions to Podman. Each question holds up what Podman does with the session itself.
+const FIRST_PAUSE: Duration = Duration::from_millis(8);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
+/// How long a command may take before its process is looked for: most have ended by then, and their output tells.
+const FIRST_LOOK: Duration = Duration::from_millis(100);
 
 /// How often a session is asked for its process before it counts as not begun: about a second and a half.
 const QUESTIONS: u32 = 12;
 
-/// Waits for the end of a session's process: by its pidfd, then until Podman has the code.
+/// What `output` comes to, and the code of the session's process, which ends before its output does where others hold that open. The
+/// code is asked for while the output is under way: Podman forgets a session three seconds after its end (`exit_command_delay`),
+/// which a slow client may not have read by then.
 ///
 /// # Errors
-/// Podman's, in words: it forgets a session three seconds after its end (`exit_command_delay`).
-pub(crate) async fn exit_code(podman: &Client, session: &str) -> Result<i32, String> {
-    match process_end(podman, session, || ()).await? {
-        Some(code) => Ok(code),
-        None => code(podman, session).await,
-    }
+/// Of the output, at once. The code's error is a result of its own: without a code, the output is still wanted.
+pub(crate) async fn with_code<T>(
+    podman: &Client,
+    session: &str,
+    output: impl Future<Output = Result<T, String>>,
+) -> Result<(T, Result<i32, String>), String> {
+    let ended = Notify::new();
+    let output = async {
+        let done = output.await;
+        ended.notify_one();
+        done
+    };
+    let exit_code = async {
+        let _ = tokio::time::timeout(FIRST_LOOK, ended.notified()).await;
+        Ok(match process_end(podman, session, || ()).await {
+            Ok(None) => code(podman, session).await,
+            Ok(Some(code)) => Ok(code),
+            Err(error) => Err(error),
+        })
+    };
+    tokio::try_join!(output, exit_code)
 }
 
 /// Waits for the end of a session's process, by its pidfd; with its code if Podman has that already. `begun` is called once the
 /// process is there.
 ///
 /// # Errors
-/// As [`exit_code`].
+/// Podman's, in words: it forgets a session three seconds after its end (`exit_command_delay`).
 pub(crate) async fn process_end(podman: &Client, session: &str, begun: impl FnOnce()) -> Result<Option<i32>, String> {
     let seen = until(podman, session, |state| state.ended || state.pid > 0).await?;
     begun();
@@ -79,7 +100,7 @@ pub(crate) async fn process_end(podman: &Client, session: &str, begun: impl FnOn
 /// The exit code of a process that has ended, as soon as Podman has it.
 ///
 /// # Errors
-/// As [`exit_code`].
+/// As [`process_end`].
 pub(crate) async fn code(podman: &Client, session: &str) -> Result<i32, String> {
     Ok(until(podman, session, |state| state.ended).await?.exit_code)
 }

@@ -1,7 +1,10 @@
 //! The frames in which attach and exec carry standard output and error of a process without a terminal: one byte of stream,
 //! three of nothing, four of length (big endian), then the bytes.
 
+use std::time::Duration;
+
 use bytes::{Buf as _, Bytes, BytesMut};
+use futures::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 /// Which stream a piece of output belongs to.
@@ -84,18 +87,56 @@ impl Demultiplexer {
     }
 }
 
+/// A piece of a process that writes as fast as it is read.
+const LONG: usize = 4 << 10;
+/// How long more of such a process is waited for.
+const MORE: Duration = Duration::from_millis(1);
+
 /// Reads frames from a stream.
 #[derive(Debug)]
 pub struct FrameReader<R> {
     reader: R,
     buffer: BytesMut,
     demultiplexer: Demultiplexer,
+    /// What was read after a piece that could not be joined to it.
+    ahead: Option<std::io::Result<Option<Frame>>>,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// Reads from `reader`.
     pub fn new(reader: R) -> Self {
-        Self { reader, buffer: BytesMut::with_capacity(32 << 10), demultiplexer: Demultiplexer::default() }
+        Self { reader, buffer: BytesMut::with_capacity(32 << 10), demultiplexer: Demultiplexer::default(), ahead: None }
+    }
+
+    /// The next piece of output; of standard output, together with what has come of it by now, some `limit` bytes: conmon sends 8 KiB
+    /// at a time, and each piece costs all who pass it on. After a long piece, which more will follow, the next is waited for, for
+    /// a millisecond. Standard error stays in the pieces in which it was written: Podman puts words of its own between them. Safe
+    /// to cancel, but for what was joined by then.
+    ///
+    /// # Errors
+    /// As [`FrameReader::next`].
+    pub async fn next_joined(&mut self, limit: usize) -> std::io::Result<Option<Frame>> {
+        let Some(mut first) = self.next().await? else { return Ok(None) };
+        let mut joined = BytesMut::new();
+        let mut newest = first.data.len();
+        while first.stream == StreamKind::Stdout && first.data.len() + joined.len() < limit {
+            let next = if newest < LONG { self.next().now_or_never() } else { tokio::time::timeout(MORE, self.next()).await.ok() };
+            match next {
+                Some(Ok(Some(frame))) if frame.stream == StreamKind::Stdout => {
+                    newest = frame.data.len();
+                    joined.extend_from_slice(&frame.data);
+                }
+                Some(other) => {
+                    self.ahead = Some(other);
+                    break;
+                }
+                None => break,
+            }
+        }
+        if !joined.is_empty() {
+            first.data = [&first.data[..], &joined].concat().into();
+        }
+        Ok(Some(first))
     }
 
     /// The next piece of output, or `None` at the end. Safe to cancel.
@@ -104,6 +145,9 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// Of the stream; of kind `InvalidData` for bytes that are no frames; of kind `UnexpectedEof` for an end within one.
     pub async fn next(&mut self) -> std::io::Result<Option<Frame>> {
         use std::io::{Error, ErrorKind};
+        if let Some(ahead) = self.ahead.take() {
+            return ahead;
+        }
         loop {
             let frame = self.demultiplexer.next(&mut self.buffer).map_err(|bad| Error::new(ErrorKind::InvalidData, bad))?;
             if frame.is_some() {
@@ -182,5 +226,25 @@ mod tests {
         let mut reader = FrameReader::new(&bytes[..]);
         assert_eq!(reader.next().await.unwrap().unwrap().data, &b"hello"[..]);
         assert_eq!(reader.next().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn what_has_come_of_one_stream_is_joined() {
+        use tokio::io::AsyncWriteExt as _;
+        let (mut writer, reader) = tokio::io::duplex(1 << 16);
+        for piece in [frame(1, b"one "), frame(1, b"two"), frame(2, b"oops"), frame(1, b"three"), frame(1, &[7; 9])] {
+            writer.write_all(&piece).await.unwrap();
+        }
+        let mut frames = FrameReader::new(reader);
+        let mut next = async || frames.next_joined(10).await.map(|frame| frame.map(|frame| (frame.stream, frame.data)));
+        assert_eq!(next().await.unwrap().unwrap(), (StreamKind::Stdout, "one two".into()));
+        assert_eq!(next().await.unwrap().unwrap(), (StreamKind::Stderr, "oops".into()));
+        // What is there already is never cut: 14 bytes.
+        assert_eq!(next().await.unwrap().unwrap().1.len(), 14);
+        writer.write_all(&frame(1, b"last")).await.unwrap();
+        writer.write_all(&frame(9, b"no stream")).await.unwrap();
+        assert_eq!(next().await.unwrap().unwrap(), (StreamKind::Stdout, "last".into()));
+        assert_eq!(next().await.unwrap_err().kind(), std::io::ErrorKind::InvalidData, "after what came before it");
+        drop(writer);
     }
 }

@@ -4,7 +4,7 @@ use bytes::BytesMut;
 use kube_pet_podman::{Duplex, FrameReader, StreamKind};
 use kube_pet_stream::Writer;
 use kube_pet_stream::remote_command::{Streams, TerminalSize};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
 
 /// Bytes read at once. What a slow client has not taken holds up the process, not memory.
 const PIECE: usize = 32 << 10;
@@ -46,7 +46,7 @@ where
     let feed = async {
         if let Some(mut stdin) = stdin {
             // Either end may be gone first: the process that reads no more, or the client.
-            let _ = tokio::io::copy(&mut stdin, &mut input).await;
+            let _ = copy(&mut stdin, &mut input).await;
             drop(stdin);
             let _ = input.shutdown().await;
         }
@@ -73,6 +73,11 @@ where
         let _ = stream.shutdown().await;
     }
     result
+}
+
+/// Copies to the end, in larger pieces than [`tokio::io::copy`].
+pub(super) async fn copy(from: impl AsyncRead + Unpin, to: &mut (impl AsyncWrite + Unpin)) -> std::io::Result<u64> {
+    tokio::io::copy_buf(&mut BufReader::with_capacity(PIECE, from), to).await
 }
 
 /// A client that has closed a stream gets nothing more on it; the process is read on, so that it does not block.
@@ -104,7 +109,7 @@ async fn framed(
 ) -> Result<(), Broken> {
     let mut frames = FrameReader::new(output);
     let mut result = Ok(());
-    while let Some(frame) = frames.next().await.map_err(|error| Broken::reading(&error, has_input))? {
+    while let Some(frame) = frames.next_joined(PIECE).await.map_err(|error| Broken::reading(&error, has_input))? {
         match frame.stream {
             StreamKind::Stdout => give(stdout, &frame.data).await,
             // Whatever else comes is the process's.

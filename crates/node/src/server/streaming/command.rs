@@ -137,11 +137,8 @@ async fn run(podman: &Client, target: &Running, command: &[String], options: Opt
             }
         }
     };
-    // Podman forgets the session three seconds after its end (`exit_command_delay`), which a slow client may not have read by
-    // then.
     let carried = async { ended(bridge::carry(process, streams, tty, resized).await) };
-    // Only what breaks the carrying off ends this early: without a code, the output is still wanted.
-    let ((), code) = tokio::try_join!(carried, async { Ok(exec_sessions::exit_code(podman, &exec).await) })?;
+    let ((), code) = exec_sessions::with_code(podman, &exec, carried).await?;
     match code? {
         0 => Ok(Status::Success),
         code => Ok(Status::ExitCode(code)),

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
+use super::bridge::copy;
 use super::{Call, Handover, Sessions, Socket, pod, query, reason, refused, subject, switching_protocols};
 use crate::server::quota::Quota;
 use crate::server::response::{self, Response};
@@ -132,11 +133,11 @@ async fn carry(client: &mut (impl AsyncRead + AsyncWrite + Unpin), inside: &mut 
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_pod, mut to_pod) = inside.split();
     let up = async {
-        tokio::io::copy(&mut from_client, &mut to_pod).await?;
+        copy(&mut from_client, &mut to_pod).await?;
         to_pod.shutdown().await
     };
     let down = async {
-        tokio::io::copy(&mut from_pod, &mut to_client).await?;
+        copy(&mut from_pod, &mut to_client).await?;
         to_client.shutdown().await
     };
     if ends {

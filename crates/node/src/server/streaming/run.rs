@@ -53,7 +53,6 @@ async fn to_the_end(podman: &Client, target: &Running, command: &[String]) -> Re
     let config = ExecConfig { cmd: command.to_vec(), attach_stdout: true, attach_stderr: true, ..ExecConfig::default() };
     let exec = podman.create_exec(target.id.as_str(), &config).await.map_err(|error| error.to_string())?;
     let process = podman.start_exec(&exec).await.map_err(|error| error.to_string())?;
-    let output = exec_sessions::output(process, MAX_OUTPUT);
-    let (output, code) = tokio::try_join!(output, exec_sessions::exit_code(podman, &exec))?;
-    Ok((output.joined(), code))
+    let (output, code) = exec_sessions::with_code(podman, &exec, exec_sessions::output(process, MAX_OUTPUT)).await?;
+    Ok((output.joined(), code?))
 }
