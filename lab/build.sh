@@ -79,7 +79,9 @@ go_build() { (cd "$lab/go" && nice -n 5 go build -v -ldflags "$(version_flags)" 
 build_controlplane() {
   local name
   go_build "$new/bin/k8s" ./cmd/k8s
-  for name in etcd kube-apiserver kube-controller-manager kube-scheduler kubectl; do ln -s k8s "$new/bin/$name"; done
+  for name in etcd kube-apiserver kube-controller-manager kube-scheduler; do ln -s k8s "$new/bin/$name"; done
+  # No symbolic link: the official suite copies it into pods.
+  ln "$new/bin/k8s" "$new/bin/kubectl"
 }
 
 build_suite() {

@@ -2,6 +2,7 @@
 //! into pods' network namespaces. Everything that can be wrong with a request is answered before the 101; after it, errors
 //! go through the protocol's own error stream.
 
+mod attachments;
 mod audit;
 mod bridge;
 mod command;
@@ -29,6 +30,7 @@ use super::response::{self, Response};
 use super::routes::Parameter;
 use crate::pods::store::PodStore;
 
+use attachments::Attachments;
 use audit::{Counted, Record, Subject};
 pub(super) use command::{attach, exec};
 pub(super) use forward::port_forward;
@@ -42,11 +44,12 @@ pub(super) struct Sessions {
     settings: Settings,
     /// Connections into pods.
     forwarded: Arc<Quota>,
+    attachments: Arc<Attachments>,
 }
 
 impl Sessions {
     pub(super) fn new(idle: Duration, forwarded: Arc<Quota>) -> Self {
-        Self { settings: Settings { idle, ..Settings::default() }, forwarded }
+        Self { settings: Settings { idle, ..Settings::default() }, forwarded, attachments: Arc::default() }
     }
 }
 
@@ -66,6 +69,18 @@ struct Running {
     id: ContainerId,
     /// It was given a terminal.
     tty: bool,
+    /// It was given an input.
+    stdin: bool,
+    /// Its input ends with the first client's.
+    stdin_once: bool,
+}
+
+impl Running {
+    /// Whether the container's input stays open when a client leaves that has an input or not. A terminal's always does, as with the
+    /// kubelet and containerd.
+    fn keeps_input(&self, client: bool) -> bool {
+        self.stdin && !(client && self.stdin_once && !self.tty)
+    }
 }
 
 /// The pod that a path names, the UID included where the path has one.
@@ -93,7 +108,15 @@ fn running(store: &PodStore, parameters: &[Parameter<'_>]) -> Result<Running, Bo
     let id = status.container_id.as_deref().and_then(|id| id.strip_prefix("podman://"));
     match id {
         Some(id) if runs => {
-            Ok(Running { container: container.to_string(), id: ContainerId::new(id), tty: spec.tty == Some(true), pod: pod.clone() })
+            let on = |field: Option<bool>| field == Some(true);
+            Ok(Running {
+                container: container.to_string(),
+                id: ContainerId::new(id),
+                tty: on(spec.tty),
+                stdin: on(spec.stdin),
+                stdin_once: on(spec.stdin_once),
+                pod: pod.clone(),
+            })
         }
         _ => Err(Box::new(response::text(StatusCode::INTERNAL_SERVER_ERROR, format!("container {container:?} is not running")))),
     }

@@ -55,3 +55,33 @@ async fn e2e_attach_ends_the_input_of_a_container_with_stdin_once() -> Result<()
     }
     bed.done().await
 }
+
+/// Without `stdinOnce` the input of the container outlives every client: those with an input, those that end theirs, and those that
+/// only look.
+#[tokio::test]
+async fn e2e_attach_leaves_the_input_of_other_containers_open() -> Result<()> {
+    let bed = Bed::shared("open").await?;
+    for (over, name) in [(Over::Spdy, "spdy"), (Over::WebSocket, "websocket")] {
+        let mut open = shell("c", "cat; echo that was all");
+        open["stdin"] = json!(true);
+        bed.pod(name, json!({"containers": [open], "restartPolicy": "Never"})).await?;
+        bed.phase(name, "Running").await?;
+        for word in ["one", "two"] {
+            let mut looks = kubectl(&bed, over, &["attach", name])?.spawn()?;
+            let mut types = kubectl(&bed, over, &["attach", "-i", name])?.spawn()?;
+            let mut stdin = types.stdin.take().context("piped")?;
+            stdin.write_all(format!("{word}\n").as_bytes()).await?;
+            let mut lines = BufReader::new(types.stdout.take().context("piped")?).lines();
+            let line = tokio::time::timeout(SOON, lines.next_line()).await.context("nothing came back")??;
+            ensure!(line.as_deref() == Some(word), "{over:?}: {line:?}");
+            drop(stdin);
+            let status = tokio::time::timeout(SOON, types.wait()).await.context("the session outlives its input")??;
+            ensure!(status.success(), "{over:?}: {status}");
+            looks.kill().await?;
+        }
+        let log = bed.kubectl(&["logs", name]).await?;
+        ensure!(log == "one\ntwo\n", "{over:?}: {log}");
+        bed.phase(name, "Running").await?;
+    }
+    bed.done().await
+}

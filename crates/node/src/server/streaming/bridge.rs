@@ -4,7 +4,7 @@ use bytes::BytesMut;
 use kube_pet_podman::{Duplex, FrameReader, StreamKind};
 use kube_pet_stream::Writer;
 use kube_pet_stream::remote_command::{Streams, TerminalSize};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader, ReadHalf, WriteHalf};
 
 /// Bytes read at once. What a slow client has not taken holds up the process, not memory.
 const PIECE: usize = 32 << 10;
@@ -34,22 +34,72 @@ impl Broken {
     }
 }
 
-/// Carries until the process has closed its output. Its input ends when the client's does; `resized` hears of each new size of
-/// the terminal. Returns what went wrong on Podman's side.
-pub(super) async fn carry<F>(podman: Duplex, streams: Streams, tty: bool, resized: impl Fn(TerminalSize) -> F) -> Result<(), Broken>
+/// Podman's side of a session: a process's output and input.
+pub(super) struct Process {
+    output: Output,
+    input: WriteHalf<Duplex>,
+}
+
+enum Output {
+    /// Of a terminal.
+    Raw(ReadHalf<Duplex>),
+    Framed(FrameReader<ReadHalf<Duplex>>),
+}
+
+impl Process {
+    pub(super) fn new(podman: Duplex, tty: bool) -> Self {
+        let (output, input) = tokio::io::split(podman);
+        Self { output: if tty { Output::Raw(output) } else { Output::Framed(FrameReader::new(output)) }, input }
+    }
+
+    /// Reads until the output ends, for nobody. Safe to cancel.
+    pub(super) async fn drain(&mut self) {
+        match &mut self.output {
+            Output::Raw(output) => {
+                let mut piece = BytesMut::with_capacity(PIECE);
+                while output.read_buf(&mut piece).await.is_ok_and(|count| count > 0) {
+                    piece.clear();
+                }
+            }
+            Output::Framed(frames) => while matches!(frames.next().await, Ok(Some(_))) {},
+        }
+    }
+}
+
+/// What the end of a client's input means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum InputEnd {
+    /// The process's input ends with it.
+    Passed,
+    /// The session ends; the process's input stays open.
+    Kept,
+}
+
+/// Carries until the process has closed its output, or with [`InputEnd::Kept`] the client its input. `resized` hears of each new size
+/// of the terminal. Returns what went wrong on Podman's side.
+pub(super) async fn carry<F>(
+    process: &mut Process,
+    streams: Streams,
+    end: InputEnd,
+    resized: impl Fn(TerminalSize) -> F,
+) -> Result<(), Broken>
 where
     F: Future<Output = ()>,
 {
     let Streams { stdin, mut stdout, mut stderr, resize } = streams;
     let has_input = stdin.is_some();
-    let (mut output, mut input) = tokio::io::split(podman);
+    let Process { output, input } = process;
     let feed = async {
         if let Some(mut stdin) = stdin {
             // Either end may be gone first: the process that reads no more, or the client.
-            let _ = copy(&mut stdin, &mut input).await;
+            let _ = copy(&mut stdin, input).await;
             drop(stdin);
+            if end == InputEnd::Kept {
+                return;
+            }
             let _ = input.shutdown().await;
         }
+        std::future::pending().await
     };
     let follow = async {
         if let Some(mut sizes) = resize {
@@ -57,17 +107,18 @@ where
                 resized(size).await;
             }
         }
-    };
-    let beside = async {
-        tokio::join!(feed, follow);
-        std::future::pending::<()>().await;
+        std::future::pending().await
     };
     let carried = async {
-        if tty { raw(&mut output, &mut stdout, has_input).await } else { framed(&mut output, &mut stdout, &mut stderr, has_input).await }
+        match output {
+            Output::Raw(output) => raw(output, &mut stdout, has_input).await,
+            Output::Framed(frames) => framed(frames, &mut stdout, &mut stderr, has_input).await,
+        }
     };
     let result = tokio::select! {
         result = carried => result,
-        () = beside => Ok(()),
+        () = feed => Ok(()),
+        () = follow => Ok(()),
     };
     for stream in [stdout, stderr].iter_mut().flatten() {
         let _ = stream.shutdown().await;
@@ -102,12 +153,11 @@ async fn raw(output: &mut (impl AsyncRead + Unpin), stdout: &mut Option<Writer>,
 }
 
 async fn framed(
-    output: &mut (impl AsyncRead + Unpin),
+    frames: &mut FrameReader<impl AsyncRead + Unpin>,
     stdout: &mut Option<Writer>,
     stderr: &mut Option<Writer>,
     has_input: bool,
 ) -> Result<(), Broken> {
-    let mut frames = FrameReader::new(output);
     let mut result = Ok(());
     while let Some(frame) = frames.next_joined(PIECE).await.map_err(|error| Broken::reading(&error, has_input))? {
         match frame.stream {

@@ -1,5 +1,6 @@
 //! exec and attach.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -9,7 +10,8 @@ use kube_pet_stream::remote_command::{Options, Protocol, RemoteCommand, Status, 
 use kube_pet_stream::{End, Settings};
 use tracing::debug;
 
-use super::bridge::Broken;
+use super::attachments::{Attachments, Held};
+use super::bridge::{Broken, InputEnd, Process};
 use super::{Call, Handover, Running, Sessions, Socket, bridge, flag, query, reason, refused, running, subject, switching_protocols};
 use crate::exec_sessions;
 use crate::server::response::{self, Response};
@@ -24,14 +26,14 @@ const RESIZE_PAUSE: Duration = Duration::from_millis(25);
 /// What a session is for.
 enum Work {
     Exec(Vec<String>),
-    Attach,
+    Attach(Arc<Attachments>),
 }
 
 impl Work {
     fn kind(&self) -> &'static str {
         match self {
             Self::Exec(_) => "exec",
-            Self::Attach => "attach",
+            Self::Attach(_) => "attach",
         }
     }
 }
@@ -47,7 +49,7 @@ pub(in crate::server) fn exec(sessions: &Sessions, call: Call<'_>) -> Response {
 
 /// `/attach/{namespace}/{pod}[/{uid}]/{container}`
 pub(in crate::server) fn attach(sessions: &Sessions, call: Call<'_>) -> Response {
-    begin(sessions, call, Work::Attach).unwrap_or_else(|refusal| *refusal)
+    begin(sessions, call, Work::Attach(sessions.attachments.clone())).unwrap_or_else(|refusal| *refusal)
 }
 
 fn begin(sessions: &Sessions, call: Call<'_>, work: Work) -> Result<Response, Box<Response>> {
@@ -92,7 +94,7 @@ async fn session(
     let done = async {
         match &work {
             Work::Exec(command) => run(&podman, &target, command, options, streams).await,
-            Work::Attach => join(&podman, &target, options, streams).await,
+            Work::Attach(attachments) => join(&podman, attachments, &target, options, streams).await,
         }
     };
     let status = tokio::select! {
@@ -137,7 +139,8 @@ async fn run(podman: &Client, target: &Running, command: &[String], options: Opt
             }
         }
     };
-    let carried = async { ended(bridge::carry(process, streams, tty, resized).await) };
+    let mut process = Process::new(process, tty);
+    let carried = async { ended(bridge::carry(&mut process, streams, InputEnd::Passed, resized).await) };
     let ((), code) = exec_sessions::with_code(podman, &exec, carried).await?;
     match code? {
         0 => Ok(Status::Success),
@@ -145,17 +148,38 @@ async fn run(podman: &Client, target: &Running, command: &[String], options: Opt
     }
 }
 
-async fn join(podman: &Client, target: &Running, options: Options, streams: Streams) -> Result<Status, String> {
+async fn join(
+    podman: &Client,
+    attachments: &Arc<Attachments>,
+    target: &Running,
+    options: Options,
+    streams: Streams,
+) -> Result<Status, String> {
     let Options { stdin, stdout, stderr, tty: _ } = options;
-    // The container's terminal has one output only.
-    let attached = AttachOptions { stdin, stdout, stderr: stderr && !target.tty };
-    let process = podman.attach(target.id.as_str(), attached).await.map_err(|error| error.to_string())?;
+    let attach = async |options| {
+        let process = podman.attach(target.id.as_str(), options).await.map_err(|error| error.to_string())?;
+        Ok::<_, String>(Process::new(process, target.tty))
+    };
     let resized = |size: kube_pet_stream::remote_command::TerminalSize| async move {
         if let Err(error) = podman.resize_container(target.id.as_str(), size.width, size.height).await {
             debug!(%error, "the terminal keeps its size");
         }
     };
-    match bridge::carry(process, streams, target.tty, resized).await {
+    let carried = if target.keeps_input(stdin) {
+        let process = match attachments.take(&target.id).await {
+            Some(process) => process,
+            // For whoever comes next, too.
+            None => attach(AttachOptions { stdin: true, stdout: true, stderr: !target.tty }).await?,
+        };
+        let mut held = Held::new(attachments, &target.id, process);
+        let Some(process) = held.process() else { return Err("the connection is in use".to_owned()) };
+        bridge::carry(process, streams, InputEnd::Kept, resized).await
+    } else {
+        // The container's terminal has one output only.
+        let mut process = attach(AttachOptions { stdin, stdout, stderr: stderr && !target.tty }).await?;
+        bridge::carry(&mut process, streams, InputEnd::Passed, resized).await
+    };
+    match carried {
         Ok(()) => Ok(Status::Success),
         Err(Broken::Other(error)) => Err(error),
         Err(Broken::Ended) => match podman.inspect_container(target.id.as_str()).await {
