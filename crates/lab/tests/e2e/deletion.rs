@@ -110,3 +110,34 @@ pub async fn nothing_left(bed: &Bed) -> Result<()> {
     })
     .await
 }
+
+/// With `shareProcessNamespace` there is a container of the agent's own, on which the pod's depend.
+#[tokio::test]
+async fn e2e_pods_that_share_a_process_namespace_run_end_and_go() -> Result<()> {
+    let bed = Bed::shared("pids").await?;
+    let looks = "until pgrep -f 'sleep 4711' >/dev/null; do sleep 0.1; done; echo seen";
+    for (name, other, phase) in [("runs", "sleep 4711", "Running"), ("ends", "sleep 4711 & sleep 4; kill %1", "Succeeded")] {
+        let spec = json!({
+            "shareProcessNamespace": true,
+            "restartPolicy": "Never",
+            "containers": [shell("other", other), shell("looks", looks)],
+        });
+        bed.pod(name, spec).await?;
+        bed.phase(name, phase).await?;
+        kube_pet_lab::eventually(SOON, "the other container's process is seen", || async {
+            ensure!(bed.kubectl(&["logs", name, "-c", "looks"]).await? == "seen\n");
+            Ok(())
+        })
+        .await?;
+        bed.delete(name).await?;
+        bed.gone(name, SOON).await?;
+        let list = format!("podman ps --all --format '{{{{.Names}}}}' | grep _{name}_{} || true", bed.namespace);
+        kube_pet_lab::eventually(SOON, "no container is left", || async {
+            let left = bed.pet.shell(&list).await?;
+            ensure!(left.is_empty(), "{left}");
+            Ok(())
+        })
+        .await?;
+    }
+    bed.done().await
+}

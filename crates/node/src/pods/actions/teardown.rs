@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube_pet_core::ids::{ContainerId, ContainerName, PodUid, labels};
@@ -10,8 +11,8 @@ use kube_pet_core::pod::pod_uid;
 use kube_pet_podman::ContainerSummary;
 use tracing::{debug, warn};
 
-use super::prepare::{pause_name, pod_name};
-use crate::containers::container_name;
+use super::prepare::{pause_name, pod_name, shares_pid};
+use crate::containers::{PAUSE_KIND, container_name};
 use crate::instruments;
 use crate::pods::runtime::PodRuntime;
 
@@ -20,7 +21,9 @@ impl PodRuntime {
     pub(in crate::pods) async fn release(&self, pod: &Arc<Pod>) -> Result<(), String> {
         let uid = pod_uid(pod);
         let mut errors: Vec<String> = Vec::new();
-        if let Err(error) = self.podman.remove_container(&pause_name(pod), true).await
+        // Only ended: Podman does not remove it before the containers that share its PID namespace.
+        if shares_pid(pod)
+            && let Err(error) = self.podman.stop_container(&pause_name(pod), Duration::ZERO).await
             && !error.is_not_found()
         {
             errors.push(error.to_string());
@@ -43,7 +46,8 @@ impl PodRuntime {
     pub(in crate::pods) async fn remove(&self, pod: &Arc<Pod>) -> Result<(), String> {
         let uid = pod_uid(pod);
         let mine = [(labels::NODE, self.node_name()), (labels::POD_UID, uid.as_str())];
-        let containers = self.podman.list_containers(&mine).await.map_err(|e| e.to_string())?;
+        let mut containers = self.podman.list_containers(&mine).await.map_err(|e| e.to_string())?;
+        containers.sort_by_key(|container| container.labels.get(labels::KIND).is_some_and(|kind| kind == PAUSE_KIND));
         let mut errors: Vec<String> = self.remove_cut_short(pod, &containers).await;
         for container in containers {
             if container.state == "running" {
