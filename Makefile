@@ -10,6 +10,7 @@ LAB := target/debug/lab
 FOCUS ?= \[NodeConformance\]
 SKIP ?= \[Serial\]|\[Slow\]|\[Disruptive\]|\[Flaky\]
 PROCS ?= 8
+REPORT ?= docs/conformance.md
 # The end-to-end tests mostly wait: more of them at once than there are processors.
 TEST_THREADS ?= 8
 SUITE ?= trixie
@@ -60,9 +61,9 @@ demo-down: ## removes the demo's cluster
 	@$(CARGO) build --quiet --bin lab
 	@$(LAB) down --name demo
 
-conformance: prepare-suite ## the official suite; FOCUS='regular expression', SKIP=…, PROCS=8; writes docs/conformance.md
+conformance: prepare-suite ## the official suite; FOCUS='regular expression', SKIP=…, PROCS=8; writes REPORT=docs/conformance.md
 	@$(CARGO) build --quiet --release --bins
-	@target/release/lab conformance --focus '$(FOCUS)' --skip '$(SKIP)' --procs $(PROCS) --report docs/conformance.md
+	@target/release/lab conformance --focus '$(FOCUS)' --skip '$(SKIP)' --procs $(PROCS) --report '$(REPORT)'
 
 bench: prepare ## pod start, memory and CPU of the whole node, against Podman's own floor; exec and port-forward beside the kubelet with containerd
 	@scripts/prepare.sh peer
