@@ -101,7 +101,7 @@ default_ulimits = ["nofile=20000:20000", "nproc=32768:32768"]
 [engine]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
-exit_command_delay = 3
+exit_command_delay = 5
 [network]
 network_backend = "netavark"
 "#;

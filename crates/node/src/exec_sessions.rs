@@ -52,7 +52,7 @@ const FIRST_LOOK: Duration = Duration::from_millis(100);
 const QUESTIONS: u32 = 12;
 
 /// What `output` comes to, and the code of the session's process, which ends before its output does where others hold that open. The
-/// code is asked for while the output is under way: Podman forgets a session three seconds after its end (`exit_command_delay`),
+/// code is asked for while the output is under way: Podman forgets a session five seconds after its end (`exit_command_delay`),
 /// which a slow client may not have read by then.
 ///
 /// # Errors
@@ -83,7 +83,7 @@ pub(crate) async fn with_code<T>(
 /// process is there.
 ///
 /// # Errors
-/// Podman's, in words: it forgets a session three seconds after its end (`exit_command_delay`).
+/// Podman's, in words: it forgets a session five seconds after its end (`exit_command_delay`).
 pub(crate) async fn process_end(podman: &Client, session: &str, begun: impl FnOnce()) -> Result<Option<i32>, String> {
     let seen = until(podman, session, |state| state.ended || state.pid > 0).await?;
     begun();

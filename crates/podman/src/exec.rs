@@ -117,7 +117,8 @@ impl Client {
         self.transport.call(&call).await.map(drop)
     }
 
-    /// What a session does now. Podman forgets it soon after its end (`exit_command_delay` in containers.conf).
+    /// What a session does now. Podman forgets it soon after its end (`exit_command_delay` in containers.conf), so this does not wait
+    /// for its turn among the calls in flight.
     pub async fn inspect_exec(&self, session: &str) -> Result<ExecInspect> {
         let call = Call::new(Operation::ExecInspect, session, Method::GET, format!("/exec/{}/json", encode(session)));
         self.transport.json(&call).await

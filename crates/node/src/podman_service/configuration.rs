@@ -61,7 +61,7 @@ pub(super) fn containers_conf(limits: Limits) -> String {
         "[engine]\n\
          # How long Podman knows the exit code of an exec session. Two processes of conmon's stay for that time: by default, for\n\
          # five minutes.\n\
-         exit_command_delay = 3\n\
+         exit_command_delay = 5\n\
          events_logger = \"file\"\n\
          # One layout of cgroups for machines with and without systemd: the agent makes the pods' own.\n\
          cgroup_manager = \"cgroupfs\"\n",
