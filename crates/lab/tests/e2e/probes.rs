@@ -14,7 +14,7 @@ async fn e2e_readiness_follows_its_probe_and_liveness_restarts() -> Result<()> {
     let mut probed = shell("c", "touch /tmp/ready; trap 'exit 0' TERM; while true; do sleep 0.1; done");
     probed["readinessProbe"] = json!({"exec": {"command": ["cat", "/tmp/ready"]}, "periodSeconds": 1, "failureThreshold": 1});
     probed["livenessProbe"] = json!({"exec": {"command": ["sh", "-c", "! test -e /tmp/dead"]}, "periodSeconds": 1, "failureThreshold": 2});
-    bed.pod("p", json!({"containers": [probed]})).await?;
+    bed.pod("p", json!({"containers": [probed], "terminationGracePeriodSeconds": 20})).await?;
     bed.until("p", SOON, "Ready", |pod| condition(pod, "Ready") == "True").await?;
     bed.kubectl(&["exec", "p", "--", "rm", "/tmp/ready"]).await?;
     let pod = bed.until("p", SOON, "not ready", |pod| condition(pod, "Ready") == "False").await?;

@@ -19,9 +19,9 @@ use crate::server::response::{self, Response};
 /// Nobody types this: Podman's own default would take ctrl-p out of every shell.
 const NO_DETACH: &str = "ctrl-^,ctrl-@,ctrl-^,ctrl-_";
 
-/// How often a terminal's size is told, until the process runs, and the pause between.
-const RESIZE_TRIES: usize = 40;
-const RESIZE_PAUSE: Duration = Duration::from_millis(25);
+/// How often a terminal's size is told, until the process runs, and the pause between: ten seconds in all, for machines that are busy.
+const RESIZE_TRIES: usize = 200;
+const RESIZE_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a session is for.
 enum Work {
