@@ -21,7 +21,7 @@ FUZZ_SECONDS ?= 600
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 22
 
-prepare: ## packages, kernel mounts and foreign programs of the lab (a first run builds Kubernetes: about 15 minutes)
+prepare: ## packages, kernel mounts and foreign programs of the lab (a first run builds Kubernetes: 15 to 20 minutes)
 	@scripts/prepare.sh controlplane images clients
 
 prepare-suite: prepare

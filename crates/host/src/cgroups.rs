@@ -287,9 +287,12 @@ pub fn kill(cgroup: &str) -> Result<usize, CgroupError> {
     kill_if(cgroup, |_| true)
 }
 
-/// As [`kill`], only those whose name is this one: the first 15 bytes of what they run (`/proc/<pid>/comm`).
-pub fn kill_named(cgroup: &str, name: &str) -> Result<usize, CgroupError> {
-    kill_if(cgroup, |pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == name))
+/// As [`kill`], only those with this argument on their command line.
+pub fn kill_with_argument(cgroup: &str, argument: &str) -> Result<usize, CgroupError> {
+    kill_if(cgroup, |pid| {
+        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        arguments.split(|byte| *byte == 0).any(|one| one == argument.as_bytes())
+    })
 }
 
 fn kill_if(cgroup: &str, chosen: impl Fn(i32) -> bool) -> Result<usize, CgroupError> {

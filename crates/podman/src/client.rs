@@ -161,7 +161,7 @@ impl Client {
     /// Asks whether the service is there. Not held up by other calls in flight.
     pub async fn ping(&self) -> Result<ServiceVersion> {
         let call = Call::new(Operation::Ping, "", Method::GET, "/_ping".to_owned());
-        let reply = self.transport.call(&call).await?;
+        let reply = self.transport.call_unlimited(&call).await?;
         let api_version = reply.headers.get("libpod-api-version").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
         Ok(ServiceVersion { version: api_version.parse().unwrap_or_default(), api_version })
     }

@@ -121,7 +121,7 @@ impl Client {
     /// for its turn among the calls in flight.
     pub async fn inspect_exec(&self, session: &str) -> Result<ExecInspect> {
         let call = Call::new(Operation::ExecInspect, session, Method::GET, format!("/exec/{}/json", encode(session)));
-        self.transport.json(&call).await
+        call.decode(&self.transport.call_unlimited(&call).await?.body)
     }
 
     /// Removes a session, whose process is stopped if it runs. Podman before 4.9 has no such call, which is

@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use crate::capabilities::{Capabilities, Version};
 use crate::error::{Error, Operation};
 
-/// Calls in flight at a time, streams and pings excepted. Measured on 4.3.1: more than 4 or 5 gain nothing.
+/// Calls in flight at a time, streams and [`Transport::call_unlimited`]'s excepted. Measured on 4.3.1: more than 4 or 5 gain nothing.
 pub const MAX_IN_FLIGHT: usize = 5;
 
 const PREFIX: &str = "/v4.0.0/libpod";
@@ -113,7 +113,7 @@ impl Call {
         Error::Deadline { operation: self.operation, object: self.object.clone(), after: self.deadline }
     }
 
-    fn decode<T: for<'de> Deserialize<'de>>(&self, body: &[u8]) -> Result<T, Error> {
+    pub(crate) fn decode<T: for<'de> Deserialize<'de>>(&self, body: &[u8]) -> Result<T, Error> {
         serde_json::from_slice(body).map_err(|source| Error::Decode { operation: self.operation, object: self.object.clone(), source })
     }
 
@@ -183,16 +183,11 @@ impl Transport {
     /// Sends a call and reads the whole reply; anything but 2xx and 304 is an error.
     pub(crate) async fn call(&self, call: &Call) -> Result<Reply, Error> {
         // The deadline starts when the call is sent: the wait for a permit ends because every call before it has one.
-        // What is asked of a session that has ended is gone seconds later.
-        let _permit = if matches!(call.operation, Operation::Ping | Operation::ExecInspect) {
-            None
-        } else {
-            Some(self.permits.acquire().await.map_err(|closed| call.broken(closed))?)
-        };
+        let _permit = self.permits.acquire().await.map_err(|closed| call.broken(closed))?;
         self.call_unlimited(call).await
     }
 
-    /// Like [`Transport::call`], outside the limit of calls in flight: for calls that wait for a container.
+    /// Like [`Transport::call`], outside the limit of calls in flight: for calls that wait for a container, or cannot wait themselves.
     pub(crate) async fn call_unlimited(&self, call: &Call) -> Result<Reply, Error> {
         let began = Instant::now();
         let result = tokio::time::timeout(call.deadline, self.exchange(call)).await.map_err(|_| call.late()).flatten();

@@ -28,7 +28,12 @@ fn procs_file(group: &Group, controller: &str) -> PathBuf {
 
 #[allow(clippy::disallowed_methods, reason = "the test needs a process in the group")]
 fn sleeper() -> std::process::Child {
-    std::process::Command::new("sleep").arg("100").spawn().unwrap()
+    let process = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+    // The kernel lets us go on a moment before the new program has its command line.
+    while fs::read(format!("/proc/{}/cmdline", process.id())).unwrap().is_empty() {
+        std::thread::yield_now();
+    }
+    process
 }
 
 #[test]
@@ -121,10 +126,10 @@ fn what_nobody_knows_is_killed_with_its_group() {
     ensure(&group.pod(), &Limits::default()).unwrap();
     let mut process = sleeper();
     fs::write(procs_file(&group, "memory"), process.id().to_string()).unwrap();
-    assert_eq!(kill_named(&group.0, "other").unwrap(), 0);
-    assert!(sleeping(&mut process), "the name is looked at");
+    assert_eq!(kill_with_argument(&group.0, "10").unwrap(), 0);
+    assert!(sleeping(&mut process), "the whole argument counts");
     // The group above has none of its own.
-    assert_eq!(kill_named(&group.0, "sleep").unwrap(), 1);
+    assert_eq!(kill_with_argument(&group.0, "100").unwrap(), 1);
     assert!(!process.wait().unwrap().success());
     let mut process = sleeper();
     fs::write(procs_file(&group, "memory"), process.id().to_string()).unwrap();

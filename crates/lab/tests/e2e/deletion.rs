@@ -141,3 +141,19 @@ async fn e2e_pods_that_share_a_process_namespace_run_end_and_go() -> Result<()> 
     }
     bed.done().await
 }
+
+/// What watched an exec session is there for seconds after its end, in the pod's cgroup: nothing waits for it.
+#[tokio::test]
+async fn e2e_a_pod_goes_at_once_after_an_exec() -> Result<()> {
+    let bed = Bed::shared("afterexec").await?;
+    let pod = bed.pod("p", json!({"containers": [shell("c", "trap 'exit 0' TERM; while :; do sleep 0.1; done")]})).await?;
+    bed.phase("p", "Running").await?;
+    bed.kubectl(&["exec", "p", "--", "true"]).await?;
+    bed.delete("p").await?;
+    bed.gone("p", SOON).await?;
+    let uid = pod.metadata.uid.unwrap_or_default();
+    let log = bed.pet.agent_log();
+    let waited: Vec<_> = log.lines().filter(|line| line.contains(&uid) && line.contains("were left in the pod's cgroup")).collect();
+    ensure!(!uid.is_empty() && waited.is_empty(), "{waited:?}");
+    bed.done().await
+}

@@ -39,8 +39,16 @@ async fn a_reply_that_stops_in_the_middle_ends_at_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_hangs_does_not_hold_up_a_ping() {
-    let fake = Fake::start(|path, _| if path.ends_with("/_ping") { Answer::Reply(200, b"OK".to_vec()) } else { Answer::Hang });
+async fn calls_in_flight_do_not_hold_up_a_ping_or_what_is_soon_forgotten() {
+    let fake = Fake::start(|path, _| {
+        if path.ends_with("/_ping") {
+            Answer::Reply(200, b"OK".to_vec())
+        } else if path.ends_with("/exec/e/json") {
+            Answer::Reply(200, br#"{"ID": "e", "Running": false, "CanRemove": true, "ExitCode": 5}"#.to_vec())
+        } else {
+            Answer::Hang
+        }
+    });
     let client = fake.client();
     let calls: Vec<_> = (0..MAX_IN_FLIGHT + 3)
         .map(|i| {
@@ -54,8 +62,9 @@ async fn a_service_that_hangs_does_not_hold_up_a_ping() {
     let begin = tokio::time::Instant::now();
     let version = client.ping().await.unwrap();
     assert_eq!(version.version, Version::new(4, 3, 1));
+    assert_eq!(client.inspect_exec("e").await.unwrap().exit_code, 5);
     assert!(begin.elapsed() < Duration::from_secs(1));
-    assert_eq!(fake.requests().len(), MAX_IN_FLIGHT + 1, "no more calls in flight than allowed");
+    assert_eq!(fake.requests().len(), MAX_IN_FLIGHT + 2, "no more calls in flight than allowed");
     for call in calls {
         assert!(call.await.unwrap().is_err());
     }

@@ -177,7 +177,8 @@ impl PodRuntime {
 /// session or a probe is there for seconds after its end (`exit_command_delay`), to clean up what is removed already.
 fn remove_cgroup(cgroup: &str) -> Result<(), kube_pet_host::cgroups::CgroupError> {
     use kube_pet_host::cgroups;
-    cgroups::kill_named(cgroup, "conmon")?;
+    // Not a container's own conmon, which may be cleaning up after the container.
+    cgroups::kill_with_argument(cgroup, "--exec-process-spec")?;
     match instruments::cgroup_operation("destroy", || cgroups::remove(cgroup)) {
         Err(error) if error.is_busy() => {
             let killed = cgroups::kill(cgroup)?;

@@ -7,9 +7,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kube_pet_core::ids::ContainerId;
+use kube_pet_stream::remote_command::{Streams, TerminalSize};
 use tokio::sync::oneshot;
 
-use super::bridge::Process;
+use super::bridge::{self, Broken, InputEnd, Process};
 
 /// The connections that no client uses, by container.
 #[derive(Default)]
@@ -69,9 +70,16 @@ impl<'a> Held<'a> {
         Self { attachments, container, process: Some(process) }
     }
 
-    /// The connection; there until this is dropped.
-    pub(super) fn process(&mut self) -> Option<&mut Process> {
-        self.process.as_mut()
+    /// [`bridge::carry`] over it, until the container ends, the client's input does, or the client leaves.
+    pub(super) async fn carry<F>(&mut self, streams: Streams, resized: impl Fn(TerminalSize) -> F) -> Result<(), Broken>
+    where
+        F: Future<Output = ()>,
+    {
+        match &mut self.process {
+            Some(process) => bridge::carry(process, streams, InputEnd::Kept, resized).await,
+            // Only while this is dropped.
+            None => Ok(()),
+        }
     }
 }
 

@@ -171,9 +171,7 @@ async fn join(
             // For whoever comes next, too.
             None => attach(AttachOptions { stdin: true, stdout: true, stderr: !target.tty }).await?,
         };
-        let mut held = Held::new(attachments, &target.id, process);
-        let Some(process) = held.process() else { return Err("the connection is in use".to_owned()) };
-        bridge::carry(process, streams, InputEnd::Kept, resized).await
+        Held::new(attachments, &target.id, process).carry(streams, resized).await
     } else {
         // The container's terminal has one output only.
         let mut process = attach(AttachOptions { stdin, stdout, stderr: stderr && !target.tty }).await?;
