@@ -39,6 +39,7 @@ async fn keep_alive(port: u16) -> Result<()> {
         loop {
             let mut line = String::new();
             tokio::time::timeout(SOON, connection.read_line(&mut line)).await.context("no answer")??;
+            ensure!(!line.is_empty(), "request {number}: the connection has ended");
             if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
                 length = value.trim().parse()?;
             }
