@@ -209,7 +209,7 @@ pub(super) fn keep_places(old: &[SocketAddr], wanted: &[SocketAddr]) -> Vec<Sock
             index += 1;
         }
     }
-    placed.into_iter().flatten().chain(new.into_iter().rev()).collect()
+    placed.into_iter().flatten().chain(new).collect()
 }
 
 /// What a frontend is in the kernel: elements of its own, and those that it shares.
@@ -279,8 +279,7 @@ fn minimal(networks: &[Network], family: Family) -> Vec<Network> {
     let mut minimal: Vec<Network> = Vec::new();
     for (index, network) in of_family.iter().enumerate() {
         let held = |(at, other): (usize, &Network)| {
-            other.contains(network.address)
-                && (other.prefix < network.prefix || (other.prefix == network.prefix && at < index))
+            other.contains(network.address) && (other.prefix < network.prefix || (other.prefix == network.prefix && at < index))
         };
         if !of_family.iter().enumerate().any(held) {
             minimal.push(*network);
