@@ -17,6 +17,7 @@ mod node;
 mod node_api;
 mod probes;
 mod selectors;
+mod services;
 mod standalone;
 mod static_pods;
 mod statistics;
