@@ -53,10 +53,7 @@ async fn from_machine(machine: &Machine, address: &str, port: i32) -> Result<Str
 }
 
 /// Asks until one server after the other has answered.
-async fn all_answer<F>(names: &[&str], ask: impl Fn() -> F) -> Result<()>
-where
-    F: Future<Output = Result<String>>,
-{
+async fn all_answer(names: &[&str], ask: impl AsyncFn() -> Result<String>) -> Result<()> {
     for name in names {
         eventually(SOON, &format!("{name} answers"), || async {
             let answer = ask().await?;
@@ -79,13 +76,13 @@ async fn e2e_services_lead_to_their_endpoints() -> Result<()> {
     let address = bed.pet.address().to_string();
     let both = ["web-0", "web-1"];
 
-    all_answer(&both, || from_pod(&bed, ip)).await.context("from a pod")?;
-    all_answer(&both, || from_machine(bed.pet.machine(), ip, 80)).await.context("from the node")?;
-    all_answer(&both, || from_pod(&bed, &format!("{address}:{node_port}"))).await.context("the node port from a pod")?;
-    all_answer(&both, || from_machine(bed.pet.machine(), &address, node_port)).await.context("the node port from the node")?;
-    all_answer(&both, || from_machine(bed.lab.control_plane(), &address, node_port)).await.context("the node port from elsewhere")?;
+    all_answer(&both, async || from_pod(&bed, ip).await).await.context("from a pod")?;
+    all_answer(&both, async || from_machine(bed.pet.machine(), ip, 80).await).await.context("from the node")?;
+    all_answer(&both, async || from_pod(&bed, &format!("{address}:{node_port}")).await).await.context("the node port from a pod")?;
+    all_answer(&both, async || from_machine(bed.pet.machine(), &address, node_port).await).await.context("the node port from the node")?;
+    all_answer(&both, async || from_machine(bed.lab.control_plane(), &address, node_port).await).await.context("the node port from elsewhere")?;
     let udp = format!("echo hostname | nc -u -w 2 {ip} 90");
-    all_answer(&both, || bed.kubectl(&["exec", "client", "--", "sh", "-c", &udp])).await.context("by UDP")?;
+    all_answer(&both, async || bed.kubectl(&["exec", "client", "--", "sh", "-c", &udp]).await).await.context("by UDP")?;
     let api = format!("{API_SERVICE_IP}:443");
     bed.kubectl(&["exec", "web-0", "--", "/agnhost", "connect", &api, "--timeout=3s"]).await.context("the API server from a pod")?;
     // A server that asks its own Service may be answered by itself.
@@ -115,7 +112,7 @@ async fn e2e_services_survive_the_agent_and_a_flush() -> Result<()> {
     tokio::try_join!(server(&bed, "web-0", json!([])), server(&bed, "web-1", json!([])), client(&bed))?;
     let web = service(&bed, "web", json!({})).await?;
     let ip = cluster_ip(&web)?;
-    all_answer(&["web-0", "web-1"], || from_pod(&bed, ip)).await?;
+    all_answer(&["web-0", "web-1"], async || from_pod(&bed, ip).await).await?;
 
     let count = format!(
         "ok=0; bad=0; end=$(($(date +%s) + 15)); while [ $(date +%s) -lt $end ]; do \
@@ -163,11 +160,11 @@ async fn e2e_host_ports_lead_into_their_pod() -> Result<()> {
     tokio::try_join!(server(&bed, "web-0", ports), client(&bed))?;
     let address = bed.pet.address().to_string();
     let reach = async || -> Result<()> {
-        all_answer(&["web-0"], || from_machine(bed.lab.control_plane(), &address, 18080)).await.context("from elsewhere")?;
-        all_answer(&["web-0"], || from_machine(bed.pet.machine(), &address, 18080)).await.context("from the node")?;
-        all_answer(&["web-0"], || from_machine(bed.pet.machine(), "127.0.0.1", 18080)).await.context("from the node by its loopback")?;
-        all_answer(&["web-0"], || from_machine(bed.pet.machine(), "127.0.0.1", 18081)).await.context("the loopback's own port")?;
-        all_answer(&["web-0"], || from_pod(&bed, &format!("{address}:18080"))).await.context("from a pod")
+        all_answer(&["web-0"], async || from_machine(bed.lab.control_plane(), &address, 18080).await).await.context("from elsewhere")?;
+        all_answer(&["web-0"], async || from_machine(bed.pet.machine(), &address, 18080).await).await.context("from the node")?;
+        all_answer(&["web-0"], async || from_machine(bed.pet.machine(), "127.0.0.1", 18080).await).await.context("from the node by its loopback")?;
+        all_answer(&["web-0"], async || from_machine(bed.pet.machine(), "127.0.0.1", 18081).await).await.context("the loopback's own port")?;
+        all_answer(&["web-0"], async || from_pod(&bed, &format!("{address}:18080")).await).await.context("from a pod")
     };
     reach().await?;
     ensure!(from_machine(bed.lab.control_plane(), &address, 18081).await.is_err(), "the loopback's port is open to others");
