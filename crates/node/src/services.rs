@@ -21,6 +21,7 @@ use std::sync::Arc;
 use kube_pet_core::node::NodeInfo;
 use kube_pet_core::services::Network;
 use tokio::sync::{mpsc, watch as tokio_watch};
+use tracing::warn;
 
 pub use host_ports::{HostPortError, HostPortRequests, HostPorts};
 pub use reader::ServiceReader;
@@ -72,35 +73,46 @@ impl Services {
         let (updates_tx, updates) = mpsc::channel(QUEUE);
         let mut watches: Vec<(&'static str, Task)> = Vec::new();
         let mut services: Option<Open<KernelTable>> = None;
+        let table = TableOptions { name: format!("{link_prefix}-services"), link_prefix: link_prefix.clone(), ..TableOptions::default() };
         let reader = match api {
             None => ServiceReader::none(),
             Some(api) => {
                 let (writer, reader) = reader::store();
                 watches.push(("services", Box::pin(watch::services(api.clone(), writer, proxy.then(|| updates_tx.clone())))));
                 if proxy {
-                    services = Some(opener(format!("{link_prefix}-services"), link_prefix.clone(), None));
+                    services = Some(opener(table.clone()));
                     watches.push(("endpoint slices", Box::pin(watch::slices(api, node_name, updates_tx))));
                 }
                 reader
             }
         };
-        let host_ports_table = opener(format!("{link_prefix}-pods"), link_prefix, masquerade_except);
-        let proxy = Proxy::new(Parts { services, host_ports: host_ports_table, updates, commands: host_ports.0, node });
-        Self { reader, watches, proxy: Box::pin(proxy.run()) }
+        let retired = services.is_none().then_some(table);
+        let pods = opener(TableOptions { name: format!("{link_prefix}-pods"), link_prefix, masquerade_except, ..TableOptions::default() });
+        let proxy = Proxy::new(Parts { services, host_ports: pods, updates, commands: host_ports.0, node });
+        let run = async move {
+            if let Some(table) = retired {
+                retire(table).await;
+            }
+            proxy.run().await;
+        };
+        Self { reader, watches, proxy: Box::pin(run) }
     }
 }
 
-fn opener(name: String, link_prefix: String, masquerade_except: Option<Vec<Network>>) -> Open<KernelTable> {
+/// An earlier run has served Services, this one does not.
+async fn retire(table: TableOptions) {
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || KernelTable::remove(&table)).await {
+        warn!(error = &error as &dyn std::error::Error, "what an earlier run has programmed for Services is not taken away");
+    }
+}
+
+/// Opens the table for the node's networks as they are then.
+fn opener(table: TableOptions) -> Open<KernelTable> {
     Arc::new(move |pods| {
-        let mut except = masquerade_except.clone();
-        if let Some(except) = &mut except {
+        let mut table = TableOptions { pods: pods.to_vec(), ..table.clone() };
+        if let Some(except) = &mut table.masquerade_except {
             except.extend(pods);
         }
-        KernelTable::open(&TableOptions {
-            name: name.clone(),
-            link_prefix: link_prefix.clone(),
-            pods: pods.to_vec(),
-            masquerade_except: except,
-        })
+        KernelTable::open(&table)
     })
 }

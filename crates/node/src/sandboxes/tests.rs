@@ -7,9 +7,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use kube_pet_host::namespaces::{Kind, create, run_in, run_in_netns};
+use kube_pet_core::services::{HostPort, Protocol};
 use kube_pet_host::{mounts, namespaces};
 
 use super::*;
+use crate::services::{Services, ServicesOptions};
 
 /// A node: a network namespace, a root folder, and a runtime whose threads all live in that namespace (as those of an agent
 /// in the lab do).
@@ -185,6 +187,49 @@ fn netns_a_restart_of_the_agent_disturbs_nothing() {
     client.write_all(b"x").unwrap();
     server.read_exact(&mut [0]).unwrap();
     assert_eq!(node.ensure(&spec("b")).unwrap().ips, [ip("10.33.0.2")]);
+}
+
+/// The agent starts, with a proxy that opens host ports.
+fn start_with_proxy(node: &mut Node) -> tokio::task::JoinHandle<()> {
+    let (host_ports, requests) = HostPorts::channel();
+    let config = SandboxConfig { link_prefix: "t".to_owned(), ..SandboxConfig::default() };
+    node.manager = SandboxManager::new(Paths::new(node.folder.path()), config, host_ports);
+    node.block(node.manager.recover());
+    let services = Services::new(ServicesOptions {
+        api: None,
+        proxy: false,
+        node_name: "node".to_owned(),
+        node: tokio::sync::watch::channel(std::sync::Arc::default()).1,
+        host_ports: requests,
+        link_prefix: "t".to_owned(),
+        masquerade_except: None,
+    });
+    node.runtime.as_ref().unwrap().spawn(services.proxy)
+}
+
+#[test]
+fn netns_host_ports_survive_restarts_and_close_with_the_pod() {
+    let mut node = Node::new();
+    let proxy = start_with_proxy(&mut node);
+    let ports = vec![HostPort { address: None, protocol: Protocol::Tcp, port: 18080, container_port: 8080 }];
+    let sandbox = node.ensure(&SandboxSpec { host_ports: ports, ..spec("a") }).unwrap();
+    let client = node.ensure(&spec("b")).unwrap();
+    let _listener = run_in_netns(sandbox.netns.as_ref().unwrap(), || TcpListener::bind((sandbox.ips[0], 8080)).unwrap()).unwrap();
+    // The node as its pods see it.
+    let address = std::net::SocketAddr::from(([169, 254, 1, 1], 18080));
+    let open = || run_in_netns(client.netns.as_ref().unwrap(), || TcpStream::connect_timeout(&address, Duration::from_secs(2))).unwrap().is_ok();
+    assert!(open());
+    proxy.abort();
+    let proxy = start_with_proxy(&mut node);
+    assert!(open());
+    // What was adopted has been compared with the kernel by now: another port is opened after that.
+    let other = vec![HostPort { address: None, protocol: Protocol::Tcp, port: 18081, container_port: 8080 }];
+    node.ensure(&SandboxSpec { host_ports: other, ..spec("c") }).unwrap();
+    assert!(open());
+    proxy.abort();
+    let _proxy = start_with_proxy(&mut node);
+    node.teardown("a").unwrap();
+    assert!(!open());
 }
 
 #[test]

@@ -41,7 +41,7 @@ pub enum TableError {
 }
 
 /// How a table is to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableOptions {
     /// Its name.
     pub name: String,
@@ -62,16 +62,28 @@ impl KernelTable {
     /// # Errors
     /// When the kernel cannot be talked to.
     pub fn open(options: &TableOptions) -> Result<Self, TableError> {
-        let TableOptions { name, link_prefix, pods, masquerade_except } = options;
-        let networks = |networks: &[Network]| networks.iter().map(network).collect::<Vec<_>>();
-        Ok(Self(kernel::ServiceTable::open(kernel::Config {
-            table: name.clone(),
-            pod_links: link_prefix.clone(),
-            local_pods: networks(pods),
-            masquerade_except: masquerade_except.as_deref().map(networks),
-            node_addresses: None,
-        })?))
+        Ok(Self(open(options)?))
     }
+
+    /// Takes a table of an earlier run away, if there is one.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn remove(options: &TableOptions) -> Result<(), TableError> {
+        Ok(open(options)?.remove()?)
+    }
+}
+
+fn open(options: &TableOptions) -> Result<kernel::ServiceTable, kernel::ServiceTableError> {
+    let TableOptions { name, link_prefix, pods, masquerade_except } = options;
+    let networks = |networks: &[Network]| networks.iter().map(network).collect::<Vec<_>>();
+    kernel::ServiceTable::open(kernel::Config {
+        table: name.clone(),
+        pod_links: link_prefix.clone(),
+        local_pods: networks(pods),
+        masquerade_except: masquerade_except.as_deref().map(networks),
+        node_addresses: None,
+    })
 }
 
 impl Table for KernelTable {
