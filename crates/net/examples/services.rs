@@ -51,6 +51,7 @@ fn config() -> Config {
         local_pods: vec![pods],
         masquerade_except: Some(vec![pods]),
         node_addresses: None,
+        loopback: false,
     }
 }
 

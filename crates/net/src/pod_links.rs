@@ -149,6 +149,12 @@ pub fn ensure(link: &PodLink<'_>) -> Result<(), PodLinkError> {
     Ok(())
 }
 
+/// Lets the node's loopback speak to the pod behind the link, whose answers come back over it. The kernel refuses that otherwise.
+/// What the pod itself sends to the loopback must be dropped before connections are told apart.
+pub fn answer_loopback(host_name: &str) -> Result<(), PodLinkError> {
+    sysctl(&format!("ipv4/conf/{host_name}/route_localnet"), "1")
+}
+
 /// Puts back the node's routes to a pod: the kernel drops those that name a source address when the node loses that one.
 pub fn ensure_routes(host_name: &str, pod: &[IpAddr], source: Option<IpAddr>) -> Result<(), PodLinkError> {
     let mut socket = RouteSocket::open()?;

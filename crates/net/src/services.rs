@@ -35,6 +35,9 @@ pub struct Config {
     pub masquerade_except: Option<Vec<Network>>,
     /// Which of the machine's addresses [`Address::Node`] is; `None`: all of them.
     pub node_addresses: Option<Vec<Network>>,
+    /// Whether 127.0.0.0/8 belongs to them. Endpoints must then be behind links with [`crate::pod_links::answer_loopback`].
+    /// The loopback of IPv6 cannot be translated.
+    pub loopback: bool,
 }
 
 /// The kernel refused a request.

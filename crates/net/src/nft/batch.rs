@@ -176,8 +176,17 @@ impl<'a> Batch<'a> {
         });
     }
 
-    /// A chain of type `nat` at one of the hooks of `linux/netfilter.h`.
+    /// A chain at one of the hooks of `linux/netfilter.h` that sees the first packet of each connection.
     pub(crate) fn nat_chain(&mut self, name: &str, hook: u32, priority: i32) {
+        self.base_chain(name, "nat", hook, priority);
+    }
+
+    /// A chain that sees every packet.
+    pub(crate) fn filter_chain(&mut self, name: &str, hook: u32, priority: i32) {
+        self.base_chain(name, "filter", hook, priority);
+    }
+
+    fn base_chain(&mut self, name: &str, kind: &str, hook: u32, priority: i32) {
         let table = self.table;
         self.message(message::NEW_CHAIN, NLM_F_CREATE, |w| {
             w.name(attribute::CHAIN_TABLE, table);
@@ -187,7 +196,7 @@ impl<'a> Batch<'a> {
                 w.attribute(attribute::HOOK_PRIORITY, &priority.to_be_bytes());
             });
             w.number(attribute::CHAIN_POLICY, 1);
-            w.name(attribute::CHAIN_TYPE, "nat");
+            w.name(attribute::CHAIN_TYPE, kind);
         });
     }
 

@@ -9,7 +9,9 @@
 //! postrouting ─► remember the client's endpoint ─► masquerade: what could not come back, what endpoints must not see, pods to the world
 //! input ───────► remember the client's endpoint
 //! ```
-//! The same for IPv6. All chains are of type nat: only the first packet of a connection sees them.
+//! The same for IPv6. All of these are of type nat: only the first packet of a connection sees them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Config;
 use super::elements::{Lane, Set, To};
@@ -27,8 +29,13 @@ const OUTPUT: u32 = 3;
 const POSTROUTING: u32 = 4;
 /// Before others' destination translation (-100), so that a rule for a port of the node does not take a Service's packets.
 const BEFORE_DESTINATION_NAT: i32 = -105;
+/// Before connections are told apart and their packets translated back (-200).
+const BEFORE_CONNECTIONS: i32 = -300;
 /// Before others' source translation (100), so that what is masqueraded here is not changed by theirs.
 const BEFORE_SOURCE_NAT: i32 = 95;
+
+const LOOPBACK_V4: Network = Network { address: IpAddr::V4(Ipv4Addr::LOCALHOST), prefix: 8 };
+const LOOPBACK_V6: Network = Network { address: IpAddr::V6(Ipv6Addr::LOCALHOST), prefix: 128 };
 
 fn address_size(family: Family) -> u32 {
     if family == Family::V4 { 4 } else { 16 }
@@ -86,6 +93,18 @@ pub(super) fn build(batch: &mut Batch<'_>, config: &Config, userdata: &[u8]) {
     batch.nat_chain("output", OUTPUT, BEFORE_DESTINATION_NAT);
     batch.nat_chain("input", INPUT, BEFORE_SOURCE_NAT);
     batch.nat_chain("postrouting", POSTROUTING, BEFORE_SOURCE_NAT);
+    if config.loopback {
+        // Links that let answers to the loopback in would let a pod's own packets to it in, too: they are told apart before translation.
+        batch.filter_chain("loopback", PREROUTING, BEFORE_CONNECTIONS);
+        batch.rule("loopback", |w| {
+            w.meta(Meta::InputName, Register(0));
+            w.compare(Register(0), true, config.pod_links.as_bytes());
+            w.family_is(false);
+            destination(w, Family::V4, Register(0));
+            within(w, &LOOPBACK_V4);
+            w.drop_packet();
+        });
+    }
     batch.rule("refuse", |w| {
         w.meta(Meta::Protocol, Register(0));
         w.compare(Register(0), true, &[6]);
@@ -161,8 +180,16 @@ fn dispatch(batch: &mut Batch<'_>, config: &Config, family: Family, inside: bool
     batch.rule(&chain, |w| {
         destination(w, family, Register(0));
         w.in_set(&Set::Addresses(family).name());
-        w.goto(&Lane { family, to: To::Address, inside }.name());
+        // An external IP may be the node's: its other ports are the node's, too.
+        w.jump(&Lane { family, to: To::Address, inside }.name());
     });
+    if is_v6(family) || !config.loopback {
+        batch.rule(&chain, |w| {
+            destination(w, family, Register(0));
+            within(w, &if is_v6(family) { LOOPBACK_V6 } else { LOOPBACK_V4 });
+            w.give_back();
+        });
+    }
     let own = config.node_addresses.iter().flatten().filter(|n| Family::of(n.address) == family).map(Some);
     let every = config.node_addresses.is_none().then_some(None);
     for addresses in own.chain(every) {
@@ -341,7 +368,7 @@ fn remember(batch: &mut Batch<'_>, family: Family, to: To, seconds: u32, name: &
 /// What tells a table of another version or configuration.
 pub(super) fn fingerprint(config: &Config) -> Vec<u8> {
     // Exhaustive: a setting that is forgotten here does not compile.
-    let Config { table: _, pod_links, local_pods, masquerade_except, node_addresses } = config;
+    let Config { table: _, pod_links, local_pods, masquerade_except, node_addresses, loopback } = config;
     let networks = |networks: &[Network]| {
         let one = |n: &Network| octets(n.address).into_iter().chain([n.prefix]).collect::<Vec<_>>();
         networks.iter().flat_map(one).collect::<Vec<u8>>()
@@ -353,6 +380,7 @@ pub(super) fn fingerprint(config: &Config) -> Vec<u8> {
         networks(local_pods),
         masquerade_except.as_deref().map_or_else(|| vec![0], networks),
         node_addresses.as_deref().map_or_else(|| vec![0], networks),
+        vec![u8::from(*loopback)],
     ];
     for byte in parts.iter().flat_map(|p| p.iter().chain(&[0xff])) {
         // FNV-1a: the same in every build.

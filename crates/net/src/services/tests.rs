@@ -25,6 +25,7 @@ fn config() -> Config {
         local_pods: vec![network("10.9.0.0", 24), network("fd00:9::", 64)],
         masquerade_except: None,
         node_addresses: None,
+        loopback: false,
     }
 }
 
@@ -95,8 +96,12 @@ impl Net {
 
     /// Who answers at the address, and whom he sees.
     fn ask(&self, from: &str, to: SocketAddr) -> io::Result<String> {
-        let mut stream = self.within(from, || TcpStream::connect_timeout(&to, Duration::from_millis(700)))?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        self.ask_for(from, to, Duration::from_secs(10))
+    }
+
+    fn ask_for(&self, from: &str, to: SocketAddr, patience: Duration) -> io::Result<String> {
+        let mut stream = self.within(from, || TcpStream::connect_timeout(&to, patience))?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)
@@ -111,7 +116,7 @@ impl Net {
     }
 
     fn dropped(&self, from: &str, to: SocketAddr) -> bool {
-        self.ask(from, to).is_err_and(|e| e.kind() == io::ErrorKind::TimedOut)
+        self.ask_for(from, to, Duration::from_millis(700)).is_err_and(|e| e.kind() == io::ErrorKind::TimedOut)
     }
 }
 
@@ -158,7 +163,7 @@ fn netns_no_endpoint_is_refused_at_once_and_a_change_is_seen() {
     table.apply(&[(frontend, Some(Rule::Drop))]).unwrap();
     assert!(net.dropped("outside", at(VIP, 80)));
     table.apply(&[(frontend, None)]).unwrap();
-    assert!(net.ask("outside", at(VIP, 80)).is_err());
+    assert!(net.dropped("outside", at(VIP, 80)), "nobody has the address");
     assert!(table.rules().is_empty());
 }
 
@@ -180,8 +185,26 @@ fn netns_a_node_port_hides_the_client_only_where_it_must() {
     assert_eq!(net.answers("pod2", at(NODE, 30002)).len(), 2);
     assert!(net.dropped("outside", at(NODE, 30003)));
     assert_eq!(net.answers("node", at(NODE, 30003)).len(), 2);
+    let external = vip(NODE, Protocol::Tcp, 80);
+    table.apply(&[(external, Some(forward(&[at(POD2, 8080)])))]).unwrap();
+    assert!(net.ask("outside", at(NODE, 80)).is_ok() && net.ask("outside", at(NODE, 30001)).is_ok(), "an external IP that is the node's");
     net.serve("node", "node", 30004);
     assert_eq!(net.ask("outside", at(NODE, 30004)).unwrap(), "node 198.51.100.7", "other ports are the machine's");
+}
+
+#[test]
+fn netns_the_loopback_leads_into_pods_where_it_is_one_of_the_nodes_addresses() {
+    let net = Net::new();
+    let mut table = net.table(Config { loopback: true, ..config() });
+    let loopback = Frontend { address: Address::Ip(ip("127.0.0.1")), protocol: Protocol::Tcp, port: 8081 };
+    table.reconcile(&desired(&[(node_port(8080), forward(&[at(POD1, 8080)])), (loopback, forward(&[at(POD1, 8080)]))])).unwrap();
+    net.within("node", || crate::pod_links::answer_loopback("kpaaaaaaaaaa").unwrap());
+    for port in [8080, 8081] {
+        assert_eq!(net.ask("node", at("127.0.0.1", port)).unwrap(), "pod1 192.0.2.10");
+    }
+    assert!(net.refused("outside", at(NODE, 8081)), "only the loopback's");
+    net.serve("node", "node", 9000);
+    assert!(net.ask("node", at("127.0.0.1", 9000)).is_ok() && net.ask("node", at("::1", 9000)).is_ok());
 }
 
 #[test]
@@ -190,7 +213,7 @@ fn netns_node_ports_only_at_the_configured_addresses() {
     net.scene.give_node(ip("192.0.2.11"));
     let mut table = net.table(Config { node_addresses: Some(vec![network("192.0.2.11", 32)]), ..config() });
     table.reconcile(&desired(&[(node_port(30001), forward(&[at(POD1, 8080)]))])).unwrap();
-    assert!(net.ask("outside", at("192.0.2.11", 30001)).is_ok());
+    net.ask("outside", at("192.0.2.11", 30001)).unwrap();
     assert!(net.refused("outside", at(NODE, 30001)));
 }
 
@@ -216,7 +239,7 @@ fn netns_a_client_stays_with_its_endpoint_until_that_is_gone() {
     let mut table = net.table(config());
     for (frontend, target) in [(vip(VIP, Protocol::Tcp, 80), at(VIP, 80)), (node_port(30001), at(NODE, 30001))] {
         let rule = |endpoints: &[SocketAddr]| {
-            let affinity = Some(Duration::from_secs(2));
+            let affinity = Some(Duration::from_secs(1));
             Some(Rule::Forward(Forward { endpoints: endpoints.to_vec(), affinity, ..Forward::default() }))
         };
         table.apply(&[(frontend, rule(&[at(POD1, 8080), at(POD2, 8080)]))]).unwrap();
@@ -229,11 +252,11 @@ fn netns_a_client_stays_with_its_endpoint_until_that_is_gone() {
         table.apply(&[(frontend, rule(&[at(other, 8080)]))]).unwrap();
         assert_eq!(net.answers("outside", target).len(), 1);
         assert_ne!(net.answers("outside", target), seen);
-        std::thread::sleep(Duration::from_millis(2500));
+        std::thread::sleep(Duration::from_millis(1300));
         table.apply(&[(frontend, rule(&[at(other, 8080), at(stays, 8080)]))]).unwrap();
         let later: BTreeSet<_> = (0..12)
             .map(|_| {
-                std::thread::sleep(Duration::from_millis(2100));
+                std::thread::sleep(Duration::from_millis(1100));
                 net.ask("outside", target).unwrap()
             })
             .collect();
@@ -310,7 +333,7 @@ fn netns_another_start_changes_nothing_and_what_others_did_is_put_right() {
     let mut batch = Batch::new("kube-pet-test");
     batch.delete(&Set::Count(lane, 2).name(), Element { key: &key, end: &[], value: &[] });
     first.socket.commit(batch).unwrap();
-    assert!(net.ask("outside", at(VIP, 80)).is_err());
+    assert!(net.dropped("outside", at(VIP, 80)));
     assert_eq!(second.verify().unwrap(), Condition::Touched);
     assert_eq!(second.repair().unwrap(), Repaired { rebuilt: false, added: 1, removed: 0 });
     assert!(net.ask("outside", at(VIP, 80)).is_ok());
