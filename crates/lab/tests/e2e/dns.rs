@@ -1,9 +1,12 @@
-//! /etc/resolv.conf and /etc/hosts for each dnsPolicy.
+//! /etc/resolv.conf and /etc/hosts for each dnsPolicy, and what the cluster's DNS answers to pods.
 
 use anyhow::{Result, ensure};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube_pet_lab::{cluster_dns, eventually};
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
-use crate::harness::Bed;
+use crate::harness::{Bed, PAUSE, SOON, pod_ip, shell};
 
 async fn resolv_conf(test: &str, spec: Value) -> Result<(String, String)> {
     let bed = Bed::shared(test).await?;
@@ -77,5 +80,115 @@ async fn e2e_host_names_and_aliases() -> Result<()> {
     ensure!(lines[..2] == ["name", full.as_str()], "{text}");
     ensure!(text.contains("# Kubernetes-managed hosts file."), "{text}");
     ensure!(text.contains("192.0.2.7\tseven.test\tsept.test"), "{text}");
+    bed.done().await
+}
+
+/// A pod that asks CoreDNS, which is started by the first test that needs it.
+async fn asking(test: &str) -> Result<Bed> {
+    static STARTED: OnceCell<()> = OnceCell::const_new();
+    let bed = Bed::shared(test).await?;
+    // On the pet that stays: the tests' own pets come and go.
+    STARTED.get_or_try_init(|| cluster_dns::start(&bed.lab, Some(bed.pet.name()), 1)).await?;
+    let spec = json!({"containers": [shell("c", "trap exit TERM; while :; do sleep 1; done")]});
+    bed.pod("asker", spec).await?;
+    bed.phase("asker", "Running").await?;
+    Ok(bed)
+}
+
+/// What `nslookup` prints in the asking pod.
+async fn lookup(bed: &Bed, arguments: &[&str]) -> Result<String> {
+    let mut command = vec!["exec", "asker", "--", "nslookup"];
+    command.extend(arguments);
+    bed.kubectl(&command).await
+}
+
+#[tokio::test]
+async fn e2e_dns_answers_for_services_by_short_and_long_names() -> Result<()> {
+    let bed = asking("dnsservices").await?;
+    let space = &bed.namespace;
+    let service = json!({
+        "metadata": {"name": "web"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"name": "http", "port": 80}]},
+    });
+    bed.create::<Service>(service).await?;
+    let web: Service = bed.api().get("web").await?;
+    let address = web.spec.and_then(|spec| spec.cluster_ip).unwrap_or_default();
+    for (name, address) in
+        [("kubernetes.default.svc.cluster.local".to_owned(), "10.96.0.1"), (format!("web.{space}.svc.cluster.local"), address.as_str())]
+    {
+        eventually(SOON, &name, || async {
+            let answer = lookup(&bed, &["-type=a", &name]).await?;
+            ensure!(answer.contains(&format!("Address: {address}")), "{answer}");
+            Ok(())
+        })
+        .await?;
+    }
+    // By the resolver of the pod's C library, through the search list of its resolv.conf.
+    for name in ["kubernetes.default", "kubernetes.default.svc", "web"] {
+        let answer = bed.kubectl(&["exec", "asker", "--", "getent", "hosts", name]).await;
+        let answer = match answer {
+            Ok(answer) => answer,
+            // busybox has no getent; its ping resolves first and prints what it found.
+            Err(_) => bed.kubectl(&["exec", "asker", "--", "sh", "-c", &format!("ping -c 1 -w 1 {name}; true")]).await?,
+        };
+        let wanted = if name == "web" { &address } else { "10.96.0.1" };
+        ensure!(answer.contains(wanted), "{name}: {answer}");
+    }
+    bed.done().await
+}
+
+#[tokio::test]
+async fn e2e_dns_answers_for_headless_services_and_ports() -> Result<()> {
+    let bed = asking("dnsheadless").await?;
+    let service = json!({
+        "metadata": {"name": "peers"},
+        "spec": {"clusterIP": "None", "selector": {"app": "peer"}, "ports": [{"name": "http", "port": 8080}]},
+    });
+    bed.create::<Service>(service).await?;
+    let mut addresses = Vec::new();
+    for name in ["one", "two"] {
+        let pod = json!({
+            "metadata": {"name": name, "labels": {"app": "peer"}},
+            "spec": {
+                "hostname": name, "subdomain": "peers", "nodeName": bed.pet.name(), "terminationGracePeriodSeconds": 1,
+                "containers": [{"name": "c", "image": PAUSE}],
+            },
+        });
+        bed.create::<Pod>(pod).await?;
+        let pod = bed.phase(name, "Running").await?;
+        addresses.push(pod_ip(&pod).unwrap_or_default().to_owned());
+    }
+    let domain = format!("peers.{}.svc.cluster.local", bed.namespace);
+    eventually(SOON, "both pods are in the Service's name", || async {
+        let answer = lookup(&bed, &["-type=a", &domain]).await?;
+        ensure!(addresses.iter().all(|address| answer.contains(&format!("Address: {address}"))), "{addresses:?}: {answer}");
+        Ok(())
+    })
+    .await?;
+    let one = lookup(&bed, &["-type=a", &format!("one.{domain}")]).await?;
+    ensure!(one.contains(&addresses[0]) && !one.contains(&addresses[1]), "{addresses:?}: {one}");
+    let ports = lookup(&bed, &["-type=srv", &format!("_http._tcp.{domain}")]).await?;
+    ensure!(["one", "two"].iter().all(|pod| ports.contains(&format!("8080 {pod}.{domain}"))), "{ports}");
+    bed.done().await
+}
+
+#[tokio::test]
+async fn e2e_dns_asks_the_nodes_own_resolver_for_the_rest() -> Result<()> {
+    let bed = asking("dnsexternal").await?;
+    // The lab's resolver knows all of .lab, and nothing else.
+    let service = json!({"metadata": {"name": "outside"}, "spec": {"type": "ExternalName", "externalName": "web.lab"}});
+    bed.create::<Service>(service).await?;
+    let name = format!("outside.{}.svc.cluster.local", bed.namespace);
+    let outside = bed.lab.record().wire().control_plane().to_string();
+    eventually(SOON, "the name outside", || async {
+        let answer = lookup(&bed, &["-type=a", &name]).await?;
+        ensure!(answer.contains("web.lab") && answer.contains(&format!("Address: {outside}")), "{answer}");
+        Ok(())
+    })
+    .await?;
+    for name in ["nothing.example.test", "nothing.default.svc.cluster.local"] {
+        let refused = lookup(&bed, &["-type=a", name]).await;
+        ensure!(refused.as_ref().is_err_and(|error| format!("{error:#}").contains("exit code 1")), "{name}: {refused:?}");
+    }
     bed.done().await
 }
