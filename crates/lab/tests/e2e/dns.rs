@@ -6,7 +6,7 @@ use kube_pet_lab::{cluster_dns, eventually};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use crate::harness::{Bed, PAUSE, SOON, pod_ip, shell};
+use crate::harness::{AGNHOST, Bed, PAUSE, SOON, pod_ip};
 
 async fn resolv_conf(test: &str, spec: Value) -> Result<(String, String)> {
     let bed = Bed::shared(test).await?;
@@ -89,23 +89,29 @@ async fn asking(test: &str) -> Result<Bed> {
     let bed = Bed::shared(test).await?;
     // On the pet that stays: the tests' own pets come and go.
     STARTED.get_or_try_init(|| cluster_dns::start(&bed.lab, Some(bed.pet.name()), 1)).await?;
-    let spec = json!({"containers": [shell("c", "trap exit TERM; while :; do sleep 1; done")]});
-    bed.pod("asker", spec).await?;
+    bed.pod("asker", json!({"containers": [{"name": "c", "image": AGNHOST}]})).await?;
     bed.phase("asker", "Running").await?;
     Ok(bed)
 }
 
-/// What `nslookup` prints in the asking pod.
-async fn lookup(bed: &Bed, arguments: &[&str]) -> Result<String> {
-    let mut command = vec!["exec", "asker", "--", "nslookup"];
-    command.extend(arguments);
+/// What the asking pod is told, or `status: …` when there is no such name.
+async fn dig(bed: &Bed, kind: &str, name: &str) -> Result<String> {
+    let command = ["exec", "asker", "--", "dig", "+noall", "+answer", "+comments", "+timeout=2", "+tries=1", "+search", kind, name];
     bed.kubectl(&command).await
+}
+
+async fn until_dig(bed: &Bed, kind: &str, name: &str, parts: &[&str]) -> Result<String> {
+    eventually(SOON, &format!("{kind} {name}: {parts:?}"), || async {
+        let answer = dig(bed, kind, name).await?;
+        ensure!(parts.iter().all(|part| answer.contains(part)), "{answer}");
+        Ok(answer)
+    })
+    .await
 }
 
 #[tokio::test]
 async fn e2e_dns_answers_for_services_by_short_and_long_names() -> Result<()> {
     let bed = asking("dnsservices").await?;
-    let space = &bed.namespace;
     let service = json!({
         "metadata": {"name": "web"},
         "spec": {"selector": {"app": "web"}, "ports": [{"name": "http", "port": 80}]},
@@ -113,32 +119,19 @@ async fn e2e_dns_answers_for_services_by_short_and_long_names() -> Result<()> {
     bed.create::<Service>(service).await?;
     let web: Service = bed.api().get("web").await?;
     let address = web.spec.and_then(|spec| spec.cluster_ip).unwrap_or_default();
-    for (name, address) in
-        [("kubernetes.default.svc.cluster.local".to_owned(), "10.96.0.1"), (format!("web.{space}.svc.cluster.local"), address.as_str())]
-    {
-        eventually(SOON, &name, || async {
-            let answer = lookup(&bed, &["-type=a", &name]).await?;
-            ensure!(answer.contains(&format!("Address: {address}")), "{answer}");
-            Ok(())
-        })
-        .await?;
-    }
+    until_dig(&bed, "A", &format!("web.{}.svc.cluster.local.", bed.namespace), &[&address]).await?;
+    until_dig(&bed, "A", "kubernetes.default.svc.cluster.local.", &["10.96.0.1"]).await?;
+    until_dig(&bed, "PTR", "1.0.96.10.in-addr.arpa.", &["kubernetes.default.svc.cluster.local."]).await?;
     // By the resolver of the pod's C library, through the search list of its resolv.conf.
-    for name in ["kubernetes.default", "kubernetes.default.svc", "web"] {
-        let answer = bed.kubectl(&["exec", "asker", "--", "getent", "hosts", name]).await;
-        let answer = match answer {
-            Ok(answer) => answer,
-            // busybox has no getent; its ping resolves first and prints what it found.
-            Err(_) => bed.kubectl(&["exec", "asker", "--", "sh", "-c", &format!("ping -c 1 -w 1 {name}; true")]).await?,
-        };
-        let wanted = if name == "web" { &address } else { "10.96.0.1" };
-        ensure!(answer.contains(wanted), "{name}: {answer}");
+    for (name, address) in [("kubernetes.default", "10.96.0.1"), ("kubernetes.default.svc", "10.96.0.1"), ("web", &address)] {
+        let answer = bed.kubectl(&["exec", "asker", "--", "getent", "ahostsv4", name]).await?;
+        ensure!(answer.starts_with(&format!("{address} ")), "{name}: {answer}");
     }
     bed.done().await
 }
 
 #[tokio::test]
-async fn e2e_dns_answers_for_headless_services_and_ports() -> Result<()> {
+async fn e2e_dns_answers_for_headless_services_and_their_ports() -> Result<()> {
     let bed = asking("dnsheadless").await?;
     let service = json!({
         "metadata": {"name": "peers"},
@@ -158,17 +151,12 @@ async fn e2e_dns_answers_for_headless_services_and_ports() -> Result<()> {
         let pod = bed.phase(name, "Running").await?;
         addresses.push(pod_ip(&pod).unwrap_or_default().to_owned());
     }
-    let domain = format!("peers.{}.svc.cluster.local", bed.namespace);
-    eventually(SOON, "both pods are in the Service's name", || async {
-        let answer = lookup(&bed, &["-type=a", &domain]).await?;
-        ensure!(addresses.iter().all(|address| answer.contains(&format!("Address: {address}"))), "{addresses:?}: {answer}");
-        Ok(())
-    })
-    .await?;
-    let one = lookup(&bed, &["-type=a", &format!("one.{domain}")]).await?;
+    let domain = format!("peers.{}.svc.cluster.local.", bed.namespace);
+    until_dig(&bed, "A", &domain, &[&addresses[0], &addresses[1]]).await?;
+    let one = dig(&bed, "A", &format!("one.{domain}")).await?;
     ensure!(one.contains(&addresses[0]) && !one.contains(&addresses[1]), "{addresses:?}: {one}");
-    let ports = lookup(&bed, &["-type=srv", &format!("_http._tcp.{domain}")]).await?;
-    ensure!(["one", "two"].iter().all(|pod| ports.contains(&format!("8080 {pod}.{domain}"))), "{ports}");
+    let wanted = [format!("8080 one.{domain}"), format!("8080 two.{domain}")];
+    until_dig(&bed, "SRV", &format!("_http._tcp.{domain}"), &[&wanted[0], &wanted[1]]).await?;
     bed.done().await
 }
 
@@ -178,17 +166,12 @@ async fn e2e_dns_asks_the_nodes_own_resolver_for_the_rest() -> Result<()> {
     // The lab's resolver knows all of .lab, and nothing else.
     let service = json!({"metadata": {"name": "outside"}, "spec": {"type": "ExternalName", "externalName": "web.lab"}});
     bed.create::<Service>(service).await?;
-    let name = format!("outside.{}.svc.cluster.local", bed.namespace);
+    let name = format!("outside.{}.svc.cluster.local.", bed.namespace);
     let outside = bed.lab.record().wire().control_plane().to_string();
-    eventually(SOON, "the name outside", || async {
-        let answer = lookup(&bed, &["-type=a", &name]).await?;
-        ensure!(answer.contains("web.lab") && answer.contains(&format!("Address: {outside}")), "{answer}");
-        Ok(())
-    })
-    .await?;
-    for name in ["nothing.example.test", "nothing.default.svc.cluster.local"] {
-        let refused = lookup(&bed, &["-type=a", name]).await;
-        ensure!(refused.as_ref().is_err_and(|error| format!("{error:#}").contains("exit code 1")), "{name}: {refused:?}");
+    until_dig(&bed, "A", &name, &["CNAME\tweb.lab.", &outside]).await?;
+    for name in ["nothing.example.test.", "nothing.default.svc.cluster.local."] {
+        let answer = dig(&bed, "A", name).await?;
+        ensure!(answer.contains("status: NXDOMAIN"), "{name}: {answer}");
     }
     bed.done().await
 }
