@@ -1,6 +1,6 @@
 //! The service proxy that others have: the real kube-proxy in nftables mode on a pet, to compare with and to judge the lab itself.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -9,7 +9,7 @@ use crate::{
     builds::Builds,
     daemon::{Daemon, DaemonSpec},
     lab::Lab,
-    network::POD_NETWORK,
+    network::{API_SERVICE_IP, POD_NETWORK},
     patience::eventually,
     pet::Pet,
 };
@@ -24,7 +24,26 @@ const FILES: &str = "/etc/kube-pet/kube-proxy";
 ///
 /// # Errors
 /// When it is not built, ends, or has not written its rules within half a minute.
-pub async fn start(lab: &Lab, pet: &Pet) -> Result<Daemon> {
+pub async fn start(lab: &Lab, pet: &Pet) -> Result<()> {
+    let daemon = launch(lab, pet).await?;
+    let what = format!("kube-proxy's rules on {}", pet.name());
+    // The API server's own Service is there in every cluster.
+    let rules = format!("nft list map ip kube-proxy service-ips | grep -q {API_SERVICE_IP}");
+    eventually(Duration::from_secs(30), &what, || async {
+        let found = pet.shell(&rules).await.map(drop);
+        if daemon.is_running() {
+            return found.map(Ok);
+        }
+        Ok(Err(anyhow::anyhow!("kube-proxy ended: {}", crate::daemon::tail(&daemon.spec.log))))
+    })
+    .await?
+}
+
+/// As [`start`], but waits for nothing.
+///
+/// # Errors
+/// When it is not built or ends at once.
+pub async fn launch(lab: &Lab, pet: &Pet) -> Result<Daemon> {
     let folder = pet.machine().dir.join("etc/kube-pet/kube-proxy");
     fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
     let kubeconfig = lab.record().pki_dir().join(format!("{NAME}.conf"));
@@ -36,19 +55,7 @@ pub async fn start(lab: &Lab, pet: &Pet) -> Result<Daemon> {
         environment: vec![("PATH".into(), "/usr/sbin:/usr/bin:/sbin:/bin".into())],
         log: lab.record().log(&format!("{}-{NAME}", pet.name())),
     };
-    let daemon = Daemon::start(pet.machine(), spec).await?;
-    let what = format!("kube-proxy's rules on {}", pet.name());
-    eventually(std::time::Duration::from_secs(30), &what, || async {
-        // The API server's own Service is there in every cluster.
-        let found = pet.shell("nft list map ip kube-proxy service-ips | grep -q 10.96.0.1").await;
-        if daemon.is_running() {
-            found.map(|_| Ok(()))
-        } else {
-            Ok(Err(anyhow::anyhow!("kube-proxy ended: {}", crate::daemon::tail(&daemon.spec.log))))
-        }
-    })
-    .await??;
-    Ok(daemon)
+    Daemon::start(pet.machine(), spec).await
 }
 
 /// The defaults, but for what the lab's machines lack. JSON is YAML.

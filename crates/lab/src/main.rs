@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use kube_pet_lab::{
     Lab, LabOptions, ServiceProxy, Topology,
-    bench::{self, Plan, interactive},
+    bench::{self, Plan, interactive, services},
     cleanup,
     conformance::{self, Focus, Selection, SpecList, Surroundings},
     demo,
@@ -127,6 +127,18 @@ enum Command {
         #[arg(long, default_value_t = 5)]
         transfers: usize,
     },
+    /// Measure Services beside the real kube-proxy
+    BenchServices {
+        /// Numbers of Services, growing.
+        #[arg(long, value_delimiter = ',', default_value = "100,1000,10000")]
+        sizes: Vec<u32>,
+        /// Changes of one endpoint, one after the other, for each number.
+        #[arg(long, default_value_t = 100)]
+        changes: u32,
+        /// Seconds of ten changes each, for each number.
+        #[arg(long, default_value_t = 30)]
+        busy: u32,
+    },
     /// The process that owns a lab; started by the other commands.
     #[command(hide = true)]
     Supervise {
@@ -179,6 +191,7 @@ async fn run(command: Command) -> Result<ExitCode> {
             bench::run(&Plan { sequence, burst, idle }).await?;
         }
         Command::BenchInteractive { commands, transfers } => bench::interactive::run(&interactive::Plan { commands, transfers }).await?,
+        Command::BenchServices { sizes, changes, busy } => services::run(&services::Plan { sizes, changes, busy }).await?,
         Command::Supervise { dir, lifeline } => supervisor::supervise(&dir, lifeline).await?,
     }
     Ok(ExitCode::SUCCESS)

@@ -21,6 +21,22 @@ pub enum ServiceProxy {
     KubeProxy,
 }
 
+impl ServiceProxy {
+    /// Adds a pet with this service proxy, once it is Ready.
+    ///
+    /// # Errors
+    /// When the pet does not become Ready, or the proxy does not work.
+    pub async fn pet(self, lab: &Lab, name: &str) -> Result<Pet> {
+        let pet = lab.pet(PetOptions::new(name)).await?;
+        pet.ready(Duration::from_secs(60)).await?;
+        if self == Self::KubeProxy {
+            kube_proxy::start(lab, &pet).await?;
+        }
+        say(format!("{} is Ready at {}", pet.name(), pet.address()));
+        Ok(pet)
+    }
+}
+
 /// The pets of a cluster and what runs on them from the start.
 #[derive(Clone, Copy, Debug)]
 pub struct Topology {
@@ -37,25 +53,14 @@ impl Topology {
     ///
     /// # Errors
     /// When a pet does not become Ready, or DNS does not.
-    pub async fn build(&self, lab: &Lab) -> Result<Vec<Pet>> {
-        let mut pets = Vec::new();
+    pub async fn build(&self, lab: &Lab) -> Result<()> {
         for number in 1..=self.pets {
-            let pet = lab.pet(self.options(format!("pet{number}"))).await?;
-            pet.ready(Duration::from_secs(60)).await?;
-            if self.proxy == ServiceProxy::KubeProxy {
-                kube_proxy::start(lab, &pet).await?;
-            }
-            say(format!("{} is Ready at {}", pet.name(), pet.address()));
-            pets.push(pet);
+            self.proxy.pet(lab, &format!("pet{number}")).await?;
         }
         if self.dns {
             cluster_dns::start(lab, None, self.pets.min(2)).await?;
             say("CoreDNS is ready");
         }
-        Ok(pets)
-    }
-
-    fn options(self, name: String) -> PetOptions {
-        PetOptions::new(name)
+        Ok(())
     }
 }
