@@ -197,8 +197,9 @@ impl Bench {
         for number in 0..count {
             let wanted = endpoint(2 + number % 2);
             let start = Instant::now();
+            let endpoints = [wanted];
             let ((), one, two) = tokio::try_join!(
-                self.change(PROBE, &[wanted]),
+                self.change(PROBE, &endpoints),
                 wire::answered_by(one.pet.machine(), PROBE_IP, wanted, LIMIT),
                 wire::answered_by(two.pet.machine(), PROBE_IP, wanted, LIMIT),
             )?;

@@ -31,7 +31,8 @@ async fn e2e_pods_of_two_pets_reach_each_other_and_the_api_server() -> Result<()
     }
     for (from, own, to) in [("a", &addresses[0], &addresses[1]), ("b", &addresses[1], &addresses[0])] {
         let url = format!("http://{to}:8080/clientip");
-        let answer = eventually(SOON, &url, || bed.kubectl(&["exec", from, "--", "curl", "-sS", "-m", "5", &url])).await?;
+        let ask = ["exec", from, "--", "curl", "-sS", "-m", "5", url.as_str()];
+        let answer = eventually(SOON, &url, || bed.kubectl(&ask)).await?;
         // Each pod is seen with its own address: nothing between the pets translates it.
         ensure!(answer.starts_with(&format!("{own}:")), "{from} ({own}) was seen as {answer}");
         let server = format!("https://{}:6443/readyz", bed.lab.record().wire().control_plane());
