@@ -10,6 +10,7 @@ use crate::harness::{AGNHOST, Bed, SOON, pod_ip};
 fn server(node: &str) -> serde_json::Value {
     json!({
         "nodeName": node,
+        "terminationGracePeriodSeconds": 1,
         "containers": [{
             "name": "c", "image": AGNHOST, "args": ["netexec", "--http-port=8080"],
             "readinessProbe": {"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1},
@@ -43,6 +44,8 @@ async fn e2e_pods_of_two_pets_reach_each_other_and_the_api_server() -> Result<()
         let name = kube_pet_lab::client::get(&bed.client, &path).await?;
         ensure!(name == from, "{from}: {name}");
     }
+    bed.delete("b").await?;
+    bed.gone("b", SOON).await?;
     other.remove().await?;
     bed.done().await
 }
