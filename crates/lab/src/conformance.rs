@@ -1,7 +1,7 @@
 //! The official suite of Kubernetes against a lab, and the page that tells how it went.
 
 use std::{
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
@@ -53,6 +53,15 @@ impl Focus {
         match self {
             Self::Matching(expression) => expression.clone(),
             Self::Listed(list) => list.expression(),
+        }
+    }
+}
+
+impl fmt::Display for Focus {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Matching(expression) => write!(formatter, "`{expression}`"),
+            Self::Listed(list) => write!(formatter, "the specs of `{}`", list.path().display()),
         }
     }
 }
@@ -125,8 +134,8 @@ pub async fn run_on(lab: &Lab, selection: &Selection, output: &Path) -> Result<R
     let report = parse(&json, start.elapsed())?;
     ensure!(
         !report.specs.is_empty(),
-        "no spec matches --focus '{}' --skip '{}', or none ran: see {}",
-        selection.focus.expression(),
+        "no spec matches {} --skip '{}', or none ran: see {}",
+        selection.focus,
         selection.skip,
         log.display()
     );

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 
 use anyhow::{Context, Result};
 
-use super::{Focus, Report, Selection, Spec};
+use super::{Report, Selection, Spec};
 use crate::topology::ServiceProxy;
 
 /// A run of at most so many specs has each of them in its page.
@@ -50,10 +50,6 @@ fn page(selection: &Selection, report: &Report, surroundings: &Surroundings) -> 
     for (what, value) in &surroundings.facts {
         let _ = writeln!(text, "| {what} | {value} |");
     }
-    let focus = match &selection.focus {
-        Focus::Matching(expression) => format!("`{expression}`"),
-        Focus::Listed(list) => format!("the specs of `{}`", list.path().display()),
-    };
     let services = match selection.topology.proxy {
         ServiceProxy::Agent => "kube-pet",
         ServiceProxy::KubeProxy => "kube-proxy (nftables), to judge the lab",
@@ -63,7 +59,7 @@ fn page(selection: &Selection, report: &Report, surroundings: &Surroundings) -> 
         text,
         "| Focus | {} |\n| Skip | `{}` |\n| At once | {} |\n| Nodes | {} |\n| Services by | {services} |\n| DNS | {dns} |\n| Took | {} s |\n\n\
          **{} of {} passed.**\n",
-        cell(&focus),
+        cell(&selection.focus.to_string()),
         cell(&selection.skip),
         selection.procs,
         selection.topology.pets,
