@@ -42,6 +42,8 @@ const ENDPOINTS: u32 = 3;
 /// How many Services are looked at to know that all are there: spread over all.
 const SAMPLE: usize = 100;
 const CHANGES_A_SECOND: u32 = 10;
+/// Between two changes that are timed.
+const PAUSE: Duration = Duration::from_millis(1500);
 /// How long a proxy may take for anything.
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -165,7 +167,8 @@ impl Bench {
     }
 
     async fn measure(&self, lab: &Lab, size: u32, plan: &Plan) -> Result<()> {
-        say(format!("\n{size} Services × {ENDPOINTS} endpoints{:>37}{:>30}", "kube-pet", "kube-proxy"));
+        say("");
+        row(&format!("{size} Services × {ENDPOINTS} endpoints"), &["kube-pet", "kube-proxy"]);
         let services = self.services.list(&ListParams::default()).await.context("list the Services")?.items;
         let addresses: Vec<Ipv4Addr> =
             services.iter().filter_map(|service| service.spec.as_ref()?.cluster_ip.as_deref()?.parse().ok()).collect();
@@ -205,6 +208,8 @@ impl Bench {
             )?;
             took[0].push(one.duration_since(start));
             took[1].push(two.duration_since(start));
+            // kube-proxy writes at most once a second: each change finds it with that time behind it.
+            tokio::time::sleep(PAUSE).await;
         }
         Ok(took)
     }
@@ -236,8 +241,9 @@ fn listed(endpoints: &[Ipv4Addr]) -> Value {
     endpoints.iter().map(|address| json!({"addresses": [address], "conditions": {"ready": true}})).collect()
 }
 
-fn row(what: &str, values: &[String]) {
-    say(format!("  {what:<38}{:>30}{:>30}", values[0], values[1]));
+fn row(what: &str, values: &[impl AsRef<str>]) {
+    let values: String = values.iter().map(|value| format!("{:>28}", value.as_ref())).collect();
+    say(format!("  {what:<40}{values}"));
 }
 
 fn milliseconds(took: &mut [Duration]) -> String {
