@@ -14,5 +14,6 @@ pub mod quantity;
 pub mod quoting;
 pub mod resources;
 pub mod security;
+pub mod services;
 pub mod supported;
 pub mod volumes;

@@ -61,8 +61,6 @@ pub(crate) struct Only {
 
 /// A field in a pod.
 struct Place<'a> {
-    /// The pod's `spec`.
-    spec: &'a Value,
     /// The object that has the field.
     parent: &'a Value,
     /// The field.
@@ -131,7 +129,7 @@ fn lookup(path: &str) -> (Known, bool) {
 pub fn findings(pod: &Value) -> Vec<Finding> {
     let mut found = Vec::new();
     if let Some(spec) = pod.get("spec") {
-        let place = Place { spec, parent: pod, value: spec, covered: false };
+        let place = Place { parent: pod, value: spec, covered: false };
         walk(&place, "spec", "spec", &mut found);
     }
     found

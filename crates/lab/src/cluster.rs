@@ -24,7 +24,7 @@ const SERVING: &str = "kubernetes.io/kubelet-serving";
 /// Who holds a bootstrap token of the lab.
 const BOOTSTRAPPERS: &str = "system:bootstrappers:kube-pet-lab";
 
-/// Grants what joining nodes need: to ask for a certificate, and to have it approved, first and at each renewal.
+/// Grants what joining nodes need: to ask for a certificate, to have it approved, first and at each renewal, and to serve Services.
 ///
 /// # Errors
 /// When the API server refuses.
@@ -33,6 +33,7 @@ pub async fn admit_nodes(client: &Client) -> Result<()> {
         ("kube-pet-lab:bootstrap", "system:node-bootstrapper", group(BOOTSTRAPPERS)),
         ("kube-pet-lab:approve-first", "system:certificates.k8s.io:certificatesigningrequests:nodeclient", group(BOOTSTRAPPERS)),
         ("kube-pet-lab:approve-renewal", "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient", group("system:nodes")),
+        ("kube-pet-lab:node-proxiers", "system:node-proxier", group("system:nodes")),
         ("kube-pet-lab:kubelet-api", "system:kubelet-api-admin", user("kube-apiserver-kubelet-client")),
     ];
     let api: Api<ClusterRoleBinding> = Api::all(client.clone());

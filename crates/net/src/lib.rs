@@ -5,6 +5,8 @@
 
 pub mod addresses;
 mod netlink;
+mod nft;
 pub mod pod_links;
+pub mod services;
 
 pub use netlink::NetlinkError;

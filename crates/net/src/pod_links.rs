@@ -340,4 +340,4 @@ fn add_address(socket: &mut RouteSocket, name: &str, index: u32, address: IpAddr
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use kube_pet_core::node::NodeInfo;
 use kube_pet_core::pod::BackoffPolicy;
+use kube_pet_core::services::Network;
 use rustls::server::ResolvesServerCert;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -31,7 +32,7 @@ use crate::pods::sources::{self, Source};
 use crate::pods::store::PodStoreWriter;
 use crate::sandboxes::{SandboxConfig, SandboxManager};
 use crate::server::{self, BuildVersion, ClientCa, Server, ServerOptions, ServerState};
-use crate::services::{self, ServiceReader};
+use crate::services::{HostPorts, Services, ServicesOptions};
 use crate::stats::{StatsOptions, StatsProvider};
 use crate::volumes::VolumeManager;
 
@@ -152,7 +153,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         }
     };
 
-    // Events, objects, Services: what the API server tells and is told.
+    // Events, objects: what the API server tells and is told.
     let events = match &api {
         None => EventRecorder::disabled(),
         Some(api) => {
@@ -166,15 +167,6 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         }
     };
     let objects = ObjectFetcher::new(api.clone());
-    let services = match &api {
-        None => ServiceReader::none(),
-        Some(api) => {
-            let (reader, watcher) = services::watch(api.clone());
-            tasks.spawn("services", after(identified.clone(), watcher));
-            reader
-        }
-    };
-
     // The machine: images, sandboxes, volumes.
     let images = ImageManager::new(
         podman.clone(),
@@ -183,6 +175,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
             records: Some(paths.state_dir().join("image-pulls")),
         },
     );
+    let (host_ports, host_port_requests) = HostPorts::channel();
     let sandboxes = SandboxManager::new(
         paths.clone(),
         SandboxConfig {
@@ -190,6 +183,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
             mtu: config.mtu.map(u32::from).or_else(kube_pet_host::routes::uplink_mtu).unwrap_or(1500),
             ..SandboxConfig::default()
         },
+        host_ports,
     );
     sandboxes.recover().await;
     let volumes = VolumeManager::new(paths.clone(), objects.clone());
@@ -211,6 +205,21 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
     tasks.spawn("the node's status", node_manager.run());
     tasks.spawn("the pod networks", follow_networks(sandboxes.clone(), node.clone()));
 
+    // Services: their environment variables, the way to their endpoints, and host ports.
+    let services = Services::new(ServicesOptions {
+        api: api.clone(),
+        proxy: config.service_proxy.enabled,
+        node_name: config.node_name.clone(),
+        node: node.clone(),
+        host_ports: host_port_requests,
+        link_prefix: config.link_prefix.clone(),
+        masquerade_except: masquerade_except(&config, api.is_none()),
+    });
+    for (name, watch) in services.watches {
+        tasks.spawn(name, after(identified.clone(), watch));
+    }
+    tasks.spawn("the service proxy", services.proxy);
+
     // Pods: inventory, sources, one worker each.
     let subscribers = Subscribers::default();
     let (inventory, orphans, inventory_health) = Inventory::new(podman.clone(), config.node_name.clone(), subscribers.clone());
@@ -224,7 +233,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         sandboxes: sandboxes.clone(),
         volumes,
         objects,
-        services,
+        services: services.reader,
         events: events.clone(),
         api: api.clone(),
         node: node.clone(),
@@ -375,6 +384,13 @@ async fn hold_open<F: Future<Output = ()>>(
 ) {
     source(tx.clone()).await;
     tx.closed().await;
+}
+
+/// Without a cluster nobody routes to the pods: the world answers the node only.
+fn masquerade_except(config: &NodeConfiguration, alone: bool) -> Option<Vec<Network>> {
+    let networks = config.non_masquerade_cidrs.as_ref();
+    let networks = networks.map(|networks| networks.iter().map(|net| Network { address: net.address, prefix: net.prefix }).collect());
+    networks.or_else(|| alone.then(Vec::new))
 }
 
 fn pod_settings(config: &NodeConfiguration) -> PodSettings {

@@ -105,6 +105,12 @@ pub struct NodeConfiguration {
     /// How the names of the host's ends of pod interfaces begin.
     pub link_prefix: String,
 
+    /// Pods' traffic to elsewhere than these networks, and to other than pods of this node, gets the node's address.
+    #[serde(rename = "nonMasqueradeCIDRs", skip_serializing_if = "Option::is_none")]
+    pub non_masquerade_cidrs: Option<Vec<IpNet>>,
+    /// Services.
+    pub service_proxy: ServiceProxySettings,
+
     /// Whether the agent creates its Node object.
     pub register_node: bool,
     /// Labels of the Node beside the well-known ones.
@@ -247,6 +253,13 @@ pub struct CrashLoopBackOff {
     pub max_container_restart_period: Duration,
 }
 
+/// `serviceProxy`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ServiceProxySettings {
+    /// Whether the agent leads traffic to Services to their endpoints. Host ports are opened in any case.
+    pub enabled: bool,
+}
+
 /// `podman`
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -356,6 +369,8 @@ impl NodeConfiguration {
             pod_cidr: Vec::new(),
             mtu: None,
             link_prefix: "kp".into(),
+            non_masquerade_cidrs: None,
+            service_proxy: ServiceProxySettings { enabled: true },
             register_node: true,
             node_labels: BTreeMap::new(),
             register_with_taints: Vec::new(),

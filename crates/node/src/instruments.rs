@@ -7,6 +7,7 @@
 //! sample, `# EOF`. What the kubelet serves is the older text format, and that is the hundred lines of [`crate::stats::text`].
 
 mod family;
+pub(crate) mod service_proxy;
 
 use std::time::{Duration, Instant};
 
@@ -238,6 +239,7 @@ pub(crate) fn write(text: &mut Text) {
     for family in ALL {
         family.write(text);
     }
+    service_proxy::write(text);
 }
 
 /// A call to Podman. Calls that the kubelet has no name for (pings, waits) are not counted.

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kube_pet_core::ids::PodUid;
 use kube_pet_core::ipam::{Cidr, IpamError};
+use kube_pet_core::services::HostPort;
 use kube_pet_host::files::{self, FileError};
 use kube_pet_host::mounts::MountError;
 use kube_pet_host::namespaces::NamespaceError;
@@ -22,6 +23,7 @@ use kube_pet_net::pod_links::{self, PodLinkError};
 use tracing::{info, warn};
 
 use crate::paths::Paths;
+use crate::services::{HostPortError, HostPorts};
 
 mod books;
 mod kernel;
@@ -74,6 +76,8 @@ pub struct SandboxSpec {
     pub sysctls: BTreeMap<String, String>,
     /// The node's networks for pods; those in use go on if empty.
     pub pod_cidrs: Vec<String>,
+    /// The node's ports that lead into the pod.
+    pub host_ports: Vec<HostPort>,
 }
 
 /// A pod's sandbox. A path that is `None` stands for the host's.
@@ -169,6 +173,9 @@ pub enum SandboxError {
         #[source]
         source: io::Error,
     },
+    /// The node's ports.
+    #[error(transparent)]
+    HostPorts(#[from] HostPortError),
     /// A record.
     #[error(transparent)]
     File(#[from] FileError),
@@ -234,26 +241,42 @@ struct Inner {
     paths: Paths,
     config: SandboxConfig,
     books: Mutex<Books>,
+    host_ports: HostPorts,
 }
 
 impl SandboxManager {
     /// Knows of no sandbox yet: call [`SandboxManager::recover`] first.
-    pub fn new(paths: Paths, config: SandboxConfig) -> Self {
-        Self { inner: Arc::new(Inner { paths, config, books: Mutex::default() }) }
+    pub fn new(paths: Paths, config: SandboxConfig, host_ports: HostPorts) -> Self {
+        Self { inner: Arc::new(Inner { paths, config, books: Mutex::default(), host_ports }) }
     }
 
     /// Makes what is missing of a pod's sandbox. Idempotent; what exists is not touched. Once started, the work goes on also if
     /// the future is dropped, and a later call for the same pod waits for it.
     pub async fn ensure(&self, spec: &SandboxSpec) -> Result<Sandbox, SandboxError> {
+        let (uid, ports) = (&spec.uid, &spec.host_ports);
         let spec = spec.clone();
-        self.locked(&spec.uid.clone(), move |inner| inner.ensure(&spec)).await
+        let sandbox = self.locked(uid, move |inner| inner.ensure(&spec)).await?;
+        if !ports.is_empty() {
+            self.inner.host_ports.set(uid, &sandbox.ips, ports).await?;
+        }
+        Ok(sandbox)
     }
 
     /// Removes a pod's sandbox. Idempotent; goes on after an error and reports all. The addresses are free when the link is
     /// gone and not before.
     pub async fn teardown(&self, uid: &PodUid) -> Result<(), SandboxError> {
+        self.close_ports(uid).await;
         let pod = uid.clone();
         self.locked(uid, move |inner| inner.teardown(&pod)).await
+    }
+
+    /// Before the address goes to another pod. What the kernel refuses now is no reason to keep the rest: the rules of a pod that
+    /// is not known any more go when the kernel is well again.
+    async fn close_ports(&self, uid: &PodUid) {
+        let open = self.inner.books().get(uid).is_some_and(|entry| !entry.record.host_ports.is_empty());
+        if open && let Err(error) = self.inner.host_ports.set(uid, &[], &[]).await {
+            warn!(%uid, error = &error as &dyn std::error::Error, "the host ports of a pod are not closed yet");
+        }
     }
 
     /// Work on one pod, on a blocking thread, never twice at once.
@@ -321,6 +344,9 @@ impl SandboxManager {
         let mut errors = Vec::new();
         for uid in orphans {
             info!(%uid, "removing the sandbox of a pod that does not exist any more");
+            if self.inner.books().get(&uid).is_some_and(|entry| entry.recovered) {
+                self.close_ports(&uid).await;
+            }
             let pod = uid.clone();
             // Asked for meanwhile: not an orphan.
             let done = self.locked(&uid, move |inner| {
@@ -398,6 +424,11 @@ impl Inner {
         let found: Vec<Entry> = uids.iter().map(|uid| self.find(uid)).collect();
         let living = found.iter().filter(|entry| entry.sandbox.is_some()).count();
         info!(sandboxes = found.len(), living, "sandboxes of an earlier run");
+        for Entry { record, sandbox, .. } in found.iter().filter(|entry| !entry.record.host_ports.is_empty()) {
+            if let Some(sandbox) = sandbox {
+                self.host_ports.adopt(&record.uid, &sandbox.ips, &record.host_ports);
+            }
+        }
         self.books().adopt(found);
         Ok(uids)
     }
@@ -419,6 +450,7 @@ impl Inner {
                 host_ipc: !pins.has_ipc(),
                 ips,
                 cidrs: Vec::new(),
+                host_ports: Vec::new(),
             }
         });
         let (host_network, host_ipc) = (record.host_network, record.host_ipc);

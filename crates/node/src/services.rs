@@ -1,147 +1,106 @@
-//! The cluster's Services, as far as environment variables need them.
+//! The cluster's Services on this node: their environment variables, and the way to their endpoints.
+//!
+//! ```text
+//! API server ─ watch.rs ─┬─► reader.rs   environment variables
+//!                        └─► proxy.rs ─► programmer.rs  core::services::Compiler ─► table.rs, the kernel's rules
+//! sandboxes ─ host_ports.rs ─►  └─► health_checks.rs    node ports that load balancers ask
+//! ```
 
+mod health_checks;
+mod host_ports;
+mod objects;
+mod programmer;
+mod proxy;
+mod reader;
+mod table;
+mod watch;
+
+use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::TryStreamExt as _;
-use k8s_openapi::api::core::v1::Service;
-use kube::Api;
-use kube::runtime::watcher::{self, Event};
-use kube_pet_core::container_env::{ServiceFacts, ServicePortFacts};
-use tokio::sync::watch;
-use tracing::warn;
+use kube_pet_core::node::NodeInfo;
+use kube_pet_core::services::Network;
+use tokio::sync::{mpsc, watch as tokio_watch};
+
+pub use host_ports::{HostPortError, HostPortRequests, HostPorts};
+pub use reader::ServiceReader;
+pub use table::{KernelTable, Table, TableError, TableOptions};
 
 use crate::api::ApiHandle;
+use programmer::Open;
+use proxy::{Parts, Proxy};
 
-/// How long the start of a container waits for the first list: an API server that answers does so within it.
-const FIRST_LIST: std::time::Duration = std::time::Duration::from_secs(5);
+/// Updates that wait: a list is not read faster than it is worked on.
+const QUEUE: usize = 256;
 
-/// A read-only view of all Services, trimmed to what is used.
-#[derive(Clone)]
-pub struct ServiceReader {
-    state: watch::Receiver<State>,
+/// A task.
+pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Of Services, what the rest of the agent uses, and the tasks behind it.
+pub struct Services {
+    /// For environment variables.
+    pub reader: ServiceReader,
+    /// Named; to be run once the node has an identity.
+    pub watches: Vec<(&'static str, Task)>,
+    /// To be run at once, after the host ports of an earlier run have been adopted.
+    pub proxy: Task,
 }
 
-#[derive(Clone, Default)]
-struct State {
-    services: Arc<Vec<ServiceFacts>>,
-    synced: bool,
+/// What it is made of.
+pub struct ServicesOptions {
+    /// The cluster, if there is one.
+    pub api: Option<ApiHandle>,
+    /// Whether Services are served.
+    pub proxy: bool,
+    /// The node's name.
+    pub node_name: String,
+    /// Its networks for pods, and its labels, which name its zone.
+    pub node: tokio_watch::Receiver<Arc<NodeInfo>>,
+    /// What sandboxes ask for.
+    pub host_ports: HostPortRequests,
+    /// How the names of the node's ends of pods' links begin. Agents that share a network namespace have different ones, and so
+    /// have their tables.
+    pub link_prefix: String,
+    /// Pods' traffic to elsewhere than here, and to other than pods of this node, gets the node's address; none does if `None`.
+    pub masquerade_except: Option<Vec<Network>>,
 }
 
-impl ServiceReader {
-    /// Without an API server: no Services, at once.
-    pub fn none() -> Self {
-        let (_, state) = watch::channel(State { synced: true, ..State::default() });
-        Self { state }
-    }
-
-    /// All Services, once the first list is complete; `None` if that takes longer than [`FIRST_LIST`].
-    pub async fn all(&self) -> Option<Arc<Vec<ServiceFacts>>> {
-        let mut state = self.state.clone();
-        let synced = tokio::time::timeout(FIRST_LIST, state.wait_for(|s| s.synced)).await;
-        match synced {
-            Ok(Ok(state)) => Some(state.services.clone()),
-            // The watch has ended with the agent: what it knew last.
-            Ok(Err(_)) => Some(self.state.borrow().services.clone()),
-            Err(_) => None,
-        }
-    }
-
-    /// Whether the first list is complete.
-    pub fn synced(&self) -> bool {
-        self.state.borrow().synced
-    }
-}
-
-/// The reader, and the task that keeps it up to date until it is dropped.
-pub fn watch(api: ApiHandle) -> (ServiceReader, impl Future<Output = ()> + Send) {
-    let (tx, state) = watch::channel(State::default());
-    (ServiceReader { state }, run(api, tx))
-}
-
-async fn run(mut api: ApiHandle, tx: watch::Sender<State>) {
-    loop {
-        let services: Api<Service> = Api::all(api.client());
-        let stream = watcher::watcher(services, watcher::Config::default().timeout(240));
-        let mut stream = std::pin::pin!(stream);
-        let mut listed: Vec<ServiceFacts> = Vec::new();
-        let mut delay = std::time::Duration::from_millis(200);
-        loop {
-            let event = tokio::select! {
-                event = stream.try_next() => event,
-                () = api.replaced() => break,
-                () = tx.closed() => return,
-            };
-            match event {
-                Ok(Some(event)) => {
-                    delay = std::time::Duration::from_millis(200);
-                    apply(event, &mut listed, &tx);
+impl Services {
+    /// Nothing runs yet.
+    pub fn new(options: ServicesOptions) -> Self {
+        let ServicesOptions { api, proxy, node_name, node, host_ports, link_prefix, masquerade_except } = options;
+        let (updates_tx, updates) = mpsc::channel(QUEUE);
+        let mut watches: Vec<(&'static str, Task)> = Vec::new();
+        let mut services: Option<Open<KernelTable>> = None;
+        let reader = match api {
+            None => ServiceReader::none(),
+            Some(api) => {
+                let (writer, reader) = reader::store();
+                watches.push(("services", Box::pin(watch::services(api.clone(), writer, proxy.then(|| updates_tx.clone())))));
+                if proxy {
+                    services = Some(opener(format!("{link_prefix}-services"), link_prefix.clone(), None));
+                    watches.push(("endpoint slices", Box::pin(watch::slices(api, node_name, updates_tx))));
                 }
-                Ok(None) => break,
-                Err(error) => {
-                    warn!(%error, "watching services failed; retrying");
-                    tokio::time::sleep(delay).await;
-                    delay = (delay * 2).min(std::time::Duration::from_secs(5));
-                }
+                reader
             }
-        }
-    }
-}
-
-fn apply(event: Event<Service>, listed: &mut Vec<ServiceFacts>, tx: &watch::Sender<State>) {
-    match event {
-        Event::Init => listed.clear(),
-        Event::InitApply(service) => listed.push(facts(&service)),
-        Event::InitDone => {
-            let services = Arc::new(std::mem::take(listed));
-            tx.send_replace(State { services, synced: true });
-        }
-        Event::Apply(service) => {
-            let new = facts(&service);
-            tx.send_modify(|state| {
-                let services = Arc::make_mut(&mut state.services);
-                services.retain(|s| (&s.namespace, &s.name) != (&new.namespace, &new.name));
-                services.push(new);
-            });
-        }
-        Event::Delete(service) => {
-            let gone = facts(&service);
-            tx.send_modify(|state| {
-                Arc::make_mut(&mut state.services).retain(|s| (&s.namespace, &s.name) != (&gone.namespace, &gone.name));
-            });
-        }
-    }
-}
-
-fn facts(service: &Service) -> ServiceFacts {
-    let spec = service.spec.as_ref();
-    ServiceFacts {
-        namespace: service.metadata.namespace.clone().unwrap_or_default(),
-        name: service.metadata.name.clone().unwrap_or_default(),
-        cluster_ip: spec.and_then(|s| s.cluster_ip.clone()).unwrap_or_default(),
-        ports: spec
-            .and_then(|s| s.ports.as_deref())
-            .unwrap_or_default()
-            .iter()
-            .map(|p| ServicePortFacts { name: p.name.clone(), port: p.port, protocol: p.protocol.clone().unwrap_or_else(|| "TCP".into()) })
-            .collect(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn the_first_list_is_waited_for_and_not_without_end() {
-        let (tx, state) = watch::channel(State::default());
-        let reader = ServiceReader { state };
-        assert!(reader.all().await.is_none(), "the API server does not answer");
-        let late = async {
-            tokio::time::sleep(FIRST_LIST / 2).await;
-            apply(Event::InitDone, &mut vec![facts(&Service::default())], &tx);
         };
-        let (found, ()) = tokio::join!(reader.all(), late);
-        assert_eq!(found.unwrap().len(), 1);
-        assert!(ServiceReader::none().all().await.unwrap().is_empty(), "without a cluster there is nothing to wait for");
+        let host_ports_table = opener(format!("{link_prefix}-pods"), link_prefix, masquerade_except);
+        let proxy = Proxy::new(Parts { services, host_ports: host_ports_table, updates, commands: host_ports.0, node });
+        Self { reader, watches, proxy: Box::pin(proxy.run()) }
     }
+}
+
+fn opener(name: String, link_prefix: String, masquerade_except: Option<Vec<Network>>) -> Open<KernelTable> {
+    Arc::new(move |pods| {
+        let mut except = masquerade_except.clone();
+        if let Some(except) = &mut except {
+            except.extend(pods);
+        }
+        KernelTable::open(&TableOptions {
+            name: name.clone(),
+            link_prefix: link_prefix.clone(),
+            pods: pods.to_vec(),
+            masquerade_except: except,
+        })
+    })
 }

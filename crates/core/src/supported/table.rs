@@ -33,10 +33,6 @@ fn is_filled(place: &Place<'_>) -> bool {
     place.value.as_object().is_some_and(|fields| !fields.is_empty())
 }
 
-fn on_host_network(place: &Place<'_>) -> bool {
-    place.spec.get("hostNetwork") == Some(&Value::Bool(true))
-}
-
 const SCHEDULER: &str = "the scheduler's";
 const API: &str = "the API server's";
 const OWNER: &str = "files belong to root, or to the fsGroup";
@@ -194,9 +190,8 @@ pub(super) const CONTAINER: &[Field] = &[
     yes("livenessProbe.timeoutSeconds"),
     yes("name"),
     yes("ports[].containerPort"),
-    note("ports[].hostIP", "see hostPort"),
-    not_yet("ports[].hostPort", "the host's port is not connected yet; it counts as taken at admission")
-        .only("without hostNetwork", |place| !on_host_network(place) && place.value.as_i64() != Some(0)),
+    yes("ports[].hostIP"),
+    note("ports[].hostPort", "checked at admission against the node's other pods; a Service's node port is not"),
     yes("ports[].name"),
     yes("ports[].protocol"),
     yes("readinessProbe.exec.command"),

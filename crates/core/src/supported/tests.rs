@@ -112,7 +112,6 @@ fn findings_name_the_place() {
         ],
     }));
     let mut expected = [
-        ("spec.containers[b].ports[0].hostPort", NotYet),
         ("spec.containers[b].resources.limits.ephemeral-storage", NotYet),
         ("spec.containers[b].unheard", NotYet),
         ("spec.hostUsers", Refused),
@@ -128,15 +127,6 @@ fn findings_name_the_place() {
     paths.sort_by(|a, b| a.0.cmp(&b.0));
     expected.sort_by(|a, b| a.0.cmp(&b.0));
     assert_eq!(paths, expected);
-}
-
-#[test]
-fn host_ports_on_the_host_network_are_no_findings() {
-    // The API server sets hostPort to containerPort there.
-    let spec = json!({"hostNetwork": true, "containers": [{"name": "a", "ports": [{"containerPort": 80, "hostPort": 80}]}]});
-    assert_eq!(of(&spec), []);
-    let spec = json!({"containers": [{"name": "a", "ports": [{"containerPort": 80, "hostPort": 80}]}]});
-    assert_eq!(of(&spec), [("spec.containers[a].ports[0].hostPort".to_owned(), State::NotYet)]);
 }
 
 #[test]
@@ -190,7 +180,7 @@ fn states_that_hold_for_some_values() {
 fn texts() {
     let found = findings(&json!({"spec": {
         "runtimeClassName": "gvisor",
-        "containers": [{"name": "a", "ports": [{"hostPort": 80}]}],
+        "containers": [{"name": "a", "livenessProbe": {"grpc": {"mode": "x"}}}],
         "volumes": [{"name": "v", "csi": {}}],
     }}));
     let rejection = refusal(&found).unwrap();
@@ -203,8 +193,7 @@ fn texts() {
     let warnings: Vec<String> = found.iter().filter_map(warning).collect();
     assert_eq!(
         warnings,
-        ["spec.containers[a].ports[0].hostPort has no effect on this node: the host's port is not connected yet; it counts as taken at \
-          admission"]
+        ["spec.containers[a].livenessProbe.grpc.mode has no effect on this node: an alpha feature of Kubernetes 1.37, which is off"]
     );
 }
 

@@ -10,12 +10,12 @@ use kube_pet_host::namespaces::{Kind, create};
 use super::*;
 use crate::addresses::{default_route, host_addresses};
 
-/// A "node" and two "pods", each a network namespace; the test's own one is not touched.
-struct Scene(tempfile::TempDir);
+/// A "node", two "pods" and a machine "outside", each a network namespace; the test's own one is not touched.
+pub(crate) struct Scene(tempfile::TempDir);
 impl Scene {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let scene = Self(tempfile::tempdir().unwrap());
-        for name in ["node", "pod1", "pod2"] {
+        for name in ["node", "pod1", "pod2", "outside"] {
             create(&[(Kind::Net, &scene.path(name))], || Ok(())).unwrap();
         }
         scene.node(|| loopback_up().unwrap());
@@ -27,8 +27,11 @@ impl Scene {
     fn node<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> T {
         run_in_netns(&self.path("node"), inside).unwrap()
     }
+    pub(crate) fn within<T: Send>(&self, name: &str, inside: impl FnOnce() -> T + Send) -> T {
+        run_in_netns(&self.path(name), inside).unwrap()
+    }
     /// What the agent does for a pod.
-    fn link(&self, pod: &str, host_name: &str, addresses: &[IpAddr]) -> Result<(), PodLinkError> {
+    pub(crate) fn link(&self, pod: &str, host_name: &str, addresses: &[IpAddr]) -> Result<(), PodLinkError> {
         let netns = self.path(pod);
         let link = PodLink { netns: &netns, host_name, alias: "kube-pet test", addresses, mtu: 1400, source: None };
         self.node(|| ensure(&link))
@@ -52,7 +55,7 @@ impl Scene {
         Ok(server.join().unwrap())
     }
     /// Gives the node an address that others could reach, on a link to nowhere.
-    fn give_node(&self, address: IpAddr) {
+    pub(crate) fn give_node(&self, address: IpAddr) {
         self.node(|| {
             let mut socket = RouteSocket::open().unwrap();
             let mut pair = named("up0");
@@ -74,7 +77,7 @@ impl Drop for Scene {
     }
 }
 
-fn ip(text: &str) -> IpAddr {
+pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 

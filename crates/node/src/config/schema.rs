@@ -187,6 +187,18 @@ fn network(top: &Section<'_>, config: &mut NodeConfiguration) {
             );
         }
     }
+    if let Some(field) = top.field("nonMasqueradeCIDRs") {
+        let read = |item: &Field<'_>| {
+            let text = item.text()?;
+            text.parse::<IpNet>().map_err(|what| item.problem(format!("{text:?} {what}"), "write a network such as 10.0.0.0/8")).ok()
+        };
+        let mut networks = Vec::new();
+        networks.extend(field.items().iter().filter_map(read));
+        config.non_masquerade_cidrs = Some(networks);
+    }
+    let proxy = top.section("serviceProxy");
+    proxy.bool("enabled", &mut config.service_proxy.enabled);
+    proxy.finish();
 }
 
 /// One value, or one of each address family.

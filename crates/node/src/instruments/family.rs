@@ -23,6 +23,8 @@ enum Shape {
     Histogram(&'static [f64]),
     /// A moment, shown as the seconds until then.
     Moment,
+    /// The last value.
+    Gauge,
 }
 
 #[derive(Clone, Default)]
@@ -48,6 +50,11 @@ impl Family {
     /// The time until a moment; infinite as long as there is none.
     pub(super) const fn moment(name: &'static str, help: &'static str) -> Self {
         Self { name, help, labels: &[], shape: Shape::Moment, series: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// Something that goes up and down.
+    pub(super) const fn gauge(name: &'static str, help: &'static str) -> Self {
+        Self { name, help, labels: &[], shape: Shape::Gauge, series: Mutex::new(BTreeMap::new()) }
     }
 
     #[cfg(test)]
@@ -85,6 +92,11 @@ impl Family {
         });
     }
 
+    /// Sets the value of a gauge.
+    pub fn set(&self, value: f64) {
+        self.change(&[], |series| series.value = value);
+    }
+
     /// Sets the moment.
     pub fn ends_at(&self, moment: Timestamp) {
         #[allow(clippy::cast_precision_loss, reason = "seconds of the Unix time")]
@@ -112,13 +124,13 @@ impl Family {
         let kind = match self.shape {
             Shape::Counter => Kind::Counter,
             Shape::Histogram(_) => Kind::Histogram,
-            Shape::Moment => Kind::Gauge,
+            Shape::Moment | Shape::Gauge => Kind::Gauge,
         };
         text.family(self.name, kind, self.help);
         for (values, series) in &series {
             let labels: Vec<(&str, &str)> = self.labels.iter().copied().zip(values.iter().map(String::as_str)).collect();
             match self.shape {
-                Shape::Counter => text.sample(self.name, &labels, series.value),
+                Shape::Counter | Shape::Gauge => text.sample(self.name, &labels, series.value),
                 #[allow(clippy::cast_precision_loss, reason = "seconds of the Unix time")]
                 Shape::Moment => text.sample(self.name, &labels, series.value - Timestamp::now().as_second() as f64),
                 Shape::Histogram(bounds) => text.histogram(self.name, &labels, bounds, &series.buckets, series.count, series.value),

@@ -73,6 +73,7 @@ impl Books {
             host_ipc: spec.host_ipc,
             ips: Vec::new(),
             cidrs: Vec::new(),
+            host_ports: spec.host_ports.clone(),
         };
         if !spec.host_network {
             let using = self.entries.get(uid).filter(|entry| entry.attached && !entry.record.ips.is_empty());

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use kube_pet_core::ids::PodUid;
+use kube_pet_core::services::HostPort;
 use kube_pet_host::files::{self, FileError};
 use serde::{Deserialize, Serialize};
 use tracing::error;
@@ -41,6 +42,9 @@ pub(super) struct Record {
     /// The networks that they were taken from.
     #[serde(default)]
     pub(super) cidrs: Vec<String>,
+    /// The node's ports that lead into the pod.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) host_ports: Vec<HostPort>,
 }
 
 fn path(paths: &Paths, uid: &PodUid) -> PathBuf {

@@ -80,7 +80,7 @@ impl Drop for Node {
 }
 
 fn manager_at(root: &Path) -> SandboxManager {
-    SandboxManager::new(Paths::new(root), SandboxConfig { link_prefix: "t".to_owned(), ..SandboxConfig::default() })
+    SandboxManager::new(Paths::new(root), SandboxConfig { link_prefix: "t".to_owned(), ..SandboxConfig::default() }, HostPorts::none())
 }
 
 fn runtime_in(netns: &Path) -> tokio::runtime::Runtime {
@@ -108,6 +108,7 @@ fn spec(uid: &str) -> SandboxSpec {
             ("kernel.shmmni".to_owned(), "99".to_owned()),
         ]),
         pod_cidrs: vec!["10.33.0.0/24".to_owned()],
+        host_ports: Vec::new(),
     }
 }
 

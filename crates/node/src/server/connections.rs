@@ -176,12 +176,21 @@ pub(super) async fn serve_api(
 
 /// 10248: no TLS, no credentials, on loopback.
 pub(super) async fn serve_health(listener: TcpListener, health: HealthFn, shutdown: CancellationToken) {
+    serve_plain(listener, move |path| health::local(&health, path), shutdown).await;
+}
+
+/// Answers, by their path, small questions that anybody may ask.
+pub(crate) async fn serve_plain(
+    listener: TcpListener,
+    answer: impl Fn(&str) -> Response + Clone + Send + Sync + 'static,
+    shutdown: CancellationToken,
+) {
     let limits = Limits { max_connections: 16, max_header_bytes: 8192, header_timeout: HEALTH_PATIENCE, stall: HEALTH_PATIENCE };
     accept(listener, limits.max_connections, shutdown, |stream, _, shutdown| {
-        let health = health.clone();
+        let answer = answer.clone();
         let answer = move |request: Request<Incoming>| {
-            let health = health.clone();
-            async move { health::local(&health, request.uri().path()) }
+            let answer = answer.clone();
+            async move { answer(request.uri().path()) }
         };
         serve_connection(Bounded::new(stream, limits.stall), limits, shutdown, answer)
     })

@@ -12,9 +12,9 @@ use hyper::body::{Body as _, Frame};
 use tokio::sync::mpsc;
 
 /// The body of every answer.
-pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
+pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
 /// An answer.
-pub(super) type Response = http::Response<Body>;
+pub(crate) type Response = http::Response<Body>;
 
 fn full(status: StatusCode, content_type: &'static str, body: Bytes) -> Response {
     let body = Full::new(body).map_err(|never| match never {});
@@ -30,7 +30,7 @@ pub(super) fn text(status: StatusCode, text: impl Into<String>) -> Response {
 }
 
 /// A JSON document.
-pub(super) fn json(value: &impl serde::Serialize) -> Response {
+pub(crate) fn json(value: &impl serde::Serialize) -> Response {
     match serde_json::to_vec(value) {
         Ok(body) => full(StatusCode::OK, "application/json", body.into()),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("encoding the answer: {error}")),

@@ -9,6 +9,7 @@ use kube_pet_core::ids::labels;
 use kube_pet_core::pod::{SandboxFacts, pod_uid};
 use kube_pet_core::resources::{pod_cgroup, pod_cgroup_path, qos_class};
 use kube_pet_core::security::sysctls;
+use kube_pet_core::services::host_ports;
 use kube_pet_core::{dns, hosts_file};
 use kube_pet_podman::{Mount, Namespace, PodSpecGenerator, SpecGenerator};
 
@@ -92,6 +93,7 @@ impl PodRuntime {
             host_pid: spec.and_then(|s| s.host_pid).unwrap_or(false),
             sysctls: sysctls(pod),
             pod_cidrs: node.pod_cidrs.clone(),
+            host_ports: host_ports(pod),
         };
         let mut podman_pod = PodSpecGenerator::new(pod_name(pod));
         podman_pod.labels = pod_labels(pod, self.node_name());

@@ -243,7 +243,7 @@ impl PodRuntime {
         // As the kubelet: a container that lacks its Services' variables would run on without them for good.
         let services = self
             .services
-            .all()
+            .for_pods_in(namespace)
             .await
             .ok_or_else(|| StartError::config("services have not yet been read at least once, cannot construct envvars"))?;
         let node = self.node.borrow().clone();

@@ -1,0 +1,369 @@
+//! Services in the kernel: one nf_tables table in which every Service is a few elements of sets and maps that never change their rules.
+//!
+//! A frontend lies in the set of those with its number of endpoints; the rule of that set picks one of them at random from a map with the key
+//! frontend . index. So a change is a handful of elements, whose cost does not grow with the number of Services, and reading the kernel's
+//! state back is reading sets. See [`skeleton`] for the chains. Needs Linux 5.10 (`iifname` in postrouting, comments of tables).
+
+mod conntrack;
+mod elements;
+mod kernel;
+mod rules;
+mod skeleton;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::net::SocketAddr;
+
+use tracing::{debug, warn};
+
+pub use rules::{Address, Family, Forward, Frontend, Network, Protocol, Rule};
+
+use crate::nft::batch::{Batch, Element};
+use crate::nft::socket::NetfilterSocket;
+use elements::{Place, Set, elements, endpoint_key, endpoint_of, endpoint_value, frontend_key, keep_places, to_of, usable};
+
+/// What the table depends on. A table that was made with another configuration is replaced, in one step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Its name.
+    pub table: String,
+    /// What the names of the pods' links on the node begin with: traffic from there is from inside.
+    pub pod_links: String,
+    /// The node's own pods.
+    pub local_pods: Vec<Network>,
+    /// Pods' traffic to elsewhere than these networks gets the node's address. `None`: no pod's traffic is masqueraded for where it goes.
+    pub masquerade_except: Option<Vec<Network>>,
+    /// Which of the machine's addresses [`Address::Node`] is; `None`: all of them.
+    pub node_addresses: Option<Vec<Network>>,
+}
+
+/// The kernel refused a request.
+#[derive(Debug, thiserror::Error)]
+#[error("{doing} of nf_tables {table:?}: {source}")]
+pub struct ServiceTableError {
+    doing: &'static str,
+    table: String,
+    #[source]
+    source: io::Error,
+}
+
+/// What [`ServiceTable::reconcile`] found to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repaired {
+    /// The table was not there, or another one was.
+    pub rebuilt: bool,
+    /// Elements that were missing or wrong.
+    pub added: usize,
+    /// Elements that did not belong there.
+    pub removed: usize,
+}
+
+/// What somebody else did to the table, as far as it can be told at no cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Nobody has changed anything in nf_tables since this table was written or read.
+    Intact,
+    /// Somebody has changed something, most likely elsewhere: [`ServiceTable::repair`] looks.
+    Touched,
+    /// The table is gone: [`ServiceTable::repair`] makes it again.
+    Gone,
+}
+
+/// The table, and what it should hold. Every call is synchronous; the socket belongs to the network namespace of the thread that opened it.
+pub struct ServiceTable {
+    socket: NetfilterSocket,
+    config: Config,
+    rules: BTreeMap<Frontend, Rule>,
+    /// Sets that were made because they were needed.
+    made: BTreeSet<Set>,
+    /// How many frontends share an element.
+    shared: HashMap<Place, u32>,
+    generation: Option<u32>,
+    handle: Option<u64>,
+    /// Whether what the kernel has is known.
+    known: bool,
+}
+
+/// Elements to take away and to add, in this order.
+#[derive(Default)]
+struct Plan {
+    remove: Vec<Place>,
+    add: Vec<(Place, Box<[u8]>)>,
+    /// Frontends some of whose endpoints went, or that had none: connections may have to be forgotten.
+    forget: Vec<(Frontend, Vec<SocketAddr>)>,
+    /// The same, for clients that are remembered.
+    clients: Vec<Frontend>,
+}
+
+impl ServiceTable {
+    /// Changes nothing: [`Self::reconcile`] is first.
+    pub fn open(config: Config) -> Result<Self, ServiceTableError> {
+        let table = config.table.clone();
+        let socket = NetfilterSocket::open().map_err(|source| ServiceTableError { doing: "opening the netlink socket", table, source })?;
+        Ok(Self {
+            socket,
+            config,
+            rules: BTreeMap::new(),
+            made: BTreeSet::new(),
+            shared: HashMap::new(),
+            generation: None,
+            handle: None,
+            known: false,
+        })
+    }
+
+    /// Makes the kernel have exactly these rules, and changes only what differs: connections go on meanwhile. In one step, or not at all.
+    pub fn reconcile(&mut self, desired: &BTreeMap<Frontend, Rule>) -> Result<Repaired, ServiceTableError> {
+        self.known = false;
+        self.rules.clone_from(desired);
+        self.repair()
+    }
+
+    /// [`Self::reconcile`] with the rules of before.
+    pub fn repair(&mut self) -> Result<Repaired, ServiceTableError> {
+        self.known = false;
+        self.shared.clear();
+        let read = kernel::read(&mut self.socket, &self.config).map_err(|e| self.failed("reading", e))?;
+        let rebuild = read.as_ref().err().copied();
+        let mut found = read.unwrap_or_default();
+        self.made = found.made;
+        let mut plan = Plan::default();
+        for (frontend, rule) in &mut self.rules {
+            let key = frontend_key(frontend);
+            let old = |lane| (0..).map_while(|i| found.elements.get(&Place {
+                set: Set::Endpoints(lane),
+                key: endpoint_key(&key, i),
+                end: Box::default(),
+            }).and_then(|v| endpoint_of(v))).collect::<Vec<_>>();
+            arrange(frontend, rule, old);
+            let wanted = elements(frontend, rule, &self.config.local_pods);
+            let mut shared = Vec::new();
+            for place in wanted.shared {
+                let count = self.shared.entry(place.clone()).or_default();
+                *count += 1;
+                if *count == 1 {
+                    shared.push((place, Box::default()));
+                }
+            }
+            for (place, value) in wanted.own.into_iter().chain(shared) {
+                match found.elements.remove(&place) {
+                    Some(there) if there == value => {}
+                    Some(_) => {
+                        plan.remove.push(place.clone());
+                        plan.add.push((place, value));
+                    }
+                    None => plan.add.push((place, value)),
+                }
+            }
+        }
+        plan.remove.extend(found.elements.into_keys());
+        let repaired = Repaired { rebuilt: rebuild.is_some(), added: plan.add.len(), removed: plan.remove.len() };
+        self.commit(&plan, rebuild)?;
+        Ok(repaired)
+    }
+
+    /// Changes some frontends, in one step or not at all; `None` takes one away. If the kernel has something else than expected, all of
+    /// it is put right.
+    pub fn apply(&mut self, changes: &[(Frontend, Option<Rule>)]) -> Result<(), ServiceTableError> {
+        let mut plan = Plan::default();
+        // The last word on a frontend counts.
+        let last: BTreeMap<&Frontend, Option<&Rule>> = changes.iter().map(|(frontend, rule)| (frontend, rule.as_ref())).collect();
+        for (frontend, rule) in last {
+            self.stage(frontend, rule.cloned(), &mut plan);
+        }
+        if self.known {
+            match self.commit(&plan, None) {
+                Ok(()) => {
+                    self.forget(&plan);
+                    return Ok(());
+                }
+                Err(error) => warn!(%error, "the table is not as it was left; it is read again"),
+            }
+        }
+        self.repair()?;
+        self.forget(&plan);
+        Ok(())
+    }
+
+    /// Whether somebody else has changed the table. Costs two requests to the kernel.
+    pub fn verify(&mut self) -> Result<Condition, ServiceTableError> {
+        let generation = kernel::generation(&mut self.socket).map_err(|e| self.failed("asking for the generation", e))?;
+        if self.known && self.generation == Some(generation) {
+            return Ok(Condition::Intact);
+        }
+        let handle = kernel::handle(&mut self.socket, &self.config.table).map_err(|e| self.failed("asking for the table", e))?;
+        Ok(if handle.is_none() || handle != self.handle { Condition::Gone } else { Condition::Touched })
+    }
+
+    /// Takes the table away, and with it every rule.
+    pub fn remove(mut self) -> Result<(), ServiceTableError> {
+        let there = kernel::handle(&mut self.socket, &self.config.table).map_err(|e| self.failed("asking for the table", e))?;
+        if there.is_none() {
+            return Ok(());
+        }
+        let mut batch = Batch::new(&self.config.table);
+        batch.delete_table();
+        self.socket.commit(batch).map_err(|e| self.failed("removal", e))
+    }
+
+    /// What it should hold.
+    pub fn rules(&self) -> &BTreeMap<Frontend, Rule> {
+        &self.rules
+    }
+
+    fn stage(&mut self, frontend: &Frontend, new: Option<Rule>, plan: &mut Plan) {
+        let old = self.rules.remove(frontend);
+        let new = new.map(|mut rule| {
+            arrange(frontend, &mut rule, |lane: elements::Lane| endpoints_of(old.as_ref(), lane.inside).to_vec());
+            rule
+        });
+        if old == new {
+            self.rules.extend(new.map(|rule| (*frontend, rule)));
+            return;
+        }
+        let of = |rule: &Option<Rule>| rule.as_ref().map(|r| elements(frontend, r, &self.config.local_pods)).unwrap_or_default();
+        let (before, after) = (of(&old), of(&new));
+        let kept: HashMap<&Place, &[u8]> = after.own.iter().map(|(place, value)| (place, &**value)).collect();
+        let there: HashMap<&Place, &[u8]> = before.own.iter().map(|(place, value)| (place, &**value)).collect();
+        plan.remove.extend(before.own.iter().filter(|(p, v)| kept.get(p) != Some(&&**v)).map(|(p, _)| p.clone()));
+        plan.add.extend(after.own.iter().filter(|(p, v)| there.get(p) != Some(&&**v)).cloned());
+        for place in after.shared {
+            let count = self.shared.entry(place.clone()).or_default();
+            *count += 1;
+            if *count == 1 {
+                plan.add.push((place, Box::default()));
+            }
+        }
+        for place in before.shared {
+            let Some(count) = self.shared.get_mut(&place) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                self.shared.remove(&place);
+                plan.remove.push(place);
+            }
+        }
+        self.remember_to_forget(frontend, old.as_ref(), new.as_ref(), plan);
+        self.rules.extend(new.map(|rule| (*frontend, rule)));
+    }
+
+    fn remember_to_forget(&self, frontend: &Frontend, old: Option<&Rule>, new: Option<&Rule>, plan: &mut Plan) {
+        let all = |rule| [false, true].into_iter().flat_map(move |inside| endpoints_of(rule, inside)).copied().collect::<Vec<_>>();
+        let (before, after) = (all(old), all(new));
+        let gone = before.iter().any(|endpoint| !after.contains(endpoint));
+        // Packets of before the first endpoint have an entry without translation.
+        let first = before.is_empty() && !after.is_empty();
+        if frontend.protocol == Protocol::Udp && (gone || first) {
+            plan.forget.push((*frontend, after));
+        }
+        if gone && matches!(old, Some(Rule::Forward(Forward { affinity: Some(_), .. }))) {
+            plan.clients.push(*frontend);
+        }
+    }
+
+    /// `rebuild`: make the table; `true` if there is another one in its place.
+    fn commit(&mut self, plan: &Plan, rebuild: Option<bool>) -> Result<(), ServiceTableError> {
+        self.known = false;
+        let mut batch = Batch::new(&self.config.table);
+        if let Some(there) = rebuild {
+            if there {
+                batch.delete_table();
+            }
+            self.made.clear();
+            skeleton::build(&mut batch, &self.config, &kernel::userdata(&self.config));
+        }
+        let mut made = BTreeSet::new();
+        for (place, _) in &plan.add {
+            let when_needed = matches!(place.set, Set::Count(..) | Set::Affinity(..));
+            if when_needed && !self.made.contains(&place.set) && made.insert(place.set) {
+                skeleton::make_set(&mut batch, place.set);
+            }
+        }
+        let mut remove: Vec<&Place> = plan.remove.iter().collect();
+        let mut add: Vec<&(Place, Box<[u8]>)> = plan.add.iter().collect();
+        // Elements of the same set share a message.
+        remove.sort_unstable_by_key(|place| place.set);
+        add.sort_unstable_by_key(|(place, _)| place.set);
+        for_each_set(&remove, |p| p.set, |name, place| batch.delete(name, Element { key: &place.key, end: &place.end, value: &[] }));
+        for_each_set(&add, |(p, _)| p.set, |name, (place, value)| batch.add(name, Element { key: &place.key, end: &place.end, value }));
+        self.socket.commit(batch).map_err(|e| self.failed("change", e))?;
+        self.made.extend(made);
+        self.handle = kernel::handle(&mut self.socket, &self.config.table).map_err(|e| self.failed("asking for the table", e))?;
+        self.generation = Some(kernel::generation(&mut self.socket).map_err(|e| self.failed("asking for the generation", e))?);
+        self.known = true;
+        Ok(())
+    }
+
+    /// What the kernel remembers of endpoints that are gone. Rules are in place already; a failure costs a client its time-out.
+    fn forget(&mut self, plan: &Plan) {
+        for frontend in &plan.clients {
+            if let Err(error) = self.forget_clients(frontend) {
+                warn!(%error, ?frontend, "clients of removed endpoints stay remembered until their time is over");
+            }
+        }
+        if !plan.forget.is_empty() {
+            match conntrack::forget(&mut self.socket, &plan.forget) {
+                Ok(count) => debug!(count, "UDP connections to removed endpoints forgotten"),
+                Err(error) => warn!(%error, "UDP connections to removed endpoints stay until they are idle"),
+            }
+        }
+    }
+
+    fn forget_clients(&mut self, frontend: &Frontend) -> io::Result<()> {
+        let set = Set::Clients(frontend.family(), to_of(frontend));
+        let (name, key) = (set.name(), frontend_key(frontend));
+        let rule = self.rules.get(frontend);
+        let serving: Vec<_> = [false, true].into_iter().flat_map(|inside| endpoints_of(rule, inside)).map(endpoint_value).collect();
+        for (client, endpoint) in kernel::elements(&mut self.socket, &self.config.table, &name)? {
+            if client.0.ends_with(&key) && !serving.iter().any(|s| **s == *endpoint) {
+                let mut batch = Batch::new(&self.config.table);
+                batch.delete(&name, Element { key: &client.0, end: &[], value: &[] });
+                // Its time may have been over.
+                if let Err(error) = self.socket.commit(batch)
+                    && error.kind() != io::ErrorKind::NotFound
+                {
+                    return Err(error);
+                }
+            }
+        }
+        self.generation = Some(kernel::generation(&mut self.socket)?);
+        Ok(())
+    }
+
+    fn failed(&self, doing: &'static str, source: io::Error) -> ServiceTableError {
+        ServiceTableError { doing, table: self.config.table.clone(), source }
+    }
+}
+
+fn for_each_set<'a, T>(sorted: &[&'a T], set: impl Fn(&T) -> Set, mut each: impl FnMut(&str, &'a T)) {
+    let mut last: Option<(Set, String)> = None;
+    for item in sorted {
+        let of = set(item);
+        let name = match last.take() {
+            Some((same, name)) if same == of => name,
+            _ => of.name(),
+        };
+        each(&name, item);
+        last = Some((of, name));
+    }
+}
+
+fn endpoints_of(rule: Option<&Rule>, inside: bool) -> &[SocketAddr] {
+    match rule {
+        Some(Rule::Forward(forward)) if inside => forward.inside.as_deref().unwrap_or_default(),
+        Some(Rule::Forward(forward)) => &forward.endpoints,
+        _ => &[],
+    }
+}
+
+/// Puts endpoints in the order that changes least.
+fn arrange(frontend: &Frontend, rule: &mut Rule, old: impl Fn(elements::Lane) -> Vec<SocketAddr>) {
+    let Rule::Forward(forward) = rule else { return };
+    let lane = |inside| elements::Lane { family: frontend.family(), to: to_of(frontend), inside };
+    forward.endpoints = keep_places(&old(lane(false)), &usable(frontend, &forward.endpoints));
+    if let Some(inside) = &mut forward.inside {
+        *inside = keep_places(&old(lane(true)), &usable(frontend, inside));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,74 @@
+//! Connections that the kernel remembers. UDP has no end: a client that goes on sending would be led to an endpoint that is gone,
+//! or, where there was none, never to one.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use rustix::io::Errno;
+
+use super::rules::{Address, Family, Frontend, Protocol};
+use crate::nft::socket::NetfilterSocket;
+use crate::nft::{IPV4, IPV6, SUBSYSTEM_CTNETLINK, find};
+
+/// `IPCTNL_MSG_CT_GET`, `IPCTNL_MSG_CT_DELETE` and `CTA_…` of `linux/netfilter/nfnetlink_conntrack.h`.
+const GET: u16 = SUBSYSTEM_CTNETLINK << 8 | 1;
+const DELETE: u16 = SUBSYSTEM_CTNETLINK << 8 | 2;
+const TUPLE_ORIGINAL: u16 = 1;
+const TUPLE_REPLY: u16 = 2;
+const TUPLE_IP: u16 = 1;
+const TUPLE_PROTOCOL: u16 = 2;
+const ZONE: u16 = 18;
+const NESTED: u16 = 0x8000;
+
+/// Forgets UDP connections to the frontends that do not lead to one of the endpoints beside them. How many those were.
+pub(super) fn forget(socket: &mut NetfilterSocket, frontends: &[(Frontend, Vec<SocketAddr>)]) -> io::Result<usize> {
+    let mut count = 0;
+    for family in Family::ALL {
+        if !frontends.iter().any(|(f, _)| f.family() == family) {
+            continue;
+        }
+        let number = if family == Family::V4 { IPV4 } else { IPV6 };
+        for connection in socket.dump(GET, number, |_| {})? {
+            let (Some(original), Some(reply)) = (find(&connection, TUPLE_ORIGINAL), find(&connection, TUPLE_REPLY)) else { continue };
+            let (Some(to), Some(from)) = (end(original, true), end(reply, false)) else { continue };
+            let stale = |(frontend, serving): &(Frontend, Vec<SocketAddr>)| {
+                let address = match frontend.address {
+                    Address::Ip(address) => address == to.ip(),
+                    // A connection through a port of the node is one whose destination was changed; others are somebody else's.
+                    Address::Node(_) => Family::of(to.ip()) == frontend.family() && (to != from || serving.is_empty()),
+                };
+                address && frontend.port == to.port() && !serving.contains(&from)
+            };
+            if !frontends.iter().any(stale) {
+                continue;
+            }
+            let deleted = socket.request(DELETE, 0, number, |w| {
+                w.attribute(TUPLE_ORIGINAL | NESTED, original);
+                if let Some(zone) = find(&connection, ZONE) {
+                    w.attribute(ZONE, zone);
+                }
+            });
+            match deleted {
+                Ok(_) => count += 1,
+                Err(error) if error.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(count)
+}
+
+/// The destination or the source of a tuple of UDP.
+fn end(tuple: &[u8], destination: bool) -> Option<SocketAddr> {
+    let (ip, protocol) = (find(tuple, TUPLE_IP)?, find(tuple, TUPLE_PROTOCOL)?);
+    if find(protocol, 1)? != [Protocol::Udp as u8] {
+        return None;
+    }
+    let (v4, v6, port) = if destination { (2, 4, 3) } else { (1, 3, 2) };
+    let address = match (find(ip, v4), find(ip, v6)) {
+        (Some(v4), _) => IpAddr::from(<[u8; 4]>::try_from(v4).ok()?),
+        (None, Some(v6)) => IpAddr::from(<[u8; 16]>::try_from(v6).ok()?),
+        (None, None) => return None,
+    };
+    Some(SocketAddr::new(address, u16::from_be_bytes(find(protocol, port)?.try_into().ok()?)))
+}

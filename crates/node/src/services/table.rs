@@ -1,0 +1,134 @@
+//! The seam to the kernel: what the proxy needs of it.
+
+use std::collections::BTreeMap;
+
+use kube_pet_core::services::{Address, Family, Forward, Frontend, Network, Protocol, Rule};
+use kube_pet_net::services as kernel;
+
+/// Rules in the kernel. Calls are synchronous and short.
+pub trait Table: Send + 'static {
+    /// Changes rules, all or none of them. [`Table::reconcile`] comes first.
+    ///
+    /// # Errors
+    /// When the kernel refuses; what it has then is not known.
+    fn apply(&mut self, changes: &[(Frontend, Option<Rule>)]) -> Result<(), TableError>;
+
+    /// Makes the rules these, touching only what is different. Returns how much that was.
+    ///
+    /// # Errors
+    /// As [`Table::apply`].
+    fn reconcile(&mut self, rules: &BTreeMap<Frontend, Rule>) -> Result<usize, TableError>;
+
+    /// Looks whether somebody else has changed the rules, and puts that right. Returns how much that was.
+    ///
+    /// # Errors
+    /// As [`Table::apply`].
+    fn repair(&mut self) -> Result<usize, TableError>;
+}
+
+/// Rules in the kernel could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// The kernel said no.
+    #[error(transparent)]
+    Kernel(#[from] kernel::ServiceTableError),
+    /// The work ended in a panic.
+    #[error("work on the kernel's rules for Services was interrupted")]
+    Interrupted,
+    #[cfg(test)]
+    #[error("the kernel refuses")]
+    Refused,
+}
+
+/// How a table is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableOptions {
+    /// Its name.
+    pub name: String,
+    /// How the names of the node's ends of pods' links begin.
+    pub link_prefix: String,
+    /// The node's own networks for pods.
+    pub pods: Vec<Network>,
+    /// Pods' traffic to elsewhere than here gets the node's address; none does if `None`.
+    pub masquerade_except: Option<Vec<Network>>,
+}
+
+/// The kernel's own.
+pub struct KernelTable(kernel::ServiceTable);
+
+impl KernelTable {
+    /// Changes nothing yet.
+    ///
+    /// # Errors
+    /// When the kernel cannot be talked to.
+    pub fn open(options: &TableOptions) -> Result<Self, TableError> {
+        let TableOptions { name, link_prefix, pods, masquerade_except } = options;
+        let networks = |networks: &[Network]| networks.iter().map(network).collect::<Vec<_>>();
+        Ok(Self(kernel::ServiceTable::open(kernel::Config {
+            table: name.clone(),
+            pod_links: link_prefix.clone(),
+            local_pods: networks(pods),
+            masquerade_except: masquerade_except.as_deref().map(networks),
+            node_addresses: None,
+        })?))
+    }
+}
+
+impl Table for KernelTable {
+    fn apply(&mut self, changes: &[(Frontend, Option<Rule>)]) -> Result<(), TableError> {
+        let changes: Vec<_> = changes.iter().map(|(f, r)| (frontend(f), r.as_ref().map(rule))).collect();
+        Ok(self.0.apply(&changes)?)
+    }
+
+    fn reconcile(&mut self, rules: &BTreeMap<Frontend, Rule>) -> Result<usize, TableError> {
+        let rules: BTreeMap<_, _> = rules.iter().map(|(f, r)| (frontend(f), rule(r))).collect();
+        Ok(count(self.0.reconcile(&rules)?))
+    }
+
+    fn repair(&mut self) -> Result<usize, TableError> {
+        match self.0.verify()? {
+            kernel::Condition::Intact => Ok(0),
+            kernel::Condition::Touched | kernel::Condition::Gone => Ok(count(self.0.repair()?)),
+        }
+    }
+}
+
+fn count(repaired: kernel::Repaired) -> usize {
+    let kernel::Repaired { rebuilt, added, removed } = repaired;
+    usize::from(rebuilt) + added + removed
+}
+
+fn network(network: &Network) -> kernel::Network {
+    kernel::Network { address: network.address, prefix: network.prefix }
+}
+
+fn frontend(frontend: &Frontend) -> kernel::Frontend {
+    let Frontend { address, protocol, port } = *frontend;
+    kernel::Frontend {
+        address: match address {
+            Address::Ip(ip) => kernel::Address::Ip(ip),
+            Address::Node(Family::V4) => kernel::Address::Node(kernel::Family::V4),
+            Address::Node(Family::V6) => kernel::Address::Node(kernel::Family::V6),
+        },
+        protocol: match protocol {
+            Protocol::Tcp => kernel::Protocol::Tcp,
+            Protocol::Udp => kernel::Protocol::Udp,
+            Protocol::Sctp => kernel::Protocol::Sctp,
+        },
+        port,
+    }
+}
+
+fn rule(rule: &Rule) -> kernel::Rule {
+    match rule {
+        Rule::Reject => kernel::Rule::Reject,
+        Rule::Drop => kernel::Rule::Drop,
+        Rule::Forward(Forward { endpoints, inside, masquerade, affinity, sources }) => kernel::Rule::Forward(kernel::Forward {
+            endpoints: endpoints.clone(),
+            inside: inside.clone(),
+            masquerade: *masquerade,
+            affinity: *affinity,
+            sources: sources.iter().map(network).collect(),
+        }),
+    }
+}
