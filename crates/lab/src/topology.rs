@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use serde_json::json;
 
 use crate::{
     cluster_dns, kube_proxy,
@@ -27,7 +28,12 @@ impl ServiceProxy {
     /// # Errors
     /// When the pet does not become Ready, or the proxy does not work.
     pub async fn pet(self, lab: &Lab, name: &str) -> Result<Pet> {
-        let pet = lab.pet(PetOptions::new(name)).await?;
+        let options = PetOptions::new(name);
+        let options = match self {
+            Self::Agent => options,
+            Self::KubeProxy => options.with("serviceProxy", json!({"enabled": false})),
+        };
+        let pet = lab.pet(options).await?;
         pet.ready(Duration::from_secs(60)).await?;
         if self == Self::KubeProxy {
             kube_proxy::start(lab, &pet).await?;

@@ -130,11 +130,16 @@ impl ServiceTable {
         let mut plan = Plan::default();
         for (frontend, rule) in &mut self.rules {
             let key = frontend_key(frontend);
-            let old = |lane| (0..).map_while(|i| found.elements.get(&Place {
-                set: Set::Endpoints(lane),
-                key: endpoint_key(&key, i),
-                end: Box::default(),
-            }).and_then(|v| endpoint_of(v))).collect::<Vec<_>>();
+            let old = |lane| {
+                (0..)
+                    .map_while(|i| {
+                        found
+                            .elements
+                            .get(&Place { set: Set::Endpoints(lane), key: endpoint_key(&key, i), end: Box::default() })
+                            .and_then(|v| endpoint_of(v))
+                    })
+                    .collect::<Vec<_>>()
+            };
             arrange(frontend, rule, old);
             let wanted = elements(frontend, rule, &self.config.local_pods);
             let mut shared = Vec::new();

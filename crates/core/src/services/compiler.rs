@@ -192,7 +192,9 @@ impl Compiler {
         for (frontend, (old, new)) in touched {
             let rival = self.best_rival(&frontend, &owner);
             let winner = |mine: Option<Claim>| match (mine, &rival) {
-                (Some(mine), Some((theirs, holder))) if (theirs.precedence, holder) < (mine.precedence, &owner) => Some(theirs.rule.clone()),
+                (Some(mine), Some((theirs, holder))) if (theirs.precedence, holder) < (mine.precedence, &owner) => {
+                    Some(theirs.rule.clone())
+                }
                 (Some(mine), _) => Some(mine.rule),
                 (None, theirs) => theirs.as_ref().map(|(claim, _)| claim.rule.clone()),
             };

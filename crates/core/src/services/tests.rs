@@ -43,15 +43,7 @@ pub(super) fn port(name: &str, port: u16) -> ServicePort {
 
 /// A ready endpoint on another node.
 pub(super) fn endpoint(address: &str) -> Endpoint {
-    Endpoint {
-        address: ip(address),
-        local: false,
-        ready: true,
-        serving: true,
-        terminating: false,
-        for_node: None,
-        for_zones: [].into(),
-    }
+    Endpoint { address: ip(address), local: false, ready: true, serving: true, terminating: false, for_node: None, for_zones: [].into() }
 }
 
 pub(super) fn local(address: &str) -> Endpoint {
@@ -108,7 +100,8 @@ pub(super) fn rule(compiler: &Compiler, frontend: Frontend) -> Rule {
 
 #[test]
 fn a_cluster_ip_leads_to_the_ready_endpoints_of_all_slices() {
-    let compiler = compiled(service(), [slice("b", [endpoint("10.244.2.2")]), slice("a", [endpoint("10.244.1.2"), endpoint("10.244.1.1")])]);
+    let compiler =
+        compiled(service(), [slice("b", [endpoint("10.244.2.2")]), slice("a", [endpoint("10.244.1.2"), endpoint("10.244.1.1")])]);
     let all = to(&["10.244.1.1:8080", "10.244.1.2:8080", "10.244.2.2:8080"]);
     assert_eq!(rule(&compiler, cluster_ip()), Rule::Forward(all));
     assert_eq!(compiler.rules().len(), 1);

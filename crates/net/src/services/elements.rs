@@ -279,8 +279,7 @@ fn minimal(networks: &[Network], family: Family) -> Vec<Network> {
     let mut minimal: Vec<Network> = Vec::new();
     for (index, network) in of_family.iter().enumerate() {
         let held = |(at, other): (usize, &Network)| {
-            other.contains(network.address)
-                && (other.prefix < network.prefix || (other.prefix == network.prefix && at < index))
+            other.contains(network.address) && (other.prefix < network.prefix || (other.prefix == network.prefix && at < index))
         };
         if !of_family.iter().enumerate().any(held) {
             minimal.push(*network);

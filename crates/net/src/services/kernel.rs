@@ -102,9 +102,8 @@ pub(super) fn elements(socket: &mut NetfilterSocket, table: &str, set: &str) -> 
         w.name(attribute::ELEMENTS_TABLE, table);
         w.name(attribute::ELEMENTS_SET, set);
     })?;
-    let value = |item: &[u8], kind| -> Box<[u8]> {
-        find(item, kind).and_then(|data| find(data, attribute::DATA_VALUE)).unwrap_or_default().into()
-    };
+    let value =
+        |item: &[u8], kind| -> Box<[u8]> { find(item, kind).and_then(|data| find(data, attribute::DATA_VALUE)).unwrap_or_default().into() };
     let mut found = Elements::new();
     for message in &messages {
         let items = find(message, attribute::ELEMENTS_LIST).unwrap_or_default();

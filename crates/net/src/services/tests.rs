@@ -121,15 +121,18 @@ fn set<const N: usize>(of: [&str; N]) -> BTreeSet<String> {
 fn netns_a_cluster_ip_leads_to_its_endpoints_from_everywhere() {
     let net = Net::new();
     let mut table = net.table(config());
-    for (address, pods, own, outside) in [
-        (VIP, [POD1, POD2], NODE, OUTSIDE),
-        ("fd00:96::20", ["fd00:9::5", "fd00:9::6"], "2001:db8::10", "2001:db8:7::7"),
-    ] {
+    for (address, pods, own, outside) in
+        [(VIP, [POD1, POD2], NODE, OUTSIDE), ("fd00:96::20", ["fd00:9::5", "fd00:9::6"], "2001:db8::10", "2001:db8:7::7")]
+    {
         let rules = desired(&[(vip(address, Protocol::Tcp, 80), forward(&pods.map(|p| at(p, 8080))))]);
         assert!(table.reconcile(&rules).is_ok());
         let target = at(address, 80);
         let seen = |from: &str| BTreeSet::from([format!("pod1 {from}"), format!("pod2 {from}")]);
-        assert_eq!(net.answers("pod1", target), BTreeSet::from([format!("pod1 {own}"), format!("pod2 {}", pods[0])]), "itself: masqueraded");
+        assert_eq!(
+            net.answers("pod1", target),
+            BTreeSet::from([format!("pod1 {own}"), format!("pod2 {}", pods[0])]),
+            "itself: masqueraded"
+        );
         assert_eq!(net.answers("node", target), seen(own));
         assert_eq!(net.answers("outside", target), seen(outside), "the sender is not hidden");
     }
@@ -194,9 +197,8 @@ fn netns_only_the_given_sources_may() {
     let net = Net::new();
     let mut table = net.table(config());
     let frontend = vip(VIP, Protocol::Tcp, 80);
-    let rule = |sources: &[Network]| {
-        Rule::Forward(Forward { endpoints: vec![at(POD2, 8080)], sources: sources.to_vec(), ..Forward::default() })
-    };
+    let rule =
+        |sources: &[Network]| Rule::Forward(Forward { endpoints: vec![at(POD2, 8080)], sources: sources.to_vec(), ..Forward::default() });
     let within = [network("198.51.100.0", 24), network("198.51.100.7", 32), network("fd00::", 8)];
     table.reconcile(&desired(&[(frontend, rule(&within))])).unwrap();
     assert!(net.ask("outside", at(VIP, 80)).is_ok());
@@ -227,10 +229,12 @@ fn netns_a_client_stays_with_its_endpoint_until_that_is_gone() {
         assert_ne!(net.answers("outside", target), seen);
         std::thread::sleep(Duration::from_millis(2500));
         table.apply(&[(frontend, rule(&[at(other, 8080), at(stays, 8080)]))]).unwrap();
-        let later: BTreeSet<_> = (0..12).map(|_| {
-            std::thread::sleep(Duration::from_millis(2100));
-            net.ask("outside", target).unwrap()
-        }).collect();
+        let later: BTreeSet<_> = (0..12)
+            .map(|_| {
+                std::thread::sleep(Duration::from_millis(2100));
+                net.ask("outside", target).unwrap()
+            })
+            .collect();
         assert_eq!(later.len(), 2, "after the time it may be another one");
         table.apply(&[(frontend, None)]).unwrap();
     }
@@ -334,10 +338,12 @@ fn change() -> impl Strategy<Value = (Frontend, Option<Rule>)> {
     ];
     let frontend = (address, prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)], 80_u16..82)
         .prop_map(|(address, protocol, port)| Frontend { address, protocol, port });
-    let endpoint = prop_oneof![(1_u8..8).prop_map(|n| at(&format!("10.9.0.{n}"), 80)), (1_u8..8).prop_map(|n| at(&format!("fd00:9::{n}"), 80))];
+    let endpoint =
+        prop_oneof![(1_u8..8).prop_map(|n| at(&format!("10.9.0.{n}"), 80)), (1_u8..8).prop_map(|n| at(&format!("fd00:9::{n}"), 80))];
     let endpoints = prop::collection::vec(endpoint, 0..6);
     let source = prop_oneof![Just(network("198.51.100.0", 24)), Just(network("198.51.0.0", 16)), Just(network("fd00::", 8))];
-    let forward = (endpoints.clone(), prop::option::of(endpoints), any::<bool>(), prop::option::of(1_u64..3), prop::collection::vec(source, 0..3));
+    let forward =
+        (endpoints.clone(), prop::option::of(endpoints), any::<bool>(), prop::option::of(1_u64..3), prop::collection::vec(source, 0..3));
     let rule = prop_oneof![
         1 => Just(Rule::Reject),
         1 => Just(Rule::Drop),

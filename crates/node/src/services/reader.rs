@@ -71,7 +71,8 @@ impl ServiceReader {
         }
         let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
         let from = format!("{namespace}/");
-        let own = services.range::<str, _>((Bound::Included(from.as_str()), Bound::Unbounded)).take_while(|(key, _)| key.starts_with(&from));
+        let own =
+            services.range::<str, _>((Bound::Included(from.as_str()), Bound::Unbounded)).take_while(|(key, _)| key.starts_with(&from));
         let api_server = services.get_key_value(API_SERVER).filter(|(key, _)| !key.starts_with(&from));
         Some(own.chain(api_server).map(|(_, service)| facts(service)).collect())
     }

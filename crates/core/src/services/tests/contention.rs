@@ -22,7 +22,9 @@ fn of(name: &str) -> Slice {
 
 fn leads_to(compiler: &Compiler, frontend: Frontend) -> String {
     match rule(compiler, frontend) {
-        Rule::Forward(forward) => forward.endpoints.iter().map(|e| char::from(e.ip().to_string().rsplit('.').next().unwrap().parse::<u8>().unwrap())).collect(),
+        Rule::Forward(forward) => {
+            forward.endpoints.iter().map(|e| char::from(e.ip().to_string().rsplit('.').next().unwrap().parse::<u8>().unwrap())).collect()
+        }
         other => format!("{other:?}"),
     }
 }

@@ -71,7 +71,9 @@ fn slices() -> impl Strategy<Value = Slice> {
         key: format!("ns/s{name}").into(),
         service: format!("ns/{service}").into(),
         family: if v6 { Family::V6 } else { Family::V4 },
-        ports: [("a", Protocol::Tcp), ("b", Protocol::Udp)].map(|(name, protocol)| SlicePort { name: name.into(), protocol, port: 8080 }).into(),
+        ports: [("a", Protocol::Tcp), ("b", Protocol::Udp)]
+            .map(|(name, protocol)| SlicePort { name: name.into(), protocol, port: 8080 })
+            .into(),
         endpoints: endpoints
             .into_iter()
             .map(|(last, local, state, (for_node, zones))| Endpoint {

@@ -12,11 +12,7 @@ fn everywhere() -> Service {
 }
 
 fn external() -> [Frontend; 3] {
-    [
-        frontend(Address::Ip(ip("192.0.2.1")), 80),
-        frontend(Address::Ip(ip("198.51.100.1")), 80),
-        frontend(Address::Node(Family::V4), 30080),
-    ]
+    [frontend(Address::Ip(ip("192.0.2.1")), 80), frontend(Address::Ip(ip("198.51.100.1")), 80), frontend(Address::Node(Family::V4), 30080)]
 }
 
 #[test]
@@ -74,7 +70,10 @@ fn source_ranges_hold_for_the_load_balancer_only() {
         })
     };
     let none = Vec::<String>::new;
-    assert_eq!(sources(&["203.0.113.0/24", "fd00::/8", "10.0.0.0/8"]), [none(), vec!["10.0.0.0/8".into(), "203.0.113.0/24".into()], none()]);
+    assert_eq!(
+        sources(&["203.0.113.0/24", "fd00::/8", "10.0.0.0/8"]),
+        [none(), vec!["10.0.0.0/8".into(), "203.0.113.0/24".into()], none()]
+    );
     assert_eq!(sources(&["203.0.113.0/24", "0.0.0.0/0"]), [none(), none(), none()]);
     assert_eq!(sources(&["fd00::/8"]), [none(), none(), none()]);
 }
@@ -96,12 +95,7 @@ fn a_health_check_counts_ready_endpoints_of_this_node_by_address() {
 #[test]
 fn host_ports_lead_into_their_pod() {
     let mut compiler = Compiler::default();
-    let host_port = |address: Option<&str>, port| HostPort {
-        address: address.map(ip),
-        protocol: Protocol::Tcp,
-        port,
-        container_port: 80,
-    };
+    let host_port = |address: Option<&str>, port| HostPort { address: address.map(ip), protocol: Protocol::Tcp, port, container_port: 80 };
     let ports = vec![
         host_port(None, 8080),
         host_port(Some("0.0.0.0"), 8081),

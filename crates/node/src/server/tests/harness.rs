@@ -311,7 +311,11 @@ fn loopback() -> SocketAddr {
 
 fn state(store: PodStore, root: PathBuf, api: Reviewer, health: Health, podman: kube_pet_podman::Client) -> ServerState {
     let paths = Paths::new(root);
-    let sandboxes = crate::sandboxes::SandboxManager::new(paths.clone(), crate::sandboxes::SandboxConfig::default(), crate::services::HostPorts::none());
+    let sandboxes = crate::sandboxes::SandboxManager::new(
+        paths.clone(),
+        crate::sandboxes::SandboxConfig::default(),
+        crate::services::HostPorts::none(),
+    );
     let stats = crate::stats::StatsProvider::new(crate::stats::StatsOptions {
         node_name: "pet-1".into(),
         paths: paths.clone(),

@@ -3,9 +3,7 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 
 use kube_pet_core::ids::PodUid;
-use kube_pet_core::services::{
-    Address, Endpoint, Family, Frontend, HostPort, Protocol, Rule, Service, ServicePort, Slice, SlicePort,
-};
+use kube_pet_core::services::{Address, Endpoint, Family, Frontend, HostPort, Protocol, Rule, Service, ServicePort, Slice, SlicePort};
 
 use super::super::HostPorts;
 use super::super::table::TableError;
