@@ -58,16 +58,28 @@ impl Scene {
     pub(crate) fn give_node(&self, address: IpAddr) {
         self.node(|| {
             let mut socket = RouteSocket::open().unwrap();
-            let mut pair = named("up0");
+            let free = (0..).find(|n| index_of(&mut socket, &format!("up{n}")).is_err()).unwrap();
+            let (near, far) = (format!("up{free}"), format!("end{free}"));
+            let mut pair = named(&near);
             pair.attributes.push(LinkAttribute::LinkInfo(vec![
                 LinkInfo::Kind(InfoKind::Veth),
-                LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(named("up1")))),
+                LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(named(&far)))),
             ]));
-            socket.change("making", "up0", RouteNetlinkMessage::NewLink(pair), NLM_F_CREATE).unwrap();
-            switch_on(&mut socket, "up0").unwrap();
-            switch_on(&mut socket, "up1").unwrap();
-            let index = index_of(&mut socket, "up0").unwrap();
-            add_address(&mut socket, "up0", index, address, AddressScope::Universe).unwrap();
+            socket.change("making", &near, RouteNetlinkMessage::NewLink(pair), NLM_F_CREATE).unwrap();
+            switch_on(&mut socket, &near).unwrap();
+            switch_on(&mut socket, &far).unwrap();
+            let index = index_of(&mut socket, &near).unwrap();
+            add_address(&mut socket, &near, index, address, AddressScope::Universe).unwrap();
+        });
+    }
+    /// A way to everywhere, as machines have one: a packet is given its destination after a route for it was found.
+    pub(crate) fn default_route(&self, link: &str, like: IpAddr) {
+        self.node(|| {
+            let mut socket = RouteSocket::open().unwrap();
+            let index = index_of(&mut socket, link).unwrap();
+            let mut default = route(like, 0, index, RouteScope::Link);
+            default.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::Destination(_)));
+            replace_route(&mut socket, like, default).unwrap();
         });
     }
 }

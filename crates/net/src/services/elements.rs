@@ -209,7 +209,7 @@ pub(super) fn keep_places(old: &[SocketAddr], wanted: &[SocketAddr]) -> Vec<Sock
             index += 1;
         }
     }
-    placed.into_iter().flatten().chain(new.into_iter().rev()).collect()
+    placed.into_iter().flatten().chain(new).collect()
 }
 
 /// What a frontend is in the kernel: elements of its own, and those that it shares.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -62,6 +62,8 @@ impl Net {
         let scene = Scene::new();
         scene.give_node(ip(NODE));
         scene.give_node(ip("2001:db8::10"));
+        scene.default_route("up0", ip(NODE));
+        scene.default_route("up1", ip("2001:db8::10"));
         scene.link("pod1", "kpaaaaaaaaaa", &[ip(POD1), ip("fd00:9::5")]).unwrap();
         scene.link("pod2", "kpbbbbbbbbbb", &[ip(POD2), ip("fd00:9::6")]).unwrap();
         scene.link("outside", "outside", &[ip(OUTSIDE), ip("2001:db8:7::7")]).unwrap();
