@@ -18,6 +18,7 @@ mod node_api;
 mod pod_network;
 mod probes;
 mod selectors;
+mod services;
 mod standalone;
 mod static_pods;
 mod statistics;

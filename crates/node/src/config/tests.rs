@@ -71,6 +71,8 @@ podCIDR: [10.1.0.0/24, "fd01::/64"]
 externalIPSources: [interface, {interface: eth1}, {static: 198.51.100.7}, {url: "http://a:b@ip.example/x"}]
 mtu: 1400
 linkPrefix: kp2
+nonMasqueradeCIDRs: [10.0.0.0/8, "fd00::/8"]
+serviceProxy: {enabled: false}
 registerNode: false
 nodeLabels: {example.com/rack: "7", size: 3}
 registerWithTaints: [{key: a/b, value: c, effect: NoExecute}]

@@ -73,9 +73,15 @@ impl<T: Table> Proxy<T> {
     pub(super) async fn run(mut self) {
         self.follow_node();
         // The pods of an earlier run must not be missing when the rules are compared for the first time.
+        let mut waiting = Vec::new();
         while let Ok(command) = self.commands.try_recv() {
-            self.host_ports.take(command.event);
-            drop(command.done);
+            match command.done {
+                None => self.host_ports.take(command.event),
+                Some(_) => waiting.push(command),
+            }
+        }
+        for command in waiting {
+            self.command(command).await;
         }
         let mut verify = tokio::time::interval(VERIFY);
         verify.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
