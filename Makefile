@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help prepare prepare-suite check test test-podman test-slow-reader fuzz demo demo-down conformance bench
+.PHONY: help prepare prepare-suite check test test-podman test-slow-reader fuzz demo demo-down conformance bench bench-services
 
 CARGO ?= cargo
 # Development build: what the tests and the demo run. The benchmarks measure the release build.
@@ -10,6 +10,10 @@ LAB := target/debug/lab
 FOCUS ?= \[NodeConformance\]
 SKIP ?= \[Serial\]|\[Slow\]|\[Disruptive\]|\[Flaky\]
 PROCS ?= 8
+NODES ?= 2
+# --dns: CoreDNS. --kube-proxy: the real one does Services, a judge of the lab and not of kube-pet.
+CLUSTER ?= --dns
+LIST ?=
 REPORT ?= docs/conformance.md
 # The end-to-end tests mostly wait: more of them at once than there are processors.
 TEST_THREADS ?= 8
@@ -61,9 +65,9 @@ demo-down: ## removes the demo's cluster
 	@$(CARGO) build --quiet --bin lab
 	@$(LAB) down --name demo
 
-conformance: prepare-suite ## the official suite; FOCUS='regular expression', SKIP=…, PROCS=8; writes REPORT=docs/conformance.md
+conformance: prepare-suite ## the official suite; FOCUS='regular expression' or LIST=lab/conformance/….txt, SKIP=…, PROCS=8, NODES=2, CLUSTER=--dns; writes REPORT=docs/conformance.md
 	@$(CARGO) build --quiet --release --bins
-	@target/release/lab conformance --focus '$(FOCUS)' --skip '$(SKIP)' --procs $(PROCS) --report '$(REPORT)'
+	@target/release/lab conformance --focus '$(FOCUS)' $(if $(LIST),--list '$(LIST)') --skip '$(SKIP)' --procs $(PROCS) --nodes $(NODES) $(CLUSTER) --report '$(REPORT)'
 
 bench: prepare ## pod start, memory and CPU of the whole node, against Podman's own floor; exec and port-forward beside the kubelet with containerd
 	@scripts/prepare.sh peer
@@ -71,3 +75,8 @@ bench: prepare ## pod start, memory and CPU of the whole node, against Podman's 
 	@$(CARGO) build --quiet --release --package kube-pet-podman --example floor
 	@target/release/lab bench
 	@target/release/lab bench-interactive
+
+bench-services: prepare ## Services beside the real kube-proxy (nftables mode): start, change of an endpoint, memory, CPU, for 100, 1,000 and 10,000 of them
+	@scripts/prepare.sh peer
+	@$(CARGO) build --quiet --release --bins
+	@target/release/lab bench-services

@@ -128,4 +128,5 @@ finish_tools
 tree nginx nginx-light
 finish_nginx
 tree perl perl
+tree conntrack conntrack
 rm -rf "$out"/apt-*

@@ -15,6 +15,7 @@ use kube::{
 use serde_json::json;
 
 pub mod interactive;
+pub mod services;
 
 use crate::{
     cluster, command,

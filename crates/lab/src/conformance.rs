@@ -1,9 +1,7 @@
 //! The official suite of Kubernetes against a lab, and the page that tells how it went.
 
 use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
@@ -16,23 +14,56 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use crate::{
     builds::Builds,
     lab::{Lab, LabOptions},
-    pet::PetOptions,
     progress::say,
+    topology::Topology,
 };
+
+mod list;
+mod page;
+
+pub use list::SpecList;
+pub use page::{Surroundings, write_page};
 
 /// Which part of the suite to run, and how.
 #[derive(Clone, Debug)]
 pub struct Selection {
-    /// Regular expression that a spec's name must match.
-    pub focus: String,
-    /// Regular expression that it must not match.
+    /// Which specs.
+    pub focus: Focus,
+    /// Regular expression that a spec's name must not match.
     pub skip: String,
     /// How many specs run at once.
     pub procs: u16,
-    /// How many nodes the cluster has.
-    pub nodes: u8,
+    /// What the cluster is made of.
+    pub topology: Topology,
     /// When to give up.
     pub limit: Duration,
+}
+
+/// Which specs to run.
+#[derive(Clone, Debug)]
+pub enum Focus {
+    /// Those whose names match a regular expression.
+    Matching(String),
+    /// Those of a list, all of which must run.
+    Listed(SpecList),
+}
+
+impl Focus {
+    fn expression(&self) -> String {
+        match self {
+            Self::Matching(expression) => expression.clone(),
+            Self::Listed(list) => list.expression(),
+        }
+    }
+}
+
+impl fmt::Display for Focus {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Matching(expression) => write!(formatter, "`{expression}`"),
+            Self::Listed(list) => write!(formatter, "the specs of `{}`", list.path().display()),
+        }
+    }
 }
 
 /// How it went.
@@ -68,7 +99,7 @@ impl Report {
     }
 }
 
-/// Starts a lab of its own with `selection.nodes` pets, runs the suite on it and removes it.
+/// Starts a lab of its own with the selection's topology, runs the suite on it and removes it.
 ///
 /// # Errors
 /// When the lab does not come up or the suite does not run. Failed specs are no error: they are in the report.
@@ -76,11 +107,7 @@ pub async fn run(name: &str, selection: &Selection, output: &Path) -> Result<Rep
     let mut options = LabOptions::new(name);
     options.keep_logs = Some(output.join("logs"));
     let lab = Lab::start(options).await?;
-    for number in 1..=selection.nodes {
-        let options = PetOptions::new(format!("pet{number}"));
-        let pet = lab.pet(options).await?;
-        pet.ready(Duration::from_secs(60)).await?;
-    }
+    selection.topology.build(&lab).await?;
     let report = run_on(&lab, selection, output).await;
     lab.stop().await?;
     report
@@ -107,11 +134,14 @@ pub async fn run_on(lab: &Lab, selection: &Selection, output: &Path) -> Result<R
     let report = parse(&json, start.elapsed())?;
     ensure!(
         !report.specs.is_empty(),
-        "no spec matches --focus '{}' --skip '{}', or none ran: see {}",
+        "no spec matches {} --skip '{}', or none ran: see {}",
         selection.focus,
         selection.skip,
         log.display()
     );
+    if let Focus::Listed(list) = &selection.focus {
+        list.check(report.specs.iter().map(|spec| spec.name.as_str()))?;
+    }
     Ok(report)
 }
 
@@ -126,13 +156,13 @@ fn command(lab: &Lab, selection: &Selection, output: &Path) -> Result<tokio::pro
         .arg(format!("--timeout={}s", selection.limit.as_secs()))
         .arg(format!("--output-dir={}", output.display()))
         .arg("--json-report=report.json")
-        .arg(format!("--focus={}", selection.focus))
+        .arg(format!("--focus={}", selection.focus.expression()))
         .arg(format!("--skip={}", selection.skip))
         .arg(builds.program("e2e.test")?)
         .args(["--", "--provider=skeleton", "--dns-domain=cluster.local"])
         .arg(format!("--kubeconfig={}", lab.record().kubeconfig().display()))
         .arg(format!("--kubectl-path={}", builds.program("kubectl")?.display()))
-        .arg(format!("--num-nodes={}", selection.nodes))
+        .arg(format!("--num-nodes={}", selection.topology.pets))
         .args(["--minStartupPods=0", "--allowed-not-ready-nodes=0"])
         .args(["--disable-log-dump", "--dump-logs-on-failure=false"])
         .args(["--prepull-images=false"])
@@ -210,116 +240,10 @@ fn spec(report: SpecJson) -> Option<Spec> {
     })
 }
 
-/// Facts about where a report was made.
-#[derive(Debug)]
-pub struct Surroundings {
-    facts: Vec<(&'static str, String)>,
-}
-
-impl Surroundings {
-    /// Of this machine.
-    ///
-    /// # Errors
-    /// When Podman cannot be asked.
-    pub async fn find() -> Result<Self> {
-        let line = |text: Result<String>| text.unwrap_or_default().trim().to_owned();
-        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("read the kernel's version");
-        Ok(Self {
-            facts: vec![
-                ("Date", jiff::Timestamp::now().strftime("%Y-%m-%d").to_string()),
-                ("kube-pet", line(crate::command::run(&["git", "describe", "--always", "--dirty"]).await)),
-                ("Kubernetes", "1.37.1".to_owned()),
-                ("Podman", line(crate::command::run(&["podman", "--version"]).await).replace("podman version ", "")),
-                ("Kernel", line(kernel)),
-            ],
-        })
-    }
-}
-
-/// Writes the page.
-///
-/// # Errors
-/// When the file cannot be written.
-pub fn write_page(path: &Path, selection: &Selection, report: &Report, surroundings: &Surroundings) -> Result<()> {
-    fs::write(path, page(selection, report, surroundings)).with_context(|| format!("write {}", path.display()))
-}
-
-fn page(selection: &Selection, report: &Report, surroundings: &Surroundings) -> String {
-    let mut text =
-        String::from("# The official conformance suite\n\nWritten by `make conformance`; do not edit.\n\n| | |\n| --- | --- |\n");
-    for (what, value) in &surroundings.facts {
-        let _ = writeln!(text, "| {what} | {value} |");
-    }
-    let _ = writeln!(
-        text,
-        "| Focus | `{}` |\n| Skip | `{}` |\n| At once | {} |\n| Nodes | {} |\n| Took | {} s |\n\n\
-         **{} of {} passed.**\n",
-        cell(&selection.focus),
-        cell(&selection.skip),
-        selection.procs,
-        selection.nodes,
-        report.took.as_secs(),
-        report.passed(),
-        report.specs.len()
-    );
-    let mut failures: BTreeMap<&str, &Spec> = BTreeMap::new();
-    failures.extend(report.failures().map(|spec| (spec.name.as_str(), spec)));
-    if !failures.is_empty() {
-        text.push_str("## Failures\n\n| Spec | Why | Seconds |\n| --- | --- | --- |\n");
-        for spec in failures.values() {
-            let why = if spec.failure.is_empty() { &spec.state } else { &spec.failure };
-            let _ = writeln!(text, "| {} | {} | {} |", cell(&spec.name), cell(why), spec.took.as_secs());
-        }
-    }
-    text
-}
-
-/// One table cell: no bars, not endless.
-fn cell(text: &str) -> String {
-    let text = text.replace('|', "\\|");
-    match text.char_indices().nth(300) {
-        Some((end, _)) => format!("{} …", &text[..end]),
-        None => text,
-    }
-}
-
 /// Where a run's logs and reports go by default: below cargo's own folder, which no commit takes.
 pub fn default_output(name: &str) -> PathBuf {
     let target = std::env::current_exe()
         .ok()
         .and_then(|program| program.ancestors().find(|folder| folder.file_name().is_some_and(|name| name == "target")).map(Path::to_owned));
     target.unwrap_or_else(|| PathBuf::from("/var/tmp/kube-pet-lab")).join("lab").join(name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn report(state: &str, kind: &str, message: &str) -> SpecJson {
-        serde_json::from_value(serde_json::json!({
-            "ContainerHierarchyTexts": ["[sig-node] Pods"],
-            "LeafNodeType": kind,
-            "LeafNodeText": "should a | b",
-            "State": state,
-            "RunTime": 2_500_000_000_u64,
-            "Failure": {"Message": message},
-        }))
-        .unwrap()
-    }
-
-    #[test]
-    fn the_page_names_each_failure_with_its_first_line() {
-        let specs = [
-            report("passed", "It", ""),
-            report("failed", "It", "\nfirst line\nsecond line"),
-            report("skipped", "It", ""),
-            report("passed", "BeforeEach", ""),
-        ];
-        let report = Report { specs: specs.into_iter().filter_map(spec).collect(), took: Duration::from_secs(3) };
-        let selection = Selection { focus: "a|b".into(), skip: String::new(), procs: 1, nodes: 1, limit: Duration::ZERO };
-        let page = page(&selection, &report, &Surroundings { facts: vec![] });
-        assert!(page.contains("**1 of 2 passed.**"), "{page}");
-        assert!(page.contains("| [sig-node] Pods should a \\| b | first line | 2 |"), "{page}");
-        assert!(!page.contains("second line"), "{page}");
-    }
 }

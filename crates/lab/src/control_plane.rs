@@ -9,6 +9,7 @@ use crate::{
     builds::Builds,
     client,
     daemon::{Daemon, DaemonSpec},
+    kube_proxy,
     machine::Machine,
     network::{self, API_SERVICE_IP, Wire},
     patience::eventually,
@@ -105,6 +106,7 @@ fn credentials(lab: &LabRecord) -> Result<()> {
     for (file, user, group) in [
         ("controller-manager", "system:kube-controller-manager", None),
         ("scheduler", "system:kube-scheduler", None),
+        (kube_proxy::NAME, "system:kube-proxy", None),
         ("admin", "lab-admin", Some("system:masters")),
     ] {
         let identity = pki.client(file, user, group)?;

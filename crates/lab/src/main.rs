@@ -5,10 +5,10 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use kube_pet_lab::{
-    Lab, LabOptions, PetOptions,
-    bench::{self, Plan, interactive},
+    Lab, LabOptions, ServiceProxy, Topology,
+    bench::{self, Plan, interactive, services},
     cleanup,
-    conformance::{self, Selection, Surroundings},
+    conformance::{self, Focus, Selection, SpecList, Surroundings},
     demo,
     progress::say,
     record, supervisor,
@@ -22,6 +22,24 @@ struct Arguments {
     command: Command,
 }
 
+/// What makes names and ClusterIPs work.
+#[derive(clap::Args)]
+struct Network {
+    /// CoreDNS as the cluster's DNS.
+    #[arg(long)]
+    dns: bool,
+    /// The real kube-proxy in place of the agent's own Services.
+    #[arg(long)]
+    kube_proxy: bool,
+}
+
+impl Network {
+    fn topology(&self, pets: u8) -> Topology {
+        let proxy = if self.kube_proxy { ServiceProxy::KubeProxy } else { ServiceProxy::Agent };
+        Topology { pets, proxy, dns: self.dns }
+    }
+}
+
 #[derive(Subcommand)]
 enum Command {
     /// Start a lab that stays until `lab down`.
@@ -32,6 +50,8 @@ enum Command {
         /// How many pets to start: pet1, pet2, …
         #[arg(long, default_value_t = 1)]
         pets: u8,
+        #[command(flatten)]
+        network: Network,
         /// The API server verifies the nodes' serving certificates.
         #[arg(long)]
         verify_kubelets: bool,
@@ -68,6 +88,9 @@ enum Command {
         /// Regular expression that a spec's name must match.
         #[arg(long, default_value = r"\[NodeConformance\]")]
         focus: String,
+        /// In place of --focus: a file with whole names, one a line, all of which must run.
+        #[arg(long)]
+        list: Option<PathBuf>,
         /// Regular expression that it must not match.
         #[arg(long, default_value = r"\[Serial\]|\[Slow\]|\[Disruptive\]|\[Flaky\]")]
         skip: String,
@@ -77,6 +100,8 @@ enum Command {
         /// How many pets the cluster has.
         #[arg(long, default_value_t = 1)]
         nodes: u8,
+        #[command(flatten)]
+        network: Network,
         /// Write this page.
         #[arg(long)]
         report: Option<PathBuf>,
@@ -101,6 +126,18 @@ enum Command {
         /// Transfers on each node, of each kind.
         #[arg(long, default_value_t = 5)]
         transfers: usize,
+    },
+    /// Measure Services beside the real kube-proxy
+    BenchServices {
+        /// Numbers of Services, growing.
+        #[arg(long, value_delimiter = ',', default_value = "100,1000,10000")]
+        sizes: Vec<u32>,
+        /// Changes of one endpoint, one after the other, for each number.
+        #[arg(long, default_value_t = 100)]
+        changes: u32,
+        /// Seconds of ten changes each, for each number.
+        #[arg(long, default_value_t = 30)]
+        busy: u32,
     },
     /// The process that owns a lab; started by the other commands.
     #[command(hide = true)]
@@ -131,7 +168,7 @@ async fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Up { name, pets, verify_kubelets } => up(name, pets, verify_kubelets).await?,
+        Command::Up { name, pets, network, verify_kubelets } => up(name, network.topology(pets), verify_kubelets).await?,
         Command::Down { name } => down(&name).await?,
         Command::List => {
             for lab in record::live()? {
@@ -141,8 +178,12 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Gc => cleanup::collect_dead().await?,
         Command::Exec { name, machine, command } => return exec(&name, &machine, &command).await,
         Command::Demo { name } => demo::run(&name).await?,
-        Command::Conformance { focus, skip, procs, nodes, report } => {
-            let selection = Selection { focus, skip, procs, nodes, limit: Duration::from_secs(3 * 3600) };
+        Command::Conformance { focus, list, skip, procs, nodes, network, report } => {
+            let focus = match list {
+                Some(file) => Focus::Listed(SpecList::read(&file)?),
+                None => Focus::Matching(focus),
+            };
+            let selection = Selection { focus, skip, procs, topology: network.topology(nodes), limit: Duration::from_secs(3 * 3600) };
             conform(&selection, report).await?;
         }
         Command::Bench { sequence, burst, idle } => {
@@ -150,21 +191,18 @@ async fn run(command: Command) -> Result<ExitCode> {
             bench::run(&Plan { sequence, burst, idle }).await?;
         }
         Command::BenchInteractive { commands, transfers } => bench::interactive::run(&interactive::Plan { commands, transfers }).await?,
+        Command::BenchServices { sizes, changes, busy } => services::run(&services::Plan { sizes, changes, busy }).await?,
         Command::Supervise { dir, lifeline } => supervisor::supervise(&dir, lifeline).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn up(name: String, pets: u8, verify_kubelets: bool) -> Result<()> {
+async fn up(name: String, topology: Topology, verify_kubelets: bool) -> Result<()> {
     let mut options = LabOptions::new(name);
     options.control_plane.verify_kubelets = verify_kubelets;
     let lab = Lab::start_detached(options).await?;
     say(format!("export KUBECONFIG={}", lab.record().kubeconfig().display()));
-    for number in 1..=pets {
-        let pet = lab.pet(PetOptions::new(format!("pet{number}"))).await?;
-        pet.ready(Duration::from_secs(30)).await?;
-        say(format!("{} is Ready at {}", pet.name(), pet.address()));
-    }
+    topology.build(&lab).await?;
     Ok(())
 }
 

@@ -107,6 +107,11 @@ pub fn cpu_ticks(pid: i32) -> u64 {
     Stat::read(pid).map_or(0, |stat| stat.cpu_ticks)
 }
 
+/// As [`cpu_ticks`], with the children that it has waited for.
+pub fn cpu_ticks_with_children(pid: i32) -> u64 {
+    Stat::read(pid).map_or(0, |stat| stat.cpu_ticks + stat.children_ticks)
+}
+
 /// Proportional set size of a process in KiB; 0 when it is gone.
 pub fn pss_kib(pid: i32) -> u64 {
     let Ok(text) = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) else {
@@ -135,6 +140,7 @@ struct Stat {
     state: char,
     parent: i32,
     cpu_ticks: u64,
+    children_ticks: u64,
     start_time: u64,
 }
 
@@ -151,6 +157,7 @@ impl Stat {
             state: fields.first()?.chars().next()?,
             parent: fields.get(1)?.parse().ok()?,
             cpu_ticks: number(11)? + number(12)?,
+            children_ticks: number(13)? + number(14)?,
             start_time: number(19)?,
         })
     }
@@ -173,9 +180,9 @@ mod tests {
 
     #[test]
     fn stat_survives_odd_program_names() {
-        let text = "42 (a) b (c) S 7 42 42 0 -1 4194560 1 2 3 4 5 6 0 0 20 0 1 0 987654 0 0";
+        let text = "42 (a) b (c) S 7 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 0 0";
         let stat = Stat::parse(text).unwrap();
-        assert_eq!((stat.state, stat.parent, stat.cpu_ticks, stat.start_time), ('S', 7, 11, 987_654));
+        assert_eq!((stat.state, stat.parent, stat.cpu_ticks, stat.children_ticks, stat.start_time), ('S', 7, 11, 15, 987_654));
     }
 
     #[tokio::test]

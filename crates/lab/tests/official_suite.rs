@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use kube_pet_lab::conformance::{self, Selection};
+use kube_pet_lab::{
+    ServiceProxy, Topology,
+    conformance::{self, Focus, Selection},
+};
 
 /// About twenty specs of a few seconds each, from all over what a node does.
 const FAST: &[&str] = &[
@@ -33,10 +36,10 @@ const FAST: &[&str] = &[
 #[tokio::test]
 async fn e2e_official_suite_fast_part() {
     let selection = Selection {
-        focus: FAST.join("|"),
+        focus: Focus::Matching(FAST.join("|")),
         skip: r"\[Serial\]|\[Slow\]|\[Disruptive\]|\[Flaky\]".into(),
         procs: 8,
-        nodes: 1,
+        topology: Topology { pets: 1, proxy: ServiceProxy::Agent, dns: false },
         limit: Duration::from_secs(600),
     };
     let output = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("official-suite");

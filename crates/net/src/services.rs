@@ -263,7 +263,7 @@ impl ServiceTable {
         if frontend.protocol == Protocol::Udp && (gone || first) {
             plan.forget.push((*frontend, after));
         }
-        if gone && matches!(old, Some(Rule::Forward(Forward { affinity: Some(_), .. }))) {
+        if remembers(old) && (gone || !remembers(new)) {
             plan.clients.push(*frontend);
         }
     }
@@ -301,7 +301,7 @@ impl ServiceTable {
         Ok(())
     }
 
-    /// What the kernel remembers of endpoints that are gone. Rules are in place already; a failure costs a client its time-out.
+    /// What the kernel remembers of endpoints that are gone, and of clients that need not be remembered any more. Rules are in place already; a failure costs a client its time-out.
     fn forget(&mut self, plan: &Plan) {
         for frontend in &plan.clients {
             if let Err(error) = self.forget_clients(frontend) {
@@ -320,7 +320,10 @@ impl ServiceTable {
         let set = Set::Clients(frontend.family(), to_of(frontend));
         let (name, key) = (set.name(), frontend_key(frontend));
         let rule = self.rules.get(frontend);
-        let serving: Vec<_> = [false, true].into_iter().flat_map(|inside| endpoints_of(rule, inside)).map(endpoint_value).collect();
+        let mut serving: Vec<_> = [false, true].into_iter().flat_map(|inside| endpoints_of(rule, inside)).map(endpoint_value).collect();
+        if !remembers(rule) {
+            serving.clear();
+        }
         for (client, endpoint) in kernel::elements(&mut self.socket, &self.config.table, &name)? {
             if client.0.ends_with(&key) && !serving.iter().any(|s| **s == *endpoint) {
                 let mut batch = Batch::new(&self.config.table);
@@ -340,6 +343,11 @@ impl ServiceTable {
     fn failed(&self, doing: &'static str, source: io::Error) -> ServiceTableError {
         ServiceTableError { doing, table: self.config.table.clone(), source }
     }
+}
+
+/// Whether the same client goes to the same endpoint again.
+fn remembers(rule: Option<&Rule>) -> bool {
+    matches!(rule, Some(Rule::Forward(Forward { affinity: Some(_), .. })))
 }
 
 fn for_each_set<'a, T>(sorted: &[&'a T], set: impl Fn(&T) -> Set, mut each: impl FnMut(&str, &'a T)) {

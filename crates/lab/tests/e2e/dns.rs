@@ -1,9 +1,12 @@
-//! /etc/resolv.conf and /etc/hosts for each dnsPolicy.
+//! /etc/resolv.conf and /etc/hosts for each dnsPolicy, and what the cluster's DNS answers to pods.
 
 use anyhow::{Result, ensure};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube_pet_lab::{cluster_dns, eventually};
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
-use crate::harness::Bed;
+use crate::harness::{AGNHOST, Bed, PAUSE, SOON, pod_ip};
 
 async fn resolv_conf(test: &str, spec: Value) -> Result<(String, String)> {
     let bed = Bed::shared(test).await?;
@@ -77,5 +80,98 @@ async fn e2e_host_names_and_aliases() -> Result<()> {
     ensure!(lines[..2] == ["name", full.as_str()], "{text}");
     ensure!(text.contains("# Kubernetes-managed hosts file."), "{text}");
     ensure!(text.contains("192.0.2.7\tseven.test\tsept.test"), "{text}");
+    bed.done().await
+}
+
+/// A pod that asks CoreDNS, which is started by the first test that needs it.
+async fn asking(test: &str) -> Result<Bed> {
+    static STARTED: OnceCell<()> = OnceCell::const_new();
+    let bed = Bed::shared(test).await?;
+    // On the pet that stays: the tests' own pets come and go.
+    STARTED.get_or_try_init(|| cluster_dns::start(&bed.lab, Some(bed.pet.name()), 1)).await?;
+    bed.pod("asker", json!({"containers": [{"name": "c", "image": AGNHOST}]})).await?;
+    bed.phase("asker", "Running").await?;
+    Ok(bed)
+}
+
+/// What the asking pod is told, or `status: …` when there is no such name.
+async fn dig(bed: &Bed, kind: &str, name: &str) -> Result<String> {
+    let command = ["exec", "asker", "--", "dig", "+noall", "+answer", "+comments", "+timeout=2", "+tries=1", "+search", kind, name];
+    bed.kubectl(&command).await
+}
+
+async fn until_dig(bed: &Bed, kind: &str, name: &str, parts: &[&str]) -> Result<String> {
+    eventually(SOON, &format!("{kind} {name}: {parts:?}"), || async {
+        let answer = dig(bed, kind, name).await?;
+        ensure!(parts.iter().all(|part| answer.contains(part)), "{answer}");
+        Ok(answer)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn e2e_dns_answers_for_services_by_short_and_long_names() -> Result<()> {
+    let bed = asking("dnsservices").await?;
+    let service = json!({
+        "metadata": {"name": "web"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"name": "http", "port": 80}]},
+    });
+    bed.create::<Service>(service).await?;
+    let web: Service = bed.api().get("web").await?;
+    let address = web.spec.and_then(|spec| spec.cluster_ip).unwrap_or_default();
+    until_dig(&bed, "A", &format!("web.{}.svc.cluster.local.", bed.namespace), &[&address]).await?;
+    until_dig(&bed, "A", "kubernetes.default.svc.cluster.local.", &["10.96.0.1"]).await?;
+    until_dig(&bed, "PTR", "1.0.96.10.in-addr.arpa.", &["kubernetes.default.svc.cluster.local."]).await?;
+    // By the resolver of the pod's C library, through the search list of its resolv.conf.
+    for (name, address) in [("kubernetes.default", "10.96.0.1"), ("kubernetes.default.svc", "10.96.0.1"), ("web", &address)] {
+        let answer = bed.kubectl(&["exec", "asker", "--", "getent", "ahostsv4", name]).await?;
+        ensure!(answer.starts_with(&format!("{address} ")), "{name}: {answer}");
+    }
+    bed.done().await
+}
+
+#[tokio::test]
+async fn e2e_dns_answers_for_headless_services_and_their_ports() -> Result<()> {
+    let bed = asking("dnsheadless").await?;
+    let service = json!({
+        "metadata": {"name": "peers"},
+        "spec": {"clusterIP": "None", "selector": {"app": "peer"}, "ports": [{"name": "http", "port": 8080}]},
+    });
+    bed.create::<Service>(service).await?;
+    let mut addresses = Vec::new();
+    for name in ["one", "two"] {
+        let pod = json!({
+            "metadata": {"name": name, "labels": {"app": "peer"}},
+            "spec": {
+                "hostname": name, "subdomain": "peers", "nodeName": bed.pet.name(), "terminationGracePeriodSeconds": 1,
+                "containers": [{"name": "c", "image": PAUSE}],
+            },
+        });
+        bed.create::<Pod>(pod).await?;
+        let pod = bed.phase(name, "Running").await?;
+        addresses.push(pod_ip(&pod).unwrap_or_default().to_owned());
+    }
+    let domain = format!("peers.{}.svc.cluster.local.", bed.namespace);
+    until_dig(&bed, "A", &domain, &[&addresses[0], &addresses[1]]).await?;
+    let one = dig(&bed, "A", &format!("one.{domain}")).await?;
+    ensure!(one.contains(&addresses[0]) && !one.contains(&addresses[1]), "{addresses:?}: {one}");
+    let wanted = [format!("8080 one.{domain}"), format!("8080 two.{domain}")];
+    until_dig(&bed, "SRV", &format!("_http._tcp.{domain}"), &[&wanted[0], &wanted[1]]).await?;
+    bed.done().await
+}
+
+#[tokio::test]
+async fn e2e_dns_asks_the_nodes_own_resolver_for_the_rest() -> Result<()> {
+    let bed = asking("dnsexternal").await?;
+    // The lab's resolver knows all of .lab, and nothing else.
+    let service = json!({"metadata": {"name": "outside"}, "spec": {"type": "ExternalName", "externalName": "web.lab"}});
+    bed.create::<Service>(service).await?;
+    let name = format!("outside.{}.svc.cluster.local.", bed.namespace);
+    let outside = bed.lab.record().wire().control_plane().to_string();
+    until_dig(&bed, "A", &name, &["CNAME\tweb.lab.", &outside]).await?;
+    for name in ["nothing.example.test.", "nothing.default.svc.cluster.local."] {
+        let answer = dig(&bed, "A", name).await?;
+        ensure!(answer.contains("status: NXDOMAIN"), "{name}: {answer}");
+    }
     bed.done().await
 }

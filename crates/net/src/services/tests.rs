@@ -261,6 +261,10 @@ fn netns_a_client_stays_with_its_endpoint_until_that_is_gone() {
             })
             .collect();
         assert_eq!(later.len(), 2, "after the time it may be another one");
+        assert_eq!(net.answers("outside", target).len(), 1);
+        let free = Forward { endpoints: vec![at(POD1, 8080), at(POD2, 8080)], ..Forward::default() };
+        table.apply(&[(frontend, Some(Rule::Forward(free)))]).unwrap();
+        assert_eq!(net.answers("outside", target).len(), 2, "nobody is remembered any more");
         table.apply(&[(frontend, None)]).unwrap();
     }
 }

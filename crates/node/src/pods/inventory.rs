@@ -49,7 +49,12 @@ impl Subscribers {
             let _ = sender.send(sighting);
         }
     }
-    fn uids(&self) -> Vec<PodUid> {
+    /// Whether a worker is registered for this pod.
+    pub fn has(&self, uid: &PodUid) -> bool {
+        self.by_uid.lock().unwrap_or_else(PoisonError::into_inner).contains_key(uid)
+    }
+    /// The pods that have a worker.
+    pub fn uids(&self) -> Vec<PodUid> {
         self.by_uid.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
     }
     /// Tells a worker that one of its containers may have changed.

@@ -191,9 +191,8 @@ impl PodManager {
         if !self.unsynced.is_empty() {
             return;
         }
-        let known = self.workers.keys().cloned().collect();
         let runtime = self.runtime.clone();
-        tokio::spawn(async move { runtime.sweep(&known).await });
+        tokio::spawn(async move { runtime.sweep().await });
     }
 
     fn ended(&mut self, done: Result<PodUid, tokio::task::JoinError>) {

@@ -42,6 +42,7 @@ func (b *builder) testImages(s sources) error {
 	tools := b.layer(func(l *layer) { l.tree(s.tree("tools")) })
 	perl := b.layer(func(l *layer) { l.tree(s.tree("perl")) })
 	nginx := b.layer(func(l *layer) { l.tree(s.tree("nginx")) })
+	conntrack := b.layer(func(l *layer) { l.tree(s.tree("conntrack")) })
 	busybox := b.busybox(filepath.Join(s.trees, "bin/busybox"))
 	pause := b.layer(func(l *layer) { l.file("pause", filepath.Join(s.trees, "bin/pause"), 0o755) })
 	one := func(name, program string, mode int64) ocispec.Descriptor {
@@ -70,6 +71,7 @@ func (b *builder) testImages(s sources) error {
 	b.name(b.image(bash, tools), e2e+"glibc-dns-testing:2.1.1", e2e+"ipc-utils:1.4")
 	b.name(b.image(ocispec.ImageConfig{Cmd: []string{"bash"}, User: "1234"}, tools), e2e+"nonroot:1.5")
 	b.name(b.image(ocispec.ImageConfig{Cmd: []string{"perl", "-de0"}}, tools, perl), e2e+"perl:5.26")
+	b.name(b.image(bash, tools, conntrack), release+"build-image/distroless-iptables:v0.9.7")
 	web := ocispec.ImageConfig{Cmd: []string{"nginx", "-g", "daemon off;"}, ExposedPorts: ports(80), StopSignal: "SIGQUIT"}
 	b.name(b.image(web, tools, nginx), e2e+"nginx:1.27.0-2", e2e+"nginx:1.28.0-2",
 		"docker.io/library/nginx:latest", "docker.io/library/nginx:1.27", "docker.io/library/nginx:1.28")

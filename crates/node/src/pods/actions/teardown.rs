@@ -100,10 +100,12 @@ impl PodRuntime {
         errors
     }
 
-    /// Leftovers of pods that are not among `known`: only what carries this node's label or lies in its folders.
-    pub(in crate::pods) async fn sweep(&self, known: &HashSet<PodUid>) {
+    /// Leftovers of pods without a worker: only what carries this node's label or lies in its folders. Who has a worker is asked
+    /// after things are listed, never before: Podman may take seconds to answer, and a pod that comes meanwhile is no leftover.
+    pub(in crate::pods) async fn sweep(&self) {
         self.objects.keep_only(self.store.reader().list().iter().map(|pod| &**pod));
         let Ok(pods) = self.podman.list_pods(&[(labels::NODE, self.node_name())]).await else { return };
+        let known: HashSet<PodUid> = self.subscribers.uids().into_iter().collect();
         let in_podman: HashSet<PodUid> = pods.iter().filter_map(|p| p.labels.get(labels::POD_UID)).map(PodUid::new).collect();
         for pod in &pods {
             let Some(uid) = pod.labels.get(labels::POD_UID).map(PodUid::new) else { continue };
@@ -119,6 +121,9 @@ impl PodRuntime {
         match self.volumes.orphans(kept).await {
             Ok(orphans) => {
                 for uid in orphans {
+                    if self.subscribers.has(&uid) {
+                        continue;
+                    }
                     let torn = self.volumes.teardown(&uid).await;
                     if let Err(errors) = torn {
                         warn!(uid = uid.as_str(), error = errors.first().map(ToString::to_string), "leftover volumes stay");

@@ -1,0 +1,72 @@
+//! What a cluster consists of besides its control plane: how many pets, who proxies Services on them, and whether there is DNS.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::{
+    cluster_dns, kube_proxy,
+    lab::Lab,
+    pet::{Pet, PetOptions},
+    progress::say,
+};
+
+/// Who makes ClusterIPs work on the pets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServiceProxy {
+    /// The agent.
+    #[default]
+    Agent,
+    /// The real kube-proxy, beside an agent that leaves Services alone.
+    KubeProxy,
+}
+
+impl ServiceProxy {
+    /// Adds a pet with this service proxy, once it is Ready.
+    ///
+    /// # Errors
+    /// When the pet does not become Ready, or the proxy does not work.
+    pub async fn pet(self, lab: &Lab, name: &str) -> Result<Pet> {
+        let options = PetOptions::new(name);
+        let options = match self {
+            Self::Agent => options,
+            Self::KubeProxy => options.with("serviceProxy", json!({"enabled": false})),
+        };
+        let pet = lab.pet(options).await?;
+        pet.ready(Duration::from_secs(60)).await?;
+        if self == Self::KubeProxy {
+            kube_proxy::start(lab, &pet).await?;
+        }
+        say(format!("{} is Ready at {}", pet.name(), pet.address()));
+        Ok(pet)
+    }
+}
+
+/// The pets of a cluster and what runs on them from the start.
+#[derive(Clone, Copy, Debug)]
+pub struct Topology {
+    /// How many: pet1, pet2, … Each reaches the others' pods by the routes that the lab keeps.
+    pub pets: u8,
+    /// Who proxies Services.
+    pub proxy: ServiceProxy,
+    /// CoreDNS as the cluster's DNS.
+    pub dns: bool,
+}
+
+impl Topology {
+    /// Adds the pets one after the other, and DNS once all are Ready.
+    ///
+    /// # Errors
+    /// When a pet does not become Ready, or DNS does not.
+    pub async fn build(&self, lab: &Lab) -> Result<()> {
+        for number in 1..=self.pets {
+            self.proxy.pet(lab, &format!("pet{number}")).await?;
+        }
+        if self.dns {
+            cluster_dns::start(lab, None, self.pets.min(2)).await?;
+            say("CoreDNS is ready");
+        }
+        Ok(())
+    }
+}
