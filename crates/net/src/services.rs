@@ -10,7 +10,7 @@ mod kernel;
 mod rules;
 mod skeleton;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 
@@ -72,7 +72,8 @@ pub enum Condition {
     Gone,
 }
 
-/// The table, and what it should hold. Every call is synchronous; the socket belongs to the network namespace of the thread that opened it.
+/// The table, and what it should hold. Every call is synchronous, and is made in the network namespace
+/// in which it was opened.
 pub struct ServiceTable {
     socket: NetfilterSocket,
     config: Config,
@@ -81,7 +82,8 @@ pub struct ServiceTable {
     made: BTreeSet<Set>,
     /// How many frontends share an element.
     shared: HashMap<Place, u32>,
-    generation: Option<u32>,
+    /// That of the last reading or writing, if nobody else has changed anything since.
+    generation: u32,
     handle: Option<u64>,
     /// Whether what the kernel has is known.
     known: bool,
@@ -95,7 +97,24 @@ struct Plan {
     /// Frontends some of whose endpoints went, or that had none: connections may have to be forgotten.
     forget: Vec<(Frontend, Vec<SocketAddr>)>,
     /// The same, for clients that are remembered.
-    clients: Vec<Frontend>,
+    clients: BTreeSet<Frontend>,
+}
+
+impl Plan {
+    /// `before`: the endpoints that there were; `remembered`: whether clients were sent to the same ones again.
+    fn remember_to_forget(&mut self, frontend: &Frontend, before: &[SocketAddr], remembered: bool, new: Option<&Rule>) {
+        let after = [false, true].map(|inside| endpoints_of(new, inside)).concat();
+        let serving: HashSet<&SocketAddr> = after.iter().collect();
+        let gone = before.iter().any(|endpoint| !serving.contains(endpoint));
+        // Packets of before the first endpoint have an entry without translation.
+        let first = before.is_empty() && !after.is_empty();
+        if remembered && (gone || !remembers(new)) {
+            self.clients.insert(*frontend);
+        }
+        if frontend.protocol == Protocol::Udp && (gone || first) {
+            self.forget.push((*frontend, after));
+        }
+    }
 }
 
 impl ServiceTable {
@@ -109,7 +128,7 @@ impl ServiceTable {
             rules: BTreeMap::new(),
             made: BTreeSet::new(),
             shared: HashMap::new(),
-            generation: None,
+            generation: 0,
             handle: None,
             known: false,
         })
@@ -126,10 +145,13 @@ impl ServiceTable {
     pub fn repair(&mut self) -> Result<Repaired, ServiceTableError> {
         self.known = false;
         self.shared.clear();
+        // Before reading: what others change meanwhile makes another repair due.
+        self.generation = kernel::generation(&mut self.socket).map_err(|e| self.failed("asking for the generation", e))?;
         let read = kernel::read(&mut self.socket, &self.config).map_err(|e| self.failed("reading", e))?;
         let rebuild = read.as_ref().err().copied();
         let mut found = read.unwrap_or_default();
         self.made = found.made;
+        self.handle = found.handle;
         let mut plan = Plan::default();
         for (frontend, rule) in &mut self.rules {
             let key = frontend_key(frontend);
@@ -143,7 +165,11 @@ impl ServiceTable {
                     })
                     .collect::<Vec<_>>()
             };
+            let before =
+                [false, true].map(|inside| old(elements::Lane { family: frontend.family(), to: to_of(frontend), inside })).concat();
             arrange(frontend, rule, old);
+            let remembered = affinity_of(frontend, rule).is_some_and(|place| found.elements.contains_key(&place));
+            plan.remember_to_forget(frontend, &before, remembered, Some(rule));
             let wanted = elements(frontend, rule, &self.config.local_pods);
             let mut shared = Vec::new();
             for place in wanted.shared {
@@ -164,9 +190,18 @@ impl ServiceTable {
                 }
             }
         }
+        for place in found.elements.keys() {
+            if let Set::Count(elements::Lane { family, .. }, _) | Set::Affinity(family, ..) = place.set
+                && let Some(frontend) = elements::frontend_of(family, &place.key)
+                && !self.rules.contains_key(&frontend)
+            {
+                plan.remember_to_forget(&frontend, &[SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), 0)], true, None);
+            }
+        }
         plan.remove.extend(found.elements.into_keys());
         let repaired = Repaired { rebuilt: rebuild.is_some(), added: plan.add.len(), removed: plan.remove.len() };
         self.commit(&plan, rebuild)?;
+        self.forget(&plan);
         Ok(repaired)
     }
 
@@ -196,7 +231,7 @@ impl ServiceTable {
     /// Whether somebody else has changed the table. Costs two requests to the kernel.
     pub fn verify(&mut self) -> Result<Condition, ServiceTableError> {
         let generation = kernel::generation(&mut self.socket).map_err(|e| self.failed("asking for the generation", e))?;
-        if self.known && self.generation == Some(generation) {
+        if self.known && self.generation == generation {
             return Ok(Condition::Intact);
         }
         let handle = kernel::handle(&mut self.socket, &self.config.table).map_err(|e| self.failed("asking for the table", e))?;
@@ -211,7 +246,7 @@ impl ServiceTable {
         }
         let mut batch = Batch::new(&self.config.table);
         batch.delete_table();
-        self.socket.commit(batch).map_err(|e| self.failed("removal", e))
+        self.socket.commit(batch).map(drop).map_err(|e| self.failed("removal", e))
     }
 
     /// What it should hold.
@@ -250,22 +285,9 @@ impl ServiceTable {
                 plan.remove.push(place);
             }
         }
-        self.remember_to_forget(frontend, old.as_ref(), new.as_ref(), plan);
+        let before = [false, true].map(|inside| endpoints_of(old.as_ref(), inside)).concat();
+        plan.remember_to_forget(frontend, &before, remembers(old.as_ref()), new.as_ref());
         self.rules.extend(new.map(|rule| (*frontend, rule)));
-    }
-
-    fn remember_to_forget(&self, frontend: &Frontend, old: Option<&Rule>, new: Option<&Rule>, plan: &mut Plan) {
-        let all = |rule| [false, true].into_iter().flat_map(move |inside| endpoints_of(rule, inside)).copied().collect::<Vec<_>>();
-        let (before, after) = (all(old), all(new));
-        let gone = before.iter().any(|endpoint| !after.contains(endpoint));
-        // Packets of before the first endpoint have an entry without translation.
-        let first = before.is_empty() && !after.is_empty();
-        if frontend.protocol == Protocol::Udp && (gone || first) {
-            plan.forget.push((*frontend, after));
-        }
-        if remembers(old) && (gone || !remembers(new)) {
-            plan.clients.push(*frontend);
-        }
     }
 
     /// `rebuild`: make the table; `true` if there is another one in its place.
@@ -293,20 +315,19 @@ impl ServiceTable {
         add.sort_unstable_by_key(|(place, _)| place.set);
         for_each_set(&remove, |p| p.set, |name, place| batch.delete(name, Element { key: &place.key, end: &place.end, value: &[] }));
         for_each_set(&add, |(p, _)| p.set, |name, (place, value)| batch.add(name, Element { key: &place.key, end: &place.end, value }));
-        self.socket.commit(batch).map_err(|e| self.failed("change", e))?;
+        own(&mut self.socket, &mut self.generation, batch).map_err(|e| self.failed("change", e))?;
         self.made.extend(made);
-        self.handle = kernel::handle(&mut self.socket, &self.config.table).map_err(|e| self.failed("asking for the table", e))?;
-        self.generation = Some(kernel::generation(&mut self.socket).map_err(|e| self.failed("asking for the generation", e))?);
+        if rebuild.is_some() {
+            self.handle = kernel::handle(&mut self.socket, &self.config.table).map_err(|e| self.failed("asking for the table", e))?;
+        }
         self.known = true;
         Ok(())
     }
 
     /// What the kernel remembers of endpoints that are gone, and of clients that need not be remembered any more. Rules are in place already; a failure costs a client its time-out.
     fn forget(&mut self, plan: &Plan) {
-        for frontend in &plan.clients {
-            if let Err(error) = self.forget_clients(frontend) {
-                warn!(%error, ?frontend, "clients of removed endpoints stay remembered until their time is over");
-            }
+        if let Err(error) = self.forget_clients(&plan.clients) {
+            warn!(%error, "clients of removed endpoints stay remembered until their time is over");
         }
         if !plan.forget.is_empty() {
             match conntrack::forget(&mut self.socket, &plan.forget) {
@@ -316,27 +337,34 @@ impl ServiceTable {
         }
     }
 
-    fn forget_clients(&mut self, frontend: &Frontend) -> io::Result<()> {
-        let set = Set::Clients(frontend.family(), to_of(frontend));
-        let (name, key) = (set.name(), frontend_key(frontend));
-        let rule = self.rules.get(frontend);
-        let mut serving: Vec<_> = [false, true].into_iter().flat_map(|inside| endpoints_of(rule, inside)).map(endpoint_value).collect();
-        if !remembers(rule) {
-            serving.clear();
-        }
-        for (client, endpoint) in kernel::elements(&mut self.socket, &self.config.table, &name)? {
-            if client.0.ends_with(&key) && !serving.iter().any(|s| **s == *endpoint) {
+    fn forget_clients(&mut self, frontends: &BTreeSet<Frontend>) -> io::Result<()> {
+        let sets: BTreeSet<Set> = frontends.iter().map(|f| Set::Clients(f.family(), to_of(f))).collect();
+        for set in sets {
+            let of_set = frontends.iter().filter(|f| Set::Clients(f.family(), to_of(f)) == set);
+            let serving: HashMap<Vec<u8>, Vec<Vec<u8>>> = of_set
+                .map(|frontend| {
+                    let rule = self.rules.get(frontend).filter(|rule| remembers(Some(rule)));
+                    let values = [false, true].into_iter().flat_map(|inside| endpoints_of(rule, inside)).map(endpoint_value);
+                    (frontend_key(frontend), values.collect())
+                })
+                .collect();
+            let Some(width) = serving.keys().map(Vec::len).next() else { continue };
+            let name = set.name();
+            for (client, endpoint) in kernel::elements(&mut self.socket, &self.config.table, &name)? {
+                let key = client.0.len().checked_sub(width).and_then(|at| client.0.get(at..)).unwrap_or_default();
+                if serving.get(key).is_none_or(|values| values.iter().any(|s| **s == *endpoint)) {
+                    continue;
+                }
                 let mut batch = Batch::new(&self.config.table);
                 batch.delete(&name, Element { key: &client.0, end: &[], value: &[] });
                 // Its time may have been over.
-                if let Err(error) = self.socket.commit(batch)
+                if let Err(error) = own(&mut self.socket, &mut self.generation, batch)
                     && error.kind() != io::ErrorKind::NotFound
                 {
                     return Err(error);
                 }
             }
         }
-        self.generation = Some(kernel::generation(&mut self.socket)?);
         Ok(())
     }
 
@@ -350,6 +378,15 @@ fn remembers(rule: Option<&Rule>) -> bool {
     matches!(rule, Some(Rule::Forward(Forward { affinity: Some(_), .. })))
 }
 
+/// Each batch is one generation: if others' lie between, the number that is expected is not the kernel's, and
+/// [`ServiceTable::verify`] tells.
+fn own(socket: &mut NetfilterSocket, generation: &mut u32, batch: Batch<'_>) -> io::Result<()> {
+    if socket.commit(batch)? {
+        *generation = generation.wrapping_add(1).max(1);
+    }
+    Ok(())
+}
+
 fn for_each_set<'a, T>(sorted: &[&'a T], set: impl Fn(&T) -> Set, mut each: impl FnMut(&str, &'a T)) {
     let mut last: Option<(Set, String)> = None;
     for item in sorted {
@@ -361,6 +398,13 @@ fn for_each_set<'a, T>(sorted: &[&'a T], set: impl Fn(&T) -> Set, mut each: impl
         each(&name, item);
         last = Some((of, name));
     }
+}
+
+/// Where a frontend of this rule lies if it remembers its clients.
+fn affinity_of(frontend: &Frontend, rule: &Rule) -> Option<Place> {
+    let Rule::Forward(Forward { affinity: Some(affinity), .. }) = rule else { return None };
+    let set = Set::Affinity(frontend.family(), to_of(frontend), elements::seconds(*affinity));
+    Some(Place { set, key: frontend_key(frontend).into(), end: Box::default() })
 }
 
 fn endpoints_of(rule: Option<&Rule>, inside: bool) -> &[SocketAddr] {

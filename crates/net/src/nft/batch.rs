@@ -168,6 +168,16 @@ impl<'a> Batch<'a> {
         self.message(message::DEL_TABLE, 0, |w| w.name(attribute::TABLE_NAME, table));
     }
 
+    /// `NFT_TABLE_F_DORMANT`: its chains are at no hook.
+    #[cfg(test)]
+    pub(crate) fn sleep(&mut self) {
+        let table = self.table;
+        self.message(message::NEW_TABLE, 0, |w| {
+            w.name(attribute::TABLE_NAME, table);
+            w.number(attribute::TABLE_FLAGS, 1);
+        });
+    }
+
     pub(crate) fn chain(&mut self, name: &str) {
         let table = self.table;
         self.message(message::NEW_CHAIN, NLM_F_CREATE, |w| {

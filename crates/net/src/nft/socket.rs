@@ -45,10 +45,10 @@ impl NetfilterSocket {
         Ok(Self { socket, sequence: 1 })
     }
 
-    /// Does all of a batch, or nothing and says why not.
-    pub(crate) fn commit(&mut self, batch: Batch<'_>) -> io::Result<()> {
+    /// Does all of a batch, or nothing and says why not. Whether there was anything to do.
+    pub(crate) fn commit(&mut self, batch: Batch<'_>) -> io::Result<bool> {
         let first = self.sequence;
-        let Some((bytes, last)) = batch.finish(first) else { return Ok(()) };
+        let Some((bytes, last)) = batch.finish(first) else { return Ok(false) };
         self.sequence = last.wrapping_add(2);
         self.send(&bytes)?;
         let mut failed = None;
@@ -61,7 +61,7 @@ impl NetfilterSocket {
                 failed = failed.or(message.error());
                 // The begin's number: the batch as a whole was refused. A batch that the kernel could not commit is tried again by it.
                 if message.sequence == first || message.sequence >= last {
-                    return failed.map_or(Ok(()), Err);
+                    return failed.map_or(Ok(true), Err);
                 }
             }
         }

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use rustix::io::Errno;
 
 use super::rules::{Address, Family, Frontend, Protocol};
+use crate::addresses::host_addresses;
 use crate::nft::socket::NetfilterSocket;
 use crate::nft::{IPV4, IPV6, SUBSYSTEM_CTNETLINK, find};
 
@@ -23,6 +24,7 @@ const NESTED: u16 = 0x8000;
 /// Forgets UDP connections to the frontends that do not lead to one of the endpoints beside them. How many those were.
 pub(super) fn forget(socket: &mut NetfilterSocket, frontends: &[(Frontend, Vec<SocketAddr>)]) -> io::Result<usize> {
     let mut count = 0;
+    let own: Vec<IpAddr> = host_addresses().map_err(|e| e.source)?.into_iter().map(|found| found.address).collect();
     for family in Family::ALL {
         if !frontends.iter().any(|(f, _)| f.family() == family) {
             continue;
@@ -34,8 +36,8 @@ pub(super) fn forget(socket: &mut NetfilterSocket, frontends: &[(Frontend, Vec<S
             let stale = |(frontend, serving): &(Frontend, Vec<SocketAddr>)| {
                 let address = match frontend.address {
                     Address::Ip(address) => address == to.ip(),
-                    // A connection through a port of the node is one whose destination was changed; others are somebody else's.
-                    Address::Node(_) => Family::of(to.ip()) == frontend.family() && (to != from || serving.is_empty()),
+                    // What was not translated and goes elsewhere is no connection to a port of the node.
+                    Address::Node(_) => Family::of(to.ip()) == frontend.family() && (to != from || own.contains(&to.ip())),
                 };
                 address && frontend.port == to.port() && !serving.contains(&from)
             };

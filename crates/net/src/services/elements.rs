@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use super::rules::{Address, Family, Forward, Frontend, Network, Rule, octets};
+use super::rules::{Address, Family, Forward, Frontend, Network, Protocol, Rule, octets};
 
 /// Where a packet's rule is looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -152,6 +152,18 @@ pub(super) fn frontend_key(frontend: &Frontend) -> Vec<u8> {
     key.extend_from_slice(&[frontend.protocol as u8, 0, 0, 0]);
     key.extend_from_slice(&port_key(frontend.port));
     key
+}
+
+/// The frontend of a key in a set of frontends.
+pub(super) fn frontend_of(family: Family, key: &[u8]) -> Option<Frontend> {
+    let (address, rest) = key.split_at_checked(key.len().checked_sub(8)?)?;
+    let address = match address.len() {
+        0 => Address::Node(family),
+        4 => Address::Ip(<[u8; 4]>::try_from(address).ok()?.into()),
+        _ => Address::Ip(<[u8; 16]>::try_from(address).ok()?.into()),
+    };
+    let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|p| rest.first() == Some(&(*p as u8)))?;
+    Some(Frontend { address, protocol, port: u16::from_be_bytes(rest.get(4..6)?.try_into().ok()?) })
 }
 
 pub(super) fn to_of(frontend: &Frontend) -> To {

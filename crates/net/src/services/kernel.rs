@@ -15,6 +15,8 @@ use crate::nft::{INET, SUBSYSTEM_NFTABLES, attribute, attributes, find, message,
 /// The elements of the table's sets, and which sets there are beside the fixed ones.
 #[derive(Default)]
 pub(super) struct Found {
+    /// The table's number.
+    pub(super) handle: Option<u64>,
     pub(super) elements: HashMap<Place, Box<[u8]>>,
     pub(super) made: BTreeSet<Set>,
 }
@@ -41,8 +43,11 @@ fn table(socket: &mut NetfilterSocket, name: &str) -> io::Result<Option<Vec<u8>>
 
 /// What the kernel calls this very table: another number for one that was made anew.
 pub(super) fn handle(socket: &mut NetfilterSocket, name: &str) -> io::Result<Option<u64>> {
-    let number = |table: Vec<u8>| find(&table, attribute::TABLE_HANDLE).and_then(|h| h.try_into().ok()).map(u64::from_be_bytes);
-    table(socket, name).map(|found| found.and_then(number))
+    table(socket, name).map(|found| found.and_then(|table| handle_of(&table)))
+}
+
+fn handle_of(table: &[u8]) -> Option<u64> {
+    find(table, attribute::TABLE_HANDLE).and_then(|h| h.try_into().ok()).map(u64::from_be_bytes)
 }
 
 /// Counts every change of nf_tables in this network namespace.
@@ -55,11 +60,13 @@ pub(super) fn generation(socket: &mut NetfilterSocket) -> io::Result<u32> {
 /// The table's content; if it is not one that this configuration makes, whether there is another one of its name.
 pub(super) fn read(socket: &mut NetfilterSocket, config: &Config) -> io::Result<Result<Found, bool>> {
     let Some(there) = table(socket, &config.table)? else { return Ok(Err(false)) };
-    if find(&there, attribute::TABLE_USERDATA) != Some(&userdata(config)) {
+    // `NFT_TABLE_F_DORMANT`: a table whose chains somebody has taken from their hooks.
+    let flags = find(&there, attribute::TABLE_FLAGS).and_then(|f| f.try_into().ok()).map_or(0, u32::from_be_bytes);
+    if find(&there, attribute::TABLE_USERDATA) != Some(&userdata(config)) || flags & 1 != 0 {
         return Ok(Err(true));
     }
     let fixed: HashMap<String, Set> = Set::fixed().into_iter().map(|set| (set.name(), set)).collect();
-    let (mut found, mut sets, mut seen) = (Found::default(), Vec::new(), 0);
+    let (mut found, mut sets, mut seen) = (Found { handle: handle_of(&there), ..Found::default() }, Vec::new(), 0);
     for set in socket.dump(kind(message::GET_SET), INET, |w| w.name(attribute::SET_TABLE, &config.table))? {
         let name = find(&set, attribute::SET_NAME).map(text).unwrap_or_default();
         if let Some(set) = fixed.get(&name) {

@@ -1,5 +1,7 @@
 //! Real packets through real tables, between namespaces that the tests make themselves.
 
+mod leftovers;
+
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
