@@ -6,8 +6,8 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use kube_pet_host::namespaces::{Kind, create, run_in, run_in_netns};
 use kube_pet_core::services::{HostPort, Protocol};
+use kube_pet_host::namespaces::{Kind, create, run_in, run_in_netns};
 use kube_pet_host::{mounts, namespaces};
 
 use super::*;
@@ -217,8 +217,13 @@ fn netns_host_ports_survive_restarts_and_close_with_the_pod() {
     let _listener = run_in_netns(sandbox.netns.as_ref().unwrap(), || TcpListener::bind((sandbox.ips[0], 8080)).unwrap()).unwrap();
     // The node as its pods see it.
     let address = std::net::SocketAddr::from(([169, 254, 1, 1], 18080));
-    let open = || run_in_netns(client.netns.as_ref().unwrap(), || TcpStream::connect_timeout(&address, Duration::from_secs(2))).unwrap().is_ok();
+    let open =
+        || run_in_netns(client.netns.as_ref().unwrap(), || TcpStream::connect_timeout(&address, Duration::from_secs(2))).unwrap().is_ok();
     assert!(open());
+    let loopback = std::net::SocketAddr::from(([127, 0, 0, 1], 18080));
+    let from_loopback =
+        || run_in_netns(&node.path("netns"), || TcpStream::connect_timeout(&loopback, Duration::from_secs(2))).unwrap().is_ok();
+    assert!(from_loopback());
     proxy.abort();
     let proxy = start_with_proxy(&mut node);
     assert!(open());
