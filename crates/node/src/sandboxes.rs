@@ -258,6 +258,9 @@ impl SandboxManager {
         let sandbox = self.locked(uid, move |inner| inner.ensure(&spec)).await?;
         if !ports.is_empty() {
             self.inner.host_ports.set(uid, &sandbox.ips, ports).await?;
+            // Not before: the rules keep the pod itself away from the node's loopback.
+            let pod = uid.clone();
+            self.locked(uid, move |inner| kernel::answer_loopback(&inner.config, &pod)).await?;
         }
         Ok(sandbox)
     }

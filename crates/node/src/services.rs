@@ -87,7 +87,14 @@ impl Services {
             }
         };
         let retired = services.is_none().then_some(table);
-        let pods = opener(TableOptions { name: format!("{link_prefix}-pods"), link_prefix, masquerade_except, ..TableOptions::default() });
+        let pods = opener(TableOptions {
+            name: format!("{link_prefix}-pods"),
+            link_prefix,
+            pods: Vec::new(),
+            // As with other runtimes; node ports of Services are not on the loopback, as with kube-proxy's nftables mode.
+            loopback: true,
+            masquerade_except,
+        });
         let proxy = Proxy::new(Parts { services, host_ports: pods, updates, commands: host_ports.0, node });
         let run = async move {
             if let Some(table) = retired {

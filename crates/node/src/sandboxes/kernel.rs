@@ -161,6 +161,11 @@ pub(super) fn sysctl_on_host(spec: &SandboxSpec) -> Option<&str> {
     spec.sysctls.keys().find(|name| on_host(name)).map(String::as_str)
 }
 
+/// Lets the pod's answers to the node's loopback in.
+pub(super) fn answer_loopback(config: &SandboxConfig, uid: &PodUid) -> Result<(), SandboxError> {
+    pod_links::answer_loopback(&link_name(&config.link_prefix, uid)).map_err(|source| SandboxError::Link { uid: uid.clone(), source })
+}
+
 /// Removes the link; its addresses and routes go with it.
 pub(super) fn remove_link(config: &SandboxConfig, uid: &PodUid) -> Result<(), SandboxError> {
     let name = link_name(&config.link_prefix, uid);

@@ -49,6 +49,8 @@ pub struct TableOptions {
     pub link_prefix: String,
     /// The node's own networks for pods.
     pub pods: Vec<Network>,
+    /// Whether the node's loopback is among its addresses.
+    pub loopback: bool,
     /// Pods' traffic to elsewhere than here gets the node's address; none does if `None`.
     pub masquerade_except: Option<Vec<Network>>,
 }
@@ -75,7 +77,7 @@ impl KernelTable {
 }
 
 fn open(options: &TableOptions) -> Result<kernel::ServiceTable, kernel::ServiceTableError> {
-    let TableOptions { name, link_prefix, pods, masquerade_except } = options;
+    let TableOptions { name, link_prefix, pods, loopback, masquerade_except } = options;
     let networks = |networks: &[Network]| networks.iter().map(network).collect::<Vec<_>>();
     kernel::ServiceTable::open(kernel::Config {
         table: name.clone(),
@@ -83,6 +85,7 @@ fn open(options: &TableOptions) -> Result<kernel::ServiceTable, kernel::ServiceT
         local_pods: networks(pods),
         masquerade_except: masquerade_except.as_deref().map(networks),
         node_addresses: None,
+        loopback: *loopback,
     })
 }
 
