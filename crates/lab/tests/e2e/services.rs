@@ -80,7 +80,9 @@ async fn e2e_services_lead_to_their_endpoints() -> Result<()> {
     all_answer(&both, async || from_machine(bed.pet.machine(), ip, 80).await).await.context("from the node")?;
     all_answer(&both, async || from_pod(&bed, &format!("{address}:{node_port}")).await).await.context("the node port from a pod")?;
     all_answer(&both, async || from_machine(bed.pet.machine(), &address, node_port).await).await.context("the node port from the node")?;
-    all_answer(&both, async || from_machine(bed.lab.control_plane(), &address, node_port).await).await.context("the node port from elsewhere")?;
+    all_answer(&both, async || from_machine(bed.lab.control_plane(), &address, node_port).await)
+        .await
+        .context("the node port from elsewhere")?;
     let udp = format!("echo hostname | nc -u -w 2 {ip} 90");
     all_answer(&both, async || bed.kubectl(&["exec", "client", "--", "sh", "-c", &udp]).await).await.context("by UDP")?;
     let api = format!("{API_SERVICE_IP}:443");
@@ -162,8 +164,12 @@ async fn e2e_host_ports_lead_into_their_pod() -> Result<()> {
     let reach = async || -> Result<()> {
         all_answer(&["web-0"], async || from_machine(bed.lab.control_plane(), &address, 18080).await).await.context("from elsewhere")?;
         all_answer(&["web-0"], async || from_machine(bed.pet.machine(), &address, 18080).await).await.context("from the node")?;
-        all_answer(&["web-0"], async || from_machine(bed.pet.machine(), "127.0.0.1", 18080).await).await.context("from the node by its loopback")?;
-        all_answer(&["web-0"], async || from_machine(bed.pet.machine(), "127.0.0.1", 18081).await).await.context("the loopback's own port")?;
+        all_answer(&["web-0"], async || from_machine(bed.pet.machine(), "127.0.0.1", 18080).await)
+            .await
+            .context("from the node by its loopback")?;
+        all_answer(&["web-0"], async || from_machine(bed.pet.machine(), "127.0.0.1", 18081).await)
+            .await
+            .context("the loopback's own port")?;
         all_answer(&["web-0"], async || from_pod(&bed, &format!("{address}:18080")).await).await.context("from a pod")
     };
     reach().await?;
