@@ -67,12 +67,18 @@ fn page(selection: &Selection, report: &Report, surroundings: &Surroundings) -> 
         report.passed(),
         report.specs.len()
     );
-    table(&mut text, "Failures", report.failures(), |spec| if spec.failure.is_empty() { &spec.state } else { &spec.failure });
+    table(&mut text, "Failures", report.failures(), why);
     // Thousands of names of a whole run tell nobody anything.
     if report.specs.len() <= LISTED {
         table(&mut text, "All", report.specs.iter(), |spec| &spec.state);
     }
     text
+}
+
+/// What failed, without the command lines that some messages go on with.
+fn why(spec: &Spec) -> &str {
+    let text = if spec.failure.is_empty() { &spec.state } else { &spec.failure };
+    text.split_once(": error running ").map_or(text, |(text, _)| text)
 }
 
 fn table<'a>(text: &mut String, title: &str, specs: impl Iterator<Item = &'a Spec>, what: impl Fn(&'a Spec) -> &'a str) {

@@ -101,15 +101,21 @@ pub async fn all_answered(machine: &Machine, services: Vec<Ipv4Addr>, limit: Dur
 /// How long each of `count` connections through `service` takes, its first byte included.
 ///
 /// # Errors
-/// When one fails.
+/// When one in twenty fails.
 pub async fn connections(machine: &Machine, service: Ipv4Addr, count: usize) -> Result<Vec<Duration>> {
     machine
         .in_network(move || {
             let mut took = Vec::with_capacity(count);
-            for _ in 0..count {
+            let mut failed = 0;
+            while took.len() < count {
                 let start = Instant::now();
-                ask(service)?;
-                took.push(start.elapsed());
+                match ask(service) {
+                    Ok(_) => took.push(start.elapsed()),
+                    // The kernel remembers for two minutes, without a translation, what was sent before the Service was there: a
+                    // port that comes round again in this time meets that.
+                    Err(_) if failed < count / 20 => failed += 1,
+                    Err(error) => return Err(error.context(format!("{failed} of {count} connections failed"))),
+                }
             }
             Ok(took)
         })
