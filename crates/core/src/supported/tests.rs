@@ -113,13 +113,11 @@ fn findings_name_the_place() {
     }));
     let mut expected = [
         ("spec.containers[b].ports[0].hostPort", NotYet),
-        ("spec.containers[b].resources.limits.ephemeral-storage", NotYet),
         ("spec.containers[b].unheard", NotYet),
         ("spec.hostUsers", Refused),
         ("spec.initContainers[s].restartPolicyRules[0].action", Refused),
         ("spec.schedulerName", ControlPlane),
         ("spec.volumes[x].nfs", Refused),
-        ("spec.volumes[y].emptyDir.sizeLimit", NotYet),
         ("spec.volumes[h].emptyDir.medium", Refused),
     ]
     .map(|(path, state)| (path.to_owned(), state))
