@@ -15,6 +15,7 @@ mod lifecycle;
 mod logs;
 mod node;
 mod node_api;
+mod pressure;
 mod probes;
 mod selectors;
 mod standalone;
