@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help prepare prepare-suite check test test-podman test-slow-reader fuzz demo demo-down conformance bench bench-services
+.PHONY: help prepare prepare-suite check test test-podman test-slow-reader simulate fuzz demo demo-down conformance bench bench-services
 
 CARGO ?= cargo
 # Development build: what the tests and the demo run. The benchmarks measure the release build.
@@ -48,6 +48,9 @@ test-podman: prepare ## end-to-end tests on pets with another Debian and its Pod
 test-slow-reader: prepare ## the full case of a reader slower than its process: 32 MiB at 1 MiB/s, five times over each protocol
 	$(CARGO) build --workspace --bins
 	KUBE_PET_SLOW=33554432,1048576,5 $(CARGO) test --package kube-pet-lab --test e2e -- slow_reader
+
+simulate: ## a hundred thousand simulated lives of a pod; `make test` has ten thousand of them
+	HISTORIES=100000 $(CARGO) test --package kube-pet-core --lib -- many_histories
 
 # Without a sanitizer the pinned stable toolchain does; there is no unsafe code in what is tested. What is found stays in fuzz/artifacts.
 fuzz: ## fuzz targets one after another, FUZZ_SECONDS=600 each; FUZZ_TARGETS='spdy_frames …'; new inputs are added to fuzz/corpus

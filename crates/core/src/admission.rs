@@ -8,8 +8,9 @@ mod ports;
 
 use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
 
+use crate::eviction;
 use crate::node::NodeInfo;
-use crate::resources::is_critical;
+use crate::resources::{QosClass, is_critical, qos_class};
 use crate::security::{SYSCTL_FORBIDDEN, forbidden_sysctl};
 
 /// What the node's configuration and its machine say about admission.
@@ -60,6 +61,7 @@ impl Rejection {
 /// # Errors
 /// The first check that fails.
 pub fn admit(pod: &Pod, node: &NodeInfo, others: &[&Pod], config: &AdmissionConfig) -> Result<(), Rejection> {
+    pressure(pod, node)?;
     let AdmissionConfig { allowed_unsafe_sysctls, max_pods, app_armor, supplemental_groups_policy } = config;
     if let Some(message) = forbidden_sysctl(pod, allowed_unsafe_sysctls) {
         return Err(Rejection::new(SYSCTL_FORBIDDEN, message));
@@ -70,6 +72,23 @@ pub fn admit(pod: &Pod, node: &NodeInfo, others: &[&Pod], config: &AdmissionConf
         others.iter().copied().filter(|other| other.metadata.uid.is_none() || other.metadata.uid != pod.metadata.uid).collect();
     predicates(pod, node, &others, *max_pods)?;
     app_armor::check(pod, *app_armor)
+}
+
+/// A node that is short of something takes only critical pods; of memory alone, all but those that asked for none and do not
+/// tolerate it.
+fn pressure(pod: &Pod, node: &NodeInfo) -> Result<(), Rejection> {
+    if node.pressures.is_empty() || is_critical(pod) {
+        return Ok(());
+    }
+    let memory_only = node.pressures.iter().all(|kind| kind == "MemoryPressure");
+    let taint = Taint { key: "node.kubernetes.io/memory-pressure".into(), effect: "NoSchedule".into(), ..Taint::default() };
+    let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default();
+    let tolerated = tolerations.iter().any(|toleration| tolerates(toleration, &taint));
+    if memory_only && (qos_class(pod) != QosClass::BestEffort || tolerated) {
+        return Ok(());
+    }
+    let kinds: Vec<&str> = node.pressures.iter().map(String::as_str).collect();
+    Err(Rejection::new(eviction::REASON, format!("The node had condition: [{}]. ", kinds.join(" "))))
 }
 
 fn operating_system(pod: &Pod) -> Result<(), Rejection> {

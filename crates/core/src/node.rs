@@ -1,6 +1,6 @@
 //! What the rest of the agent needs to know of its own Node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -22,6 +22,8 @@ pub struct NodeInfo {
     pub host_ips: Vec<IpAddr>,
     /// `spec.podCIDRs` (or the configured ones), primary first; empty while none is known.
     pub pod_cidrs: Vec<String>,
+    /// The conditions of pressure that hold: `MemoryPressure`, `DiskPressure`, `PIDPressure`.
+    pub pressures: BTreeSet<String>,
     /// `status.nodeInfo` taints do not matter to admission of running pods, but NoExecute ones do.
     pub taints: Vec<k8s_openapi::api::core::v1::Taint>,
 }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Pod;
+use kube_pet_core::image_collection;
 use kube_pet_core::node::NodeInfo;
 use kube_pet_core::pod::BackoffPolicy;
 use kube_pet_core::services::Network;
@@ -17,8 +19,10 @@ use tracing::{error, info, warn};
 
 use crate::config::{AuthorizationMode, NodeConfiguration};
 use crate::events::{EventRate, EventRecorder, EventType};
+use crate::eviction::{EvictionManager, EvictionOptions};
 use crate::handlers::Handlers;
 use crate::identity::{self, IdentityOptions, ServingNames, ServingOptions};
+use crate::images::collection::ImageCollector;
 use crate::images::{ImageManager, ImageManagerOptions, PullLimits};
 use crate::log_rotation::{LogPolicy, LogRotator};
 use crate::node_status::{NodeManager, NodeManagerOptions};
@@ -176,6 +180,8 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         },
     );
     let (host_ports, host_port_requests) = HostPorts::channel();
+    let (collector, reclaimer) = ImageCollector::new(images.clone(), collection_policy(&config), config.podman.store(), events.clone());
+    tasks.spawn("image garbage collection", collector.run());
     let sandboxes = SandboxManager::new(
         paths.clone(),
         SandboxConfig {
@@ -259,6 +265,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
             BTreeSet::from([Source::Api, Source::File])
         }
     };
+    let workers = subscribers.clone();
     let manager = PodManager::new(runtime, subscribers, mirrors);
     tasks.spawn("the pods", manager.run(ManagerInputs { updates, orphans, sources }));
     if let Some(policy) = log_policy(&config) {
@@ -278,6 +285,17 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
             image_store: config.podman.store(),
         });
         tasks.spawn("statistics", stats.clone().run());
+        let eviction = EvictionManager::new(EvictionOptions {
+            stats: stats.clone(),
+            pods: store.clone(),
+            workers,
+            events: events.clone(),
+            limits: config.eviction_hard.clone(),
+            state: paths.state_dir(),
+            store: config.podman.store(),
+            images: reclaimer,
+        });
+        tasks.spawn("eviction", eviction.run());
         let serving = identity::serving(ServingOptions {
             node_name: config.node_name.clone(),
             pki_dir: paths.pki_dir(),
@@ -409,6 +427,16 @@ fn pod_settings(config: &NodeConfiguration) -> PodSettings {
         },
         seccomp_dir: config.paths().state_dir().join("seccomp"),
         app_armor: std::path::Path::new("/sys/kernel/security/apparmor/profiles").exists(),
+    }
+}
+
+fn collection_policy(config: &NodeConfiguration) -> image_collection::Policy {
+    let age = |age: Duration| SignedDuration::try_from(age).unwrap_or(SignedDuration::MAX);
+    image_collection::Policy {
+        high_percent: config.image_gc_high_threshold_percent,
+        low_percent: config.image_gc_low_threshold_percent,
+        min_age: age(config.image_minimum_gc_age),
+        max_age: age(config.image_maximum_gc_age),
     }
 }
 

@@ -148,6 +148,18 @@ pub struct NodeConfiguration {
     pub allowed_unsafe_sysctls: Vec<String>,
     /// How many images are pulled at a time.
     pub max_parallel_image_pulls: u32,
+    /// From which use of the disk on, in percent, unused images are removed.
+    #[serde(rename = "imageGCHighThresholdPercent")]
+    pub image_gc_high_threshold_percent: u32,
+    /// Until the disk is used this much.
+    #[serde(rename = "imageGCLowThresholdPercent")]
+    pub image_gc_low_threshold_percent: u32,
+    /// Younger images are not removed to make room.
+    #[serde(rename = "imageMinimumGCAge", serialize_with = "duration::serialize")]
+    pub image_minimum_gc_age: Duration,
+    /// Images that are unused for longer are removed; zero for never.
+    #[serde(rename = "imageMaximumGCAge", serialize_with = "duration::serialize")]
+    pub image_maximum_gc_age: Duration,
     /// Delays of restarts.
     pub crash_loop_back_off: CrashLoopBackOff,
     /// Bytes from which on a container's log is put aside; negative for never.
@@ -387,6 +399,10 @@ impl NodeConfiguration {
             cgroup_root: "/".into(),
             allowed_unsafe_sysctls: Vec::new(),
             max_parallel_image_pulls: 4,
+            image_gc_high_threshold_percent: 85,
+            image_gc_low_threshold_percent: 80,
+            image_minimum_gc_age: Duration::from_secs(120),
+            image_maximum_gc_age: Duration::ZERO,
             crash_loop_back_off: CrashLoopBackOff { max_container_restart_period: Duration::from_secs(300) },
             container_log_max_size: Quantity("10Mi".to_owned()),
             container_log_max_files: 5,

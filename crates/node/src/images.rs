@@ -1,5 +1,6 @@
 //! Images: the kubelet's pull semantics over Podman's store. Back-off after a failure is the pod core's.
 
+pub mod collection;
 pub mod keyring;
 mod pulls;
 mod records;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ContainerImage;
 use kube_pet_podman::{Client, ImageInspect};
 
@@ -193,6 +195,8 @@ struct Inner {
     pulls: Pulls,
     records: PullRecords,
     inspected: Mutex<HashMap<String, (Instant, Arc<ImageInspect>)>>,
+    /// When a pod last asked for an image, by ID.
+    asked_for: Mutex<HashMap<String, Timestamp>>,
 }
 
 impl ImageManager {
@@ -203,7 +207,8 @@ impl ImageManager {
             inner: Arc::new(Inner {
                 pulls: Pulls::new(podman.clone(), limits),
                 records: PullRecords::open(records),
-                inspected: Mutex::new(HashMap::new()),
+                inspected: Mutex::default(),
+                asked_for: Mutex::default(),
                 podman,
             }),
         }
@@ -228,6 +233,7 @@ impl ImageManager {
                 self.inspect(&name).await.map_err(|source| ImageError::Inspect { image: image.to_owned(), source: Arc::new(source) })?
         {
             if self.inner.records.allows(&name, reference.repository(), &found.id, &credentials) {
+                self.note_use(&found.id);
                 let message = format!("Container image {image:?} already present on machine and can be accessed by the pod");
                 return Ok(pulled_image(reference, found, message, false));
             }
@@ -248,6 +254,9 @@ impl ImageManager {
         on_pulling: impl FnOnce(),
     ) -> Result<PulledImage, ImageError> {
         let records = &self.inner.records;
+        // Whose the image is, if it turns out to be the one that is there already.
+        let before =
+            self.inspect(name).await.map_err(|source| ImageError::Inspect { image: image.to_owned(), source: Arc::new(source) })?;
         let unrecorded = |source| ImageError::Record { image: image.to_owned(), source: Arc::new(source) };
         let owned = name.to_owned();
         self.blocking(move |records| records.intend(&owned)).await.map_err(unrecorded)?;
@@ -269,8 +278,10 @@ impl ImageManager {
             None => Arc::new(self.inner.podman.inspect_image(&fetched.id).await.map_err(inspect)?),
         };
         let (owned, repository) = (name.to_owned(), reference.repository().to_owned());
-        let (id, used) = (found.id.clone(), fetched.used);
-        self.blocking(move |records| records.pulled(&owned, &repository, &id, used.as_ref())).await.map_err(unrecorded)?;
+        let (id, before, used) = (found.id.clone(), before.map(|image| image.id.clone()), fetched.used);
+        let record = move |records: PullRecords| records.pulled(&owned, &repository, &id, before.as_deref(), used.as_ref());
+        self.blocking(record).await.map_err(unrecorded)?;
+        self.note_use(&found.id);
         let message = format!(
             "Successfully pulled image {image:?} in {} ({} including waiting). Image size: {} bytes.",
             go_duration(fetched.duration),
@@ -314,6 +325,10 @@ impl ImageManager {
         }
     }
 
+    fn note_use(&self, id: &str) {
+        self.inner.asked_for.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), Timestamp::now());
+    }
+
     /// Drops what is remembered of a normalised name: Podman said that the image is gone.
     pub fn forget(&self, name: &str) {
         self.inner.inspected.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
@@ -324,6 +339,7 @@ impl ImageManager {
     pub async fn list_for_node_status(&self, max: i32) -> kube_pet_podman::Result<Vec<ContainerImage>> {
         let mut images = self.inner.podman.list_images().await?;
         let present: BTreeSet<String> = images.iter().map(|i| i.id.clone()).collect();
+        self.inner.asked_for.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| present.contains(id));
         let records = self.inner.records.clone();
         // A record that stays is no harm; it goes with the next list.
         let _ = tokio::task::spawn_blocking(move || records.prune(&present)).await;

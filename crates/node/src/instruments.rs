@@ -127,6 +127,15 @@ pub static TERMINATED_CONTAINERS: Family = Family::counter(
     "[ALPHA] Cumulative number of container terminations.",
     &["container_type", "exit_code", "reason"],
 );
+/// Images that were removed because nobody used them.
+pub static IMAGE_GARBAGE_COLLECTED: Family = Family::counter(
+    "kubelet_image_garbage_collected_total",
+    "[ALPHA] Total number of images garbage collected by the kubelet, whether through disk usage or image age.",
+    &["reason"],
+);
+/// Pods that were evicted.
+pub static EVICTIONS: Family =
+    Family::counter("kubelet_evictions", "[ALPHA] Cumulative number of pod evictions by eviction signal", &["eviction_signal"]);
 /// Setting volumes up.
 pub static STORAGE_OPERATION_DURATION: Family = Family::histogram(
     "storage_operation_duration_seconds",
@@ -208,7 +217,7 @@ pub(crate) fn forget_pod(namespace: &str, name: &str, uid: &str) {
 }
 
 /// All of them, in the order in which they are written.
-static ALL: [&Family; 23] = [
+static ALL: [&Family; 25] = [
     &CLIENT_RENEW_ERRORS,
     &CLIENT_CERTIFICATE_END,
     &SERVER_CERTIFICATE_END,
@@ -231,6 +240,8 @@ static ALL: [&Family; 23] = [
     &TERMINATED_CONTAINERS,
     &REST_CLIENT_REQUEST_DURATION,
     &REST_CLIENT_REQUESTS,
+    &EVICTIONS,
+    &IMAGE_GARBAGE_COLLECTED,
     &STORAGE_OPERATION_DURATION,
 ];
 

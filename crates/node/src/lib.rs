@@ -6,6 +6,7 @@ pub mod config;
 pub mod containers;
 pub mod doctor;
 pub mod events;
+pub mod eviction;
 mod exec_sessions;
 pub mod handlers;
 pub mod identity;

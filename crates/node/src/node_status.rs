@@ -15,18 +15,21 @@ mod patch;
 mod reporter;
 mod resources;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{ContainerImage, Node};
+use kube_pet_core::eviction::Shortage;
 use kube_pet_core::node::NodeInfo;
 use tokio::sync::watch;
 use tracing::debug;
 
 use crate::api::ApiHandle;
-use crate::config::NodeConfiguration;
+use crate::config::{NodeConfiguration, Signal, Threshold};
 use crate::events::EventRecorder;
 use crate::images::ImageManager;
 use crate::paths::Paths;
@@ -142,6 +145,12 @@ impl NodeManager {
         let images = keep_images(list_images, podman, images);
         tokio::join!(Box::pin(cluster), Box::pin(external), Box::pin(images), Box::pin(reporter.run()));
     }
+}
+
+/// What the machine has too little of now, by the limits of eviction. Blocking. `state` and `store` are the folders of the agent's
+/// state and of Podman's storage.
+pub(crate) fn shortages(state: PathBuf, store: PathBuf, limits: &BTreeMap<Signal, Threshold>) -> Vec<(Signal, Shortage)> {
+    conditions::shortages(&machine::read(&machine::Places { state, store }), limits)
 }
 
 async fn keep_images(list: ImageLister, mut podman: watch::Receiver<RuntimeHealth>, images: watch::Sender<Option<Vec<ContainerImage>>>) {

@@ -8,6 +8,7 @@
 //! Answers are shared for a second. What cannot be measured is missing from an answer, not 0.
 
 mod cadvisor;
+mod consumption;
 mod disks;
 mod rates;
 mod resource;
@@ -29,6 +30,7 @@ use tracing::{debug, warn};
 use crate::paths::Paths;
 use crate::pods::store::PodStore;
 use crate::sandboxes::SandboxManager;
+pub(crate) use consumption::Parts;
 use disks::Disks;
 use rates::Rates;
 use snapshot::Snapshot;

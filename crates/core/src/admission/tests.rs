@@ -394,3 +394,27 @@ fn a_local_profile_has_a_name() {
     let pod = pod(json!({"securityContext": {"appArmorProfile": {"type": "Localhost", "localhostProfile": " "}}}));
     assert_eq!(admit(&pod, &node(), &[], &config).unwrap_err().message, "Cannot enforce AppArmor: invalid empty AppArmor profile name");
 }
+
+#[test]
+fn a_node_under_pressure_takes_only_what_it_must() {
+    let under = |kinds: &[&str]| NodeInfo { pressures: kinds.iter().map(|kind| (*kind).to_owned()).collect(), ..node() };
+    let memory = under(&["MemoryPressure"]);
+    let both = under(&["MemoryPressure", "DiskPressure"]);
+    let refused = |kinds: &str| rejected("Evicted", &format!("The node had condition: [{kinds}]. "));
+    let best_effort = pod(json!({}));
+    let burstable = requesting("u1", json!({"cpu": "1"}));
+    let tolerating = |key: &str| pod(json!({"tolerations": [{"key": key, "operator": "Exists", "effect": "NoSchedule"}]}));
+    for (pod, node, expected) in [
+        (&best_effort, &memory, refused("MemoryPressure")),
+        (&burstable, &memory, Ok(())),
+        (&tolerating("node.kubernetes.io/memory-pressure"), &memory, Ok(())),
+        (&tolerating("node.kubernetes.io/disk-pressure"), &memory, refused("MemoryPressure")),
+        (&burstable, &both, refused("DiskPressure MemoryPressure")),
+        (&tolerating("node.kubernetes.io/disk-pressure"), &under(&["DiskPressure"]), refused("DiskPressure")),
+        (&burstable, &under(&["PIDPressure"]), refused("PIDPressure")),
+        (&pod(json!({"priority": 2_000_000_000})), &both, Ok(())),
+        (&with(json!({"annotations": {"kubernetes.io/config.source": "file"}}), json!({})), &both, Ok(())),
+    ] {
+        assert_eq!(decide(pod, node, &[]), expected, "{:?} {:?}", pod.spec, node.pressures);
+    }
+}

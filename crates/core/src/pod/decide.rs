@@ -45,7 +45,8 @@ pub struct Now {
 /// What is due for one pod now. Pure and total; see the module's state diagrams.
 pub fn decide(desired: Desired<'_>, observed: &Observed, memory: &Memory, rules: &Rules, now: Now) -> Plan {
     let mut draft = Draft { desired, observed, memory, rules, now, actions: Vec::new(), events: Vec::new(), wake_at: None };
-    let failed = memory.rejected.clone().or_else(|| memory.failed.clone()).or_else(|| draft.deadline_exceeded());
+    let evicted = memory.evicted.as_ref().map(|eviction| eviction.failed.clone());
+    let failed = memory.rejected.clone().or(evicted).or_else(|| draft.deadline_exceeded());
     let waiting = draft.waiting();
     let view = status::View { desired, observed, memory, rules, now, failed: failed.as_ref(), waiting: &waiting };
     let status = status::pod_status(&view);
@@ -112,6 +113,9 @@ impl<'a> Draft<'a> {
 
     /// Seconds from the first signal to SIGKILL where nothing else says so.
     fn grace(&self) -> i64 {
+        if let Some(eviction) = &self.memory.evicted {
+            return eviction.grace_seconds.max(1);
+        }
         self.pod().spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30).max(1)
     }
 

@@ -53,8 +53,8 @@ pub struct Memory {
     pub final_status_written: bool,
     /// When an operation of tearing down last failed.
     pub teardown_retry_at: Option<Timestamp>,
-    /// The phase is terminal for a reason of the node: `DeadlineExceeded`, `Evicted`.
-    pub failed: Option<Rejected>,
+    /// The node has given the pod up: `Evicted`.
+    pub evicted: Option<Eviction>,
 }
 
 impl Memory {
@@ -94,6 +94,17 @@ pub enum PostStart {
     Due,
     /// It failed: the container has to go.
     Failed,
+}
+
+/// A pod that the node ends for its own sake. An agent that starts again knows it by the pod's phase.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Eviction {
+    /// What the status says.
+    pub failed: Rejected,
+    /// Seconds from the first signal to SIGKILL.
+    pub grace_seconds: i64,
+    /// The condition `DisruptionTarget` tells of it, since this moment of the wall clock.
+    pub disruption: Option<Timestamp>,
 }
 
 /// A pod that this node refuses, or fails.

@@ -217,7 +217,7 @@ pub(super) const CONTAINER: &[Field] = &[
         .only("`RestartContainer`", |place| place.value == "RestartContainer"),
     note("resizePolicy[].resourceName", "see resizePolicy[].restartPolicy"),
     refused("resources.claims", "devices of dynamic resource allocation cannot be prepared"),
-    not_yet("resources.limits.ephemeral-storage", "counted at admission, not enforced yet"),
+    note("resources.limits.ephemeral-storage", "the pod that exceeds it is evicted; counted once a minute"),
     yes("resources.limits"),
     yes("resources.requests"),
     note("restartPolicy", "`Always` makes an init container a sidecar"),
@@ -315,7 +315,7 @@ pub(super) const VOLUME: &[Field] = &[
     refused("emptyDir.medium", "huge pages cannot be mounted yet")
         .only("`HugePages…`", |place| place.value.as_str().is_some_and(|medium| medium.starts_with("HugePages"))),
     not_yet("emptyDir.mode", "the folder's mode is 0777"),
-    not_yet("emptyDir.sizeLimit", "not enforced yet for folders on disk")
+    note("emptyDir.sizeLimit", "the pod that exceeds it is evicted; counted once a minute")
         .only("unless `medium: Memory`", |place| place.parent.get("medium").and_then(Value::as_str) != Some("Memory")),
     refused("ephemeral", NO_DRIVER),
     refused("fc", NO_DRIVER),

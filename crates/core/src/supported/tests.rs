@@ -118,7 +118,6 @@ fn findings_name_the_place() {
         ("spec.initContainers[s].restartPolicyRules[0].action", Refused),
         ("spec.schedulerName", ControlPlane),
         ("spec.volumes[x].nfs", Refused),
-        ("spec.volumes[y].emptyDir.sizeLimit", NotYet),
         ("spec.volumes[h].emptyDir.medium", Refused),
     ]
     .map(|(path, state)| (path.to_owned(), state))

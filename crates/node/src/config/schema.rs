@@ -340,6 +340,7 @@ fn pods(top: &Section<'_>, config: &mut NodeConfiguration) {
         }
         config.max_parallel_image_pulls = 1;
     }
+    image_collection(top, config);
     let back_off = top.section("crashLoopBackOff");
     let period = &mut config.crash_loop_back_off.max_container_restart_period;
     back_off.duration("maxContainerRestartPeriod", SECOND, period);
@@ -348,6 +349,19 @@ fn pods(top: &Section<'_>, config: &mut NodeConfiguration) {
     }
     back_off.finish();
     container_logs(top, config);
+}
+
+fn image_collection(top: &Section<'_>, config: &mut NodeConfiguration) {
+    top.number("imageGCHighThresholdPercent", 0..=100, &mut config.image_gc_high_threshold_percent);
+    top.number("imageGCLowThresholdPercent", 0..=100, &mut config.image_gc_low_threshold_percent);
+    if config.image_gc_low_threshold_percent >= config.image_gc_high_threshold_percent {
+        top.conflict("imageGCLowThresholdPercent", "is not below imageGCHighThresholdPercent", "lower the one or raise the other");
+    }
+    top.duration("imageMinimumGCAge", Duration::ZERO, &mut config.image_minimum_gc_age);
+    top.duration("imageMaximumGCAge", Duration::ZERO, &mut config.image_maximum_gc_age);
+    if !config.image_maximum_gc_age.is_zero() && config.image_maximum_gc_age <= config.image_minimum_gc_age {
+        top.conflict("imageMaximumGCAge", "is not above imageMinimumGCAge", "raise it, or write 0s for no limit");
+    }
 }
 
 fn container_logs(top: &Section<'_>, config: &mut NodeConfiguration) {

@@ -89,6 +89,10 @@ podPidsLimit: 100
 cgroupRoot: /lab/pet
 allowedUnsafeSysctls: [kernel.msg*]
 serializeImagePulls: true
+imageGCHighThresholdPercent: 90
+imageGCLowThresholdPercent: 70
+imageMinimumGCAge: 0s
+imageMaximumGCAge: 24h
 crashLoopBackOff: {maxContainerRestartPeriod: 30s}
 containerLogMaxSize: 1Mi
 containerLogMaxFiles: 3

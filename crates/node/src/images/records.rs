@@ -30,6 +30,8 @@ struct Record {
     image_ref: String,
     /// By repository (registry and path, without tag).
     credential_mapping: BTreeMap<String, Access>,
+    /// It was in the store before the agent first pulled it: somebody else's.
+    found_there: bool,
 }
 
 /// The records, in memory and on disk. Cheap to clone.
@@ -93,11 +95,30 @@ impl PullRecords {
         }
     }
 
-    /// A pull succeeded, with these credentials or none. Blocks for a small file.
-    pub fn pulled(&self, reference: &str, repository: &str, id: &str, used: Option<&SecretSource>) -> std::io::Result<()> {
+    /// Whether the agent brought the image, in every repository that it has a name in. One that was there before, or that somebody
+    /// else gave a name of his own, is not ours to remove.
+    pub fn brought<'a>(&self, id: &str, repositories: impl IntoIterator<Item = &'a str>) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(record) = known.get(id).filter(|record| !record.found_there && !record.credential_mapping.is_empty()) else {
+            return false;
+        };
+        repositories.into_iter().all(|repository| record.credential_mapping.contains_key(repository))
+    }
+
+    /// A pull succeeded, with these credentials or none; `before` is the image that had the name until then. Blocks for a small file.
+    pub fn pulled(
+        &self,
+        reference: &str,
+        repository: &str,
+        id: &str,
+        before: Option<&str>,
+        used: Option<&SecretSource>,
+    ) -> std::io::Result<()> {
         let record = {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let found_there = before == Some(id) && !known.contains_key(id);
             let record = known.entry(id.to_owned()).or_default();
+            record.found_there |= found_there;
             let before = record.clone();
             id.clone_into(&mut record.image_ref);
             let access = record.credential_mapping.entry(repository.to_owned()).or_default();
@@ -111,7 +132,7 @@ impl PullRecords {
                     }
                 }
             }
-            (*record != before).then(|| record.clone())
+            (found_there || *record != before).then(|| record.clone())
         };
         if let (Some(dir), Some(record)) = (&self.dir, record) {
             let json = serde_json::to_vec(&record).map_err(std::io::Error::other)?;
@@ -193,7 +214,7 @@ mod tests {
         records.intend("r/a:1").unwrap();
         assert!(!records.allows("r/a:1", "r/a", "id", &[]), "being pulled: not free");
         let own = credential("u1", "h1");
-        records.pulled("r/a:1", "r/a", "id", Some(&own.source)).unwrap();
+        records.pulled("r/a:1", "r/a", "id", None, Some(&own.source)).unwrap();
         for records in [records.clone(), PullRecords::open(Some(dir.path().into()))] {
             assert!(!records.allows("r/a:1", "r/a", "id", &[]));
             assert!(records.allows("r/a:1", "r/a", "id", std::slice::from_ref(&own)));
@@ -202,7 +223,7 @@ mod tests {
             assert!(!records.allows("r/a:1", "r/a", "id", &[credential("u2", "h2")]));
             assert!(!records.allows("r/b:1", "r/b", "id", std::slice::from_ref(&own)), "another repository");
         }
-        records.pulled("r/a:1", "r/a", "id", None).unwrap();
+        records.pulled("r/a:1", "r/a", "id", None, None).unwrap();
         assert!(records.allows("r/a:1", "r/a", "id", &[]), "the registry gives it to anybody");
     }
 
@@ -214,6 +235,23 @@ mod tests {
         assert!(!records.allows("r/a:1", "r/a", "id", &[]));
         records.abandon("r/a:1");
         assert!(PullRecords::open(Some(dir.path().into())).allows("r/a:1", "r/a", "id", &[]));
+    }
+
+    #[test]
+    fn an_image_is_ours_if_we_brought_it_under_all_its_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = PullRecords::open(Some(dir.path().into()));
+        assert!(!records.brought("id", []), "never pulled");
+        records.pulled("r/a:1", "r/a", "id", Some("older"), None).unwrap();
+        records.pulled("r/b:1", "r/b", "there", Some("there"), None).unwrap();
+        records.pulled("r/b:1", "r/b", "there", Some("there"), None).unwrap();
+        records.pulled("r/a:1", "r/a", "id", Some("id"), None).unwrap();
+        for records in [records.clone(), PullRecords::open(Some(dir.path().into()))] {
+            assert!(records.brought("id", ["r/a"]), "pulled again is still ours");
+            assert!(records.brought("id", []), "its name was taken by a newer one");
+            assert!(!records.brought("id", ["r/a", "localhost/mine"]), "somebody gave it a name");
+            assert!(!records.brought("there", ["r/b"]), "it was there before");
+        }
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! The node's conditions, from measurements, with the kubelet's reasons and messages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::NodeCondition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube_pet_core::eviction::{Resource, Shortage};
 
 use super::machine::Readings;
 use crate::config::{Signal, Threshold};
@@ -65,24 +66,25 @@ pub(super) struct Computed {
     pub(super) events: Vec<(String, &'static str)>,
 }
 
-impl Pressure {
-    /// Which signals are below their limits now.
-    fn measure(readings: &Readings, limits: &BTreeMap<Signal, Threshold>) -> Vec<Signal> {
-        let below = |signal: &Signal, limit: &Threshold| {
-            let (left, of) = match signal {
-                Signal::MemoryAvailable => readings.memory.map(|memory| (memory.available, memory.total))?,
-                Signal::PidAvailable => readings.pids.map(|pids| (pids.max.saturating_sub(pids.used), pids.max))?,
-                Signal::NodefsAvailable => readings.nodefs.map(|disk| (disk.available, disk.capacity))?,
-                Signal::ImagefsAvailable => readings.imagefs.map(|disk| (disk.available, disk.capacity))?,
-                Signal::NodefsInodesFree => readings.nodefs.map(|disk| (disk.inodes_free, disk.inodes))?,
-                Signal::ImagefsInodesFree => readings.imagefs.map(|disk| (disk.inodes_free, disk.inodes))?,
-            };
-            // A file system without a fixed number of inodes tells 0 of 0.
-            Some(of > 0 && left < limit.of(of))
+/// Which signals are below their limits now.
+pub(super) fn shortages(readings: &Readings, limits: &BTreeMap<Signal, Threshold>) -> Vec<(Signal, Shortage)> {
+    let below = |(signal, limit): (&Signal, &Threshold)| {
+        let (resource, available, of) = match signal {
+            Signal::MemoryAvailable => readings.memory.map(|memory| (Resource::Memory, memory.available, memory.total))?,
+            Signal::PidAvailable => readings.pids.map(|pids| (Resource::Pids, pids.max.saturating_sub(pids.used), pids.max))?,
+            Signal::NodefsAvailable => readings.nodefs.map(|disk| (Resource::EphemeralStorage, disk.available, disk.capacity))?,
+            Signal::ImagefsAvailable => readings.imagefs.map(|disk| (Resource::EphemeralStorage, disk.available, disk.capacity))?,
+            Signal::NodefsInodesFree => readings.nodefs.map(|disk| (Resource::Inodes, disk.inodes_free, disk.inodes))?,
+            Signal::ImagefsInodesFree => readings.imagefs.map(|disk| (Resource::Inodes, disk.inodes_free, disk.inodes))?,
         };
-        limits.iter().filter(|(signal, limit)| below(signal, limit) == Some(true)).map(|(signal, _)| *signal).collect()
-    }
+        let limit = limit.of(of);
+        // A file system without a fixed number of inodes tells 0 of 0.
+        (of > 0 && available < limit).then_some((*signal, Shortage { resource, limit, available }))
+    };
+    limits.iter().filter_map(below).collect()
+}
 
+impl Pressure {
     /// Whether a condition holds: while the pressure lasts, and for `transition` after.
     fn holds(&mut self, kind: &'static str, now_under: bool, now: Timestamp, transition: Duration) -> bool {
         if now_under {
@@ -104,7 +106,7 @@ pub(super) fn compute(
 ) -> Computed {
     let (limits, transition) = limits;
     let mut computed = Computed { conditions: Vec::new(), events: Vec::new() };
-    let low = Pressure::measure(readings, limits);
+    let low: Vec<_> = shortages(readings, limits).into_iter().map(|(signal, _)| signal).collect();
     let disk = [Signal::NodefsAvailable, Signal::NodefsInodesFree, Signal::ImagefsAvailable, Signal::ImagefsInodesFree];
     for (wording, under) in [
         (MEMORY, low.contains(&Signal::MemoryAvailable)),
@@ -173,6 +175,13 @@ fn condition(kind: &str, status: bool, reason: &str, message: &str, now: Timesta
         last_heartbeat_time: Some(Time(now)),
         last_transition_time: Some(Time(now)),
     }
+}
+
+/// The kinds of pressure among the conditions: what admission goes by.
+pub(super) fn pressures(conditions: &[NodeCondition]) -> BTreeSet<String> {
+    let kinds = [MEMORY.kind, DISK.kind, PID.kind];
+    let holding = conditions.iter().filter(|condition| condition.status == "True" && kinds.contains(&condition.type_.as_str()));
+    holding.map(|condition| condition.type_.clone()).collect()
 }
 
 impl Computed {

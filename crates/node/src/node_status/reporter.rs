@@ -198,6 +198,14 @@ impl Reporter {
             }
         }
         self.conditions.clone_from(&computed.conditions);
+        let pressures = conditions::pressures(&computed.conditions);
+        self.info.send_if_modified(|info| {
+            let changed = info.pressures != pressures;
+            if changed {
+                Arc::make_mut(info).pressures = pressures;
+            }
+            changed
+        });
         computed.conditions
     }
 
@@ -226,6 +234,7 @@ impl Reporter {
             capacity,
             host_ips: self.remembered.internal_ips.clone(),
             pod_cidrs,
+            pressures: conditions::pressures(&self.conditions),
             taints: if registered { self.remembered.taints.clone() } else { object::taints(config, &self.remembered) },
         };
         self.info.send_if_modified(|old| {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use kube_pet_core::ids::{ContainerId, PodUid, labels};
+use kube_pet_core::pod::Eviction;
 use kube_pet_podman::{Client, ContainerSummary};
 use tokio::sync::{Notify, mpsc};
 use tracing::{debug, warn};
@@ -27,6 +28,8 @@ pub enum Sighting {
     },
     /// This container may have changed.
     Touched(ContainerId),
+    /// The node is short of something, and this pod has to go.
+    Evicted(Eviction),
 }
 
 /// Where sightings of a pod go. Pods without a worker go to the default, so that orphans are noticed.
@@ -56,6 +59,10 @@ impl Subscribers {
     /// The pods that have a worker.
     pub fn uids(&self) -> Vec<PodUid> {
         self.by_uid.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+    /// Tells a worker that its pod has to go.
+    pub fn evict(&self, uid: &PodUid, eviction: Eviction) {
+        self.send(uid, Sighting::Evicted(eviction));
     }
     /// Tells a worker that one of its containers may have changed.
     pub fn touch(&self, uid: &PodUid, id: ContainerId) {

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube_pet_core::ids::{ContainerName, PodUid};
-use kube_pet_core::pod::{Action, ActionKey, Desired, Memory, Now, Plan, Stop, Verdict, decide, is_starting, status_differs};
+use kube_pet_core::pod::{Action, ActionKey, Desired, Eviction, Memory, Now, Plan, Stop, Verdict, decide, is_starting, status_differs};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tracing::{Instrument as _, debug, error_span};
+use tracing::{Instrument as _, debug, error_span, info};
 
 use self::observation::Observation;
 use self::outcome::Outcome;
@@ -411,7 +411,21 @@ impl Worker {
 
     async fn sighted(&mut self, sighting: Sighting) {
         let pod = self.inbox.wanted.borrow().pod.clone();
-        self.observation.sighted(&self.runtime, &pod, sighting).await;
+        match sighting {
+            Sighting::Evicted(eviction) => self.evict(&pod, eviction),
+            sighting => self.observation.sighted(&self.runtime, &pod, sighting).await,
+        }
+    }
+
+    /// A pod that ends already is let end.
+    fn evict(&mut self, pod: &Pod, eviction: Eviction) {
+        let terminal = matches!(self.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Failed" | "Succeeded"));
+        if terminal || self.memory.evicted.is_some() || pod.metadata.deletion_timestamp.is_some() {
+            return;
+        }
+        info!(message = eviction.failed.message, "the pod is evicted");
+        self.runtime.warn(pod, None, &eviction.failed.reason, eviction.failed.message.clone());
+        self.memory.evicted = Some(eviction);
     }
 }
 

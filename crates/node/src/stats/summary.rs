@@ -7,6 +7,7 @@ use kube_pet_host::interfaces::InterfaceCounters;
 use kube_pet_host::machine::{Filesystem, Pids};
 use serde::{Serialize, Serializer};
 
+use super::Parts;
 use super::snapshot::{ContainerSample, Group, PodSample, Process, Snapshot};
 
 /// A moment as the API writes it: whole seconds.
@@ -275,14 +276,7 @@ fn pod(snapshot: &Snapshot, sample: &PodSample, all: bool) -> Option<Pod> {
         })
         .collect();
     let ephemeral = all.then(|| {
-        let rootfs = sample.containers.iter().filter_map(|container| container.rootfs);
-        // The pod's log folder has all of its containers' logs.
-        let volumes = sample.volumes.iter().filter(|volume| sample.is_ephemeral(&volume.name)).map(|volume| volume.usage);
-        let parts = rootfs.chain(volumes).chain(sample.logs).chain(sample.etc_hosts);
-        let sum = parts.fold(DiskUsage::default(), |sum, part| DiskUsage {
-            bytes: sum.bytes.saturating_add(part.bytes),
-            inodes: sum.inodes.saturating_add(part.inodes),
-        });
+        let sum = sample.files(Parts { layers: true, volumes_and_logs: true });
         part(at, snapshot.nodefs, Some(sum))
     });
     Some(Pod {

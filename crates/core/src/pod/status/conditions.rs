@@ -9,6 +9,9 @@ use crate::resources::is_sidecar;
 /// Condition types that a kubelet writes; all others are left as they are.
 const OWN: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
+/// Tells what cares for the pod that it did not fail by itself.
+const DISRUPTION_TARGET: &str = "DisruptionTarget";
+
 struct Verdict {
     kind: &'static str,
     holds: bool,
@@ -30,6 +33,20 @@ pub(super) fn conditions(view: &View<'_>, phase: &str, init: &[ContainerStatus],
     let pod = view.desired.pod;
     let old = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     let mut out: Vec<_> = old.iter().filter(|c| !OWN.contains(&c.type_.as_str())).cloned().collect();
+    if let Some(eviction) = &view.memory.evicted
+        && let Some(since) = eviction.disruption
+    {
+        out.retain(|condition| condition.type_ != DISRUPTION_TARGET);
+        out.push(PodCondition {
+            type_: DISRUPTION_TARGET.to_owned(),
+            status: "True".to_owned(),
+            reason: Some("TerminationByKubelet".to_owned()),
+            message: Some(eviction.failed.message.clone()),
+            last_transition_time: Some(Time(since)),
+            last_probe_time: None,
+            observed_generation: pod.metadata.generation,
+        });
+    }
     let sidecars: Vec<_> = sidecar_names(pod);
     let containers = containers_ready(&sidecars, init, apps, phase);
     let ready = ready(view, &containers, &out);

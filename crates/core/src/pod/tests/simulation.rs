@@ -1,5 +1,5 @@
 //! Seeded histories: spec changes, container exits, lost events, late lists, failing operations, restarts of the agent in the
-//! middle of anything, clock steps. Whatever happens, no container ever has two live copies, none is restarted without a cause,
+//! middle of anything, clock steps, evictions. Whatever happens, no container ever has two live copies, none is restarted without a cause,
 //! and once the faults end the pod becomes what its spec says.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -135,6 +135,10 @@ impl World {
             Now { wall: at(self.clock), steady: at(self.steady) },
         );
         self.check_status(&plan.status, agent.status.as_ref());
+        let stands = plan.status.phase.as_deref() == Some("Failed") && plan.status.reason.as_deref() == Some("Evicted");
+        if agent.memory.evicted.is_some() && !stands {
+            self.fail(&format!("an evicted pod is {:?}: {:?}", plan.status.phase, plan.status.reason));
+        }
         agent.status = Some(plan.status.clone());
         self.probe(agent, &plan.probes);
         if !self.faults || self.random.chance(70) {
@@ -276,7 +280,8 @@ impl World {
             self.containers.get(id).filter(|c| matches!(c.name.as_str(), "s1" | "s2") && Some(&c.sandbox) == self.sandbox.as_ref());
         let own_fault = self.probed.contains(id) || agent.memory.post_start.get(id) == Some(&PostStart::Failed);
         let Some(sidecar) = sidecar.filter(|_| !own_fault) else { return };
-        let in_time = agent.memory.stopping.get(id).is_none_or(|began| at(self.steady) < *began + SignedDuration::from_secs(30));
+        let grace = SignedDuration::from_secs(if agent.memory.evicted.is_some() { 1 } else { 30 });
+        let in_time = agent.memory.stopping.get(id).is_none_or(|began| at(self.steady) < *began + grace);
         let first: &[&str] = if sidecar.name.as_str() == "s1" { &["a", "b", "s2"] } else { &["a", "b"] };
         let early = agent.observed.containers.iter().find(|c| c.is_running() && first.contains(&c.name.as_str()));
         if let Some(early) = early.filter(|_| in_time) {
@@ -292,6 +297,9 @@ impl World {
 
     fn start(&mut self, agent: &mut Agent, name: ContainerName, attempt: u32, backoff_seconds: u32, fails: bool) {
         self.assert_single(&name);
+        if agent.memory.evicted.is_some() {
+            self.fail(&format!("{name} started in an evicted pod"));
+        }
         let Some(sandbox) = self.sandbox.clone() else { self.fail("started without a sandbox") };
         if self.containers.values().any(|c| c.name == name && c.attempt >= attempt) {
             self.fail(&format!("attempt {attempt} of {name} again"));
@@ -401,8 +409,20 @@ impl World {
                 self.present = false;
             }
             42..60 => self.relist(agent),
+            60 if self.random.chance(30) => self.evict(agent),
             _ => {}
         }
+    }
+
+    /// The node is short of something. A pod that ends already is let end, as by its worker.
+    fn evict(&mut self, agent: &mut Agent) {
+        let terminal = agent.status.as_ref().is_some_and(|s| matches!(s.phase.as_deref(), Some("Failed" | "Succeeded")));
+        if terminal || agent.memory.evicted.is_some() || self.pod.metadata.deletion_timestamp.is_some() {
+            return;
+        }
+        self.log.push(format!("{:>5} evicted", self.clock));
+        let failed = Rejected { reason: "Evicted".into(), message: String::new() };
+        agent.memory.evicted = Some(Eviction { failed, grace_seconds: 1, disruption: Some(at(self.clock)) });
     }
 
     fn converged(&self, agent: &Agent) -> Result<(), String> {
@@ -459,9 +479,11 @@ fn history(seed: u64) {
     }
 }
 
+/// Ten thousand, or as many as `HISTORIES` says.
 #[test]
-fn ten_thousand_histories() {
-    for seed in 1..=10_000 {
+fn many_histories() {
+    let count = std::env::var("HISTORIES").ok().and_then(|text| text.parse().ok()).unwrap_or(10_000);
+    for seed in 1..=count {
         history(seed);
     }
 }

@@ -516,3 +516,32 @@ fn an_ephemeral_container_is_started_once() {
     assert_eq!(ended.status.phase.as_deref(), Some("Running"));
     assert!(ended.status.ephemeral_container_statuses.unwrap()[0].state.as_ref().unwrap().terminated.is_some());
 }
+
+#[test]
+fn an_evicted_pod_fails_with_the_nodes_words_and_ends_in_the_grace_that_the_node_gives_it() {
+    let p = pod("Always", &[], &["a"]);
+    let failed = Rejected { reason: "Evicted".into(), message: "The node was low on resource: memory. ".into() };
+    let mut memory = with_images(&p, 0);
+    memory.evicted = Some(Eviction { failed, grace_seconds: 1, disruption: Some(at(5)) });
+    let runs = observed(vec![seen("a", 0, 0, running())]);
+    let first = plan(&p, &runs, &memory, at(6));
+    assert!(matches!(&first.actions[..], [Action::Signal { .. }]), "{:?}", first.actions);
+    assert_eq!((phase(&first), first.status.reason.as_deref()), ("Failed", Some("Evicted")));
+    assert_eq!(first.status.message.as_deref(), Some("The node was low on resource: memory. "));
+    let target = |plan: &Plan| plan.status.conditions.as_ref().unwrap().iter().find(|c| c.type_ == "DisruptionTarget").cloned();
+    let condition = target(&first).unwrap();
+    assert_eq!((condition.status.as_str(), condition.reason.as_deref()), ("True", Some("TerminationByKubelet")));
+    assert_eq!(condition.message, first.status.message);
+    assert_eq!(condition.last_transition_time.map(|time| time.0), Some(at(5)));
+
+    memory.stopping.insert(ContainerId::new("a-0"), at(6));
+    memory.signalled.insert(ContainerId::new("a-0"), at(6));
+    assert!(plan(&p, &runs, &memory, at(7)).actions.is_empty(), "two seconds at least");
+    let late = plan(&p, &runs, &memory, at(8));
+    assert!(matches!(&late.actions[..], [Action::Kill { .. }]), "not the pod's own 30 s: {:?}", late.actions);
+    let ended = plan(&p, &observed(vec![seen("a", 0, 0, exited(137, 8))]), &memory, at(9));
+    assert_eq!((phase(&ended), &ended.actions[..]), ("Failed", &[Action::Release][..]), "it does not start again");
+
+    memory.evicted.as_mut().unwrap().disruption = None;
+    assert_eq!(target(&plan(&p, &runs, &memory, at(6))), None);
+}

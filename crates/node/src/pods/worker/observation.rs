@@ -59,6 +59,8 @@ impl Observation {
     pub async fn sighted(&mut self, runtime: &Arc<PodRuntime>, pod: &Pod, sighting: Sighting) {
         match sighting {
             Sighting::Touched(id) => self.inspect(runtime, pod, &id).await,
+            // Not about what runs: the worker's own.
+            Sighting::Evicted(_) => {}
             Sighting::All { asked_at, containers } => {
                 let listed: BTreeSet<ContainerId> = containers.iter().map(|c| ContainerId::new(&c.id)).collect();
                 let lost: Vec<_> = self
