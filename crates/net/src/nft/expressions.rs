@@ -166,6 +166,11 @@ impl Writer {
         });
     }
 
+    /// Destination translation to the node itself: the address of the link that the packet came by, or the loopback's.
+    pub(crate) fn redirect(&mut self) {
+        self.expression("redir", |_| {});
+    }
+
     pub(crate) fn masquerade(&mut self) {
         self.expression("masq", |w| w.number(1, RANDOM_FULLY));
     }

@@ -114,6 +114,7 @@ pub(super) fn build(batch: &mut Batch<'_>, config: &Config, userdata: &[u8]) {
     for family in Family::ALL {
         hooks(batch, config, family);
         for inside in [false, true] {
+            echo(batch, family, inside);
             dispatch(batch, config, family, inside);
         }
         for lane in Lane::all().filter(|l| l.family == family) {
@@ -171,6 +172,19 @@ fn hooks(batch: &mut Batch<'_>, config: &Config, family: Family) {
     batch.rule("postrouting", |w| {
         w.family_is(is_v6(family));
         w.goto(&format!("world{digit}"));
+    });
+}
+
+/// No endpoint stands for the whole of an address, so the node answers a ping: it must not be sent out to where the address is nobody's.
+/// A link without an address of IPv6 but its own network's drops it.
+fn echo(batch: &mut Batch<'_>, family: Family, inside: bool) {
+    batch.rule(&format!("dispatch{}{}", family.digit(), if inside { "-inside" } else { "" }), |w| {
+        w.meta(Meta::Protocol, Register(0));
+        // `IPPROTO_ICMP`, `IPPROTO_ICMPV6`
+        w.compare(Register(0), true, &[if is_v6(family) { 58 } else { 1 }]);
+        destination(w, family, Register(0));
+        w.in_set(&Set::Addresses(family).name());
+        w.redirect();
     });
 }
 

@@ -23,6 +23,35 @@ fn udp_client(net: &Net, to: SocketAddr) -> impl Fn() -> io::Result<String> {
     }
 }
 
+/// Whether an ICMP echo request to the address is answered by it.
+fn ping(net: &Net, from: &str, to: &str) -> bool {
+    use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, ipproto, recv, sendto, socket, sockopt};
+    let SocketAddr::V4(target) = at(to, 0) else { panic!("{to} is not of IPv4") };
+    let raw = net.within(from, || socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP)).unwrap());
+    sockopt::set_socket_timeout(&raw, sockopt::Timeout::Recv, Some(Duration::from_millis(700))).unwrap();
+    // Type 8, checksum, number 0x1234, the first one.
+    sendto(&raw, &[8, 0, 0xe5, 0xca, 0x12, 0x34, 0, 1], SendFlags::empty(), &target).unwrap();
+    let mut bytes = [0; 128];
+    while let Ok((length, _)) = recv(&raw, &mut bytes, RecvFlags::empty()) {
+        // Behind the IP header: an echo reply.
+        if length >= 28 && bytes[12..16] == target.ip().octets() && bytes[20] == 0 {
+            return true;
+        }
+    }
+    false
+}
+
+#[test]
+fn netns_the_node_answers_a_ping_to_a_service() {
+    let net = Net::new();
+    let mut table = net.table(config());
+    table.reconcile(&desired(&[(vip(VIP, Protocol::Tcp, 80), forward(&[at(POD1, 8080)]))])).unwrap();
+    for from in ["pod1", "node", "outside"] {
+        assert!(ping(&net, from, VIP), "{from}");
+    }
+    assert!(!ping(&net, "pod1", "10.96.0.99"), "an address of no Service is not the node's");
+}
+
 #[test]
 fn netns_a_change_does_not_hide_what_others_did() {
     let net = Net::new();
