@@ -78,13 +78,16 @@ impl PetFiles {
     }
 
     /// As little as on a real host: names, addresses and paths are the agent's own defaults, because the machine has its own.
-    /// Only the cgroup must be named: hierarchies are not namespaced here. JSON is YAML.
+    /// Only the cgroup must be named, because hierarchies are not namespaced here, and limits of the disk. JSON is YAML.
     fn node_config(&self) -> String {
         let mut config = json!({
             "apiVersion": "kube-pet.dev/v1alpha1",
             "kind": "NodeConfiguration",
             "clusterDNS": [DNS_SERVICE_IP],
             "cgroupRoot": self.cgroup,
+            // The pets' images are on the developer's disk, which may be fuller than a node's: no limit for `imagefs`.
+            "evictionHard": {"memory.available": "100Mi", "nodefs.available": "5%", "nodefs.inodesFree": "5%"},
+            "imageGCHighThresholdPercent": 100,
             "logging": {"level": std::env::var("KUBE_PET_LAB_LOG").unwrap_or_else(|_| "info".into())},
         });
         if let Some(fields) = config.as_object_mut() {
