@@ -230,11 +230,8 @@ impl Compiler {
         match self.claimants.get_mut(&frontend) {
             None if wanted => drop(self.claimants.insert(frontend, Claimants::One(owner.clone()))),
             None => {}
-            Some(Claimants::One(other)) if other == owner => {
-                if !wanted {
-                    self.claimants.remove(&frontend);
-                }
-            }
+            Some(Claimants::One(other)) if other == owner && wanted => {}
+            Some(Claimants::One(other)) if other == owner => drop(self.claimants.remove(&frontend)),
             Some(claimants) => {
                 let mut all = match claimants {
                     Claimants::One(other) => BTreeSet::from([other.clone()]),
