@@ -77,7 +77,7 @@ fn page(selection: &Selection, report: &Report, surroundings: &Surroundings) -> 
 
 /// What failed, without the command lines that some messages go on with.
 fn why(spec: &Spec) -> &str {
-    let text = if spec.failure.is_empty() { &spec.state } else { &spec.failure };
+    let text: &str = if spec.failure.is_empty() { &spec.state } else { &spec.failure };
     text.split_once(": error running ").map_or(text, |(text, _)| text)
 }
 
