@@ -86,7 +86,8 @@ impl Services {
                 reader
             }
         };
-        let retired = services.is_none().then_some(table);
+        let serving = services.is_some();
+        let retired = (!serving).then_some(table);
         let pods = opener(TableOptions {
             name: format!("{link_prefix}-pods"),
             link_prefix,
@@ -99,6 +100,9 @@ impl Services {
         let run = async move {
             if let Some(table) = retired {
                 retire(table).await;
+            }
+            if serving && let Err(error) = kube_pet_net::services::set_timeouts() {
+                warn!(%error, "the kernel's time-outs for connections stay as they are: half-closed ones through Services may end early");
             }
             proxy.run().await;
         };

@@ -69,8 +69,8 @@ impl Memory {
         self.killed.retain(|id, _| there(id));
     }
 
-    /// Takes over what an earlier run of the agent had found of containers that still run: a restart of the agent does not make
-    /// them unready.
+    /// Takes over what an earlier run of the agent had found of containers that still run, where this run has not found anything
+    /// yet: a restart of the agent does not make them unready.
     pub fn adopt_verdicts(&mut self, pod: &Pod, observed: &Observed) {
         for seen in observed.containers.iter().filter(|c| c.is_running()) {
             let Some(status) = container_status(pod, seen.name.as_str()) else { continue };
@@ -78,10 +78,10 @@ impl Memory {
                 continue;
             }
             if status.started == Some(true) {
-                self.probes.insert((seen.id.clone(), ProbeKind::Startup), Verdict::Success);
+                self.probes.entry((seen.id.clone(), ProbeKind::Startup)).or_insert(Verdict::Success);
             }
             if status.ready {
-                self.probes.insert((seen.id.clone(), ProbeKind::Readiness), Verdict::Success);
+                self.probes.entry((seen.id.clone(), ProbeKind::Readiness)).or_insert(Verdict::Success);
             }
         }
     }

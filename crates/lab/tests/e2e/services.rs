@@ -40,6 +40,12 @@ async fn client(bed: &Bed) -> Result<()> {
     bed.until("client", SOON, "is ready", |pod| condition(pod, "Ready") == "True").await.map(drop)
 }
 
+/// When the pod's condition Ready last changed.
+async fn ready_since(bed: &Bed, name: &str) -> Result<String> {
+    let path = "jsonpath={.status.conditions[?(@.type=='Ready')].lastTransitionTime}";
+    bed.kubectl(&["get", "pod", name, "-o", path]).await
+}
+
 /// What a server answers to the client; its error text if it does not.
 async fn from_pod(bed: &Bed, place: &str) -> Result<String> {
     let ask = format!("wget -q -O- -T 3 http://{place}/hostname 2>&1 || true");
@@ -112,8 +118,10 @@ async fn e2e_services_lead_to_their_endpoints() -> Result<()> {
 async fn e2e_services_survive_the_agent_and_a_flush() -> Result<()> {
     let bed = Bed::own("restarts").await?;
     tokio::try_join!(server(&bed, "web-0", json!([])), server(&bed, "web-1", json!([])), client(&bed))?;
-    // The pods' readiness is not what this is about: each run of the agent finds it out anew.
-    let web = service(&bed, "web", json!({"publishNotReadyAddresses": true})).await?;
+    // Nor does a restart of the agent make a pod unready, which would take its endpoint away.
+    let web = service(&bed, "web", json!({})).await?;
+    let ready = ["web-0", "web-1", "client"].map(|name| ready_since(&bed, name));
+    let ready = futures::future::try_join_all(ready).await?;
     let ip = cluster_ip(&web)?;
     all_answer(&["web-0", "web-1"], async || from_pod(&bed, ip).await).await?;
 
@@ -136,6 +144,8 @@ async fn e2e_services_survive_the_agent_and_a_flush() -> Result<()> {
     let [answered, failed] = numbers[..] else { bail!("{counted}") };
     ensure!(answered > 100 && failed == 0, "answered {answered}, failed {failed}");
 
+    let after = futures::future::try_join_all(["web-0", "web-1", "client"].map(|name| ready_since(&bed, name))).await?;
+    ensure!(after == ready, "ready since {ready:?}, now since {after:?}");
     bed.pet.ready(SOON).await?;
     eventually(SOON, "the agent has compared the rules", || async {
         let log = bed.pet.agent_log();

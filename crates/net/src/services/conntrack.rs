@@ -1,8 +1,10 @@
 //! Connections that the kernel remembers. UDP has no end: a client that goes on sending would be led to an endpoint that is gone,
 //! or, where there was none, never to one.
 
+use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
 use rustix::io::Errno;
 
@@ -20,6 +22,26 @@ const TUPLE_IP: u16 = 1;
 const TUPLE_PROTOCOL: u16 = 2;
 const ZONE: u16 = 18;
 const NESTED: u16 = 0x8000;
+
+/// Seconds, as kube-proxy sets them: a connection that one side has closed is not forgotten after the kernel's minute, and one that
+/// nobody uses not only after five days.
+const TIMEOUTS: [(&str, &str); 2] = [("nf_conntrack_tcp_timeout_close_wait", "3600"), ("nf_conntrack_tcp_timeout_established", "86400")];
+
+/// Sets how long the kernel remembers TCP connections, in the calling thread's network namespace.
+///
+/// # Errors
+/// When a setting that is there cannot be written.
+pub fn set_timeouts() -> io::Result<()> {
+    for (name, value) in TIMEOUTS {
+        let path = Path::new("/proc/sys/net/netfilter").join(name);
+        match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Ok(now) if now.trim() == value => {}
+            _ => fs::write(&path, value)?,
+        }
+    }
+    Ok(())
+}
 
 /// Forgets UDP connections to the frontends that do not lead to one of the endpoints beside them. How many those were.
 pub(super) fn forget(socket: &mut NetfilterSocket, frontends: &[(Frontend, Vec<SocketAddr>)]) -> io::Result<usize> {

@@ -417,6 +417,18 @@ fn netns_any_changes_leave_what_a_fresh_load_would() {
 }
 
 #[test]
+fn netns_connections_are_remembered_as_long_as_by_kube_proxy() {
+    let net = Net::new();
+    let seconds = |name: &str| {
+        net.within("node", || std::fs::read_to_string(format!("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_{name}")).unwrap())
+    };
+    for _ in 0..2 {
+        net.within("node", || set_timeouts().unwrap());
+        assert_eq!((seconds("close_wait").trim(), seconds("established").trim()), ("3600", "86400"));
+    }
+}
+
+#[test]
 fn endpoints_keep_their_places() {
     let e = |ports: &[u16]| ports.iter().map(|p| at(POD1, *p)).collect::<Vec<_>>();
     assert_eq!(keep_places(&e(&[1, 2, 3]), &e(&[3, 4, 1])), e(&[1, 4, 3]));

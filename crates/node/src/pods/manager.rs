@@ -158,7 +158,8 @@ impl PodManager {
             return;
         }
         let mirror_uid = (source == Source::File).then(|| self.mirrors.uid_for(&pod)).flatten();
-        let wanted = Wanted { pod, source, present, mirror_uid };
+        let named = self.named.contains(&uid);
+        let wanted = Wanted { pod, source, present, named, mirror_uid };
         if let Some(worker) = self.workers.get(&uid) {
             worker.send_replace(wanted);
             return;

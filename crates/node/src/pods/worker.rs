@@ -32,6 +32,8 @@ pub struct Wanted {
     pub source: Source,
     /// The source still has it.
     pub present: bool,
+    /// The source has named it since the agent started. Until then it is what an earlier run remembered: its status is old.
+    pub named: bool,
     /// For a static pod: the UID of its mirror, which carries the status in the API.
     pub mirror_uid: Option<String>,
 }
@@ -76,6 +78,8 @@ struct Worker {
     told: BTreeMap<(&'static str, Option<ContainerName>), Instant>,
     checkpointed: Option<Arc<Pod>>,
     needs_admission: bool,
+    /// [`Wanted::named`], as far as it is dealt with.
+    named: bool,
     began: Instant,
     /// Whether the pod has run before, or how long that took has been counted.
     start_counted: bool,
@@ -126,6 +130,7 @@ impl Worker {
             told: BTreeMap::new(),
             checkpointed: None,
             needs_admission,
+            named: false,
             began: Instant::now(),
             start_counted: false,
             refresh_at: Instant::now() + REFRESH_EVERY,
@@ -142,6 +147,7 @@ impl Worker {
                 operation = if self.inbox.wanted.has_changed().unwrap_or(false) { "update" } else { "sync" };
             }
             let wanted = self.inbox.wanted.borrow_and_update().clone();
+            self.recognize(&wanted);
             self.admit(&wanted);
             self.checkpoint(&wanted).await;
             let plan = self.decide(&wanted);
@@ -173,6 +179,7 @@ impl Worker {
     /// Finds what is already there: containers of an earlier run of the agent, and their sandbox.
     async fn adopt(&mut self) {
         let wanted = self.inbox.wanted.borrow().clone();
+        self.named = wanted.named;
         self.memory.start_time = wanted.pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0);
         self.status.clone_from(&wanted.pod.status);
         let mut delay = Duration::from_millis(100);
@@ -191,6 +198,19 @@ impl Worker {
         if has_containers || terminal || self.memory.start_time.is_some() {
             self.memory.admitted = true;
             self.runtime.note_admitted(&self.uid);
+        }
+    }
+
+    /// A pod that was looked after by its checkpoint is named by the API server: the status there is the newest that an earlier run
+    /// has written. What this run has found out itself is newer still.
+    fn recognize(&mut self, wanted: &Wanted) {
+        if self.named || !wanted.named {
+            return;
+        }
+        self.named = true;
+        if wanted.source == Source::Api && wanted.pod.status.is_some() {
+            self.status.clone_from(&wanted.pod.status);
+            self.memory.adopt_verdicts(&wanted.pod, self.observation.facts());
         }
     }
 
@@ -278,7 +298,8 @@ impl Worker {
 
     /// Writes the status to the API server if it differs from what is there; one write at a time.
     fn publish(&mut self, wanted: &Wanted, status: &PodStatus) {
-        if self.writing.in_flight || !wanted.present || self.memory.deleted {
+        // Before the API server has told what it has, this would be a comparison with an old status.
+        if self.writing.in_flight || !wanted.present || !wanted.named || self.memory.deleted {
             return;
         }
         if self.writing.mirror_uid != wanted.mirror_uid {
