@@ -112,7 +112,6 @@ fn findings_name_the_place() {
         ],
     }));
     let mut expected = [
-        ("spec.containers[b].resources.limits.ephemeral-storage", NotYet),
         ("spec.containers[b].unheard", NotYet),
         ("spec.hostUsers", Refused),
         ("spec.initContainers[s].restartPolicyRules[0].action", Refused),
