@@ -288,6 +288,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         let eviction = EvictionManager::new(EvictionOptions {
             stats: stats.clone(),
             pods: store.clone(),
+            node: node.clone(),
             workers,
             events: events.clone(),
             limits: config.eviction_hard.clone(),

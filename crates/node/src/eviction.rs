@@ -4,14 +4,17 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube_pet_core::eviction::{self, Resource, Shortage};
 use kube_pet_core::ids::PodUid;
+use kube_pet_core::node::NodeInfo;
 use kube_pet_core::pod::{Eviction, Rejected, pod_uid};
 use kube_pet_core::resources::is_critical;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -28,6 +31,9 @@ use crate::stats::{Parts, StatsProvider, statuses};
 const EVERY: Duration = Duration::from_secs(10);
 /// How long the end of an evicted pod is waited for before the next look (`podCleanupTimeout`).
 const END_WAIT: Duration = Duration::from_secs(30);
+/// The node's status is measured as often as this module looks, at other moments.
+const TOLD_WAIT: Duration = Duration::from_secs(12);
+const DISK_PRESSURE: &str = "DiskPressure";
 /// There is no time for more where a hard limit is met.
 const GRACE_SECONDS: i64 = 1;
 
@@ -37,6 +43,8 @@ pub struct EvictionOptions {
     pub stats: StatsProvider,
     /// The pods.
     pub pods: PodStore,
+    /// The node, with its conditions of pressure.
+    pub node: watch::Receiver<Arc<NodeInfo>>,
     /// The way to their workers.
     pub workers: Subscribers,
     /// Events of the Node.
@@ -84,20 +92,37 @@ impl EvictionManager {
         let resource = shortage.resource;
         info!(signal = signal.name(), limit = shortage.limit, available = shortage.available, "the node is short of {resource}");
         self.options.events.node_event(EventType::Warning, "EvictionThresholdMet", eviction::threshold_met(resource));
-        if matches!(resource, Resource::EphemeralStorage | Resource::Inodes) {
+        let disk = matches!(resource, Resource::EphemeralStorage | Resource::Inodes);
+        if disk {
             self.options.images.reclaim().await;
             if self.shortage().await.is_none() {
                 info!("removing unused images was enough; no pod is evicted");
                 return Vec::new();
             }
         }
-        let pods = match self.options.stats.consumption(resource, self.parts(signal)).await {
+        if disk {
+            self.told(DISK_PRESSURE).await;
+            // It may have passed meanwhile, or be another one.
+            return match self.shortage().await {
+                Some((signal, shortage)) => self.evict_one(signal, shortage).await,
+                None => Vec::new(),
+            };
+        }
+        self.evict_one(signal, shortage).await
+    }
+
+    /// The pod that is first to go.
+    async fn evict_one(&self, signal: Signal, shortage: Shortage) -> Vec<PodUid> {
+        let resource = shortage.resource;
+        let mut pods = match self.options.stats.consumption(resource, self.parts(signal)).await {
             Ok(pods) => pods,
             Err(error) => {
                 warn!(%error, "pods cannot be measured, so none is evicted");
                 return Vec::new();
             }
         };
+        // It is going already.
+        pods.retain(|pod| !self.options.pods.by_uid(&pod.uid).is_some_and(|pod| is_ending(&pod)));
         let Some(pod) = eviction::first_to_go(resource, &pods) else {
             warn!(signal = signal.name(), "the node is short of {resource}, and there is no pod that may be evicted");
             return Vec::new();
@@ -109,7 +134,7 @@ impl EvictionManager {
 
     /// Pods that exceed their own limits. They are measured only if there are any with limits.
     async fn end_excessive(&self) -> Vec<PodUid> {
-        let limited = |pod: &Pod| !is_critical(pod) && eviction::has_storage_limits(pod);
+        let limited = |pod: &Pod| !is_critical(pod) && !is_ending(pod) && eviction::has_storage_limits(pod);
         if !self.options.pods.list().iter().any(|pod| limited(pod)) {
             return Vec::new();
         }
@@ -124,6 +149,16 @@ impl EvictionManager {
             }
         }
         evicted
+    }
+
+    /// Waits until the Node has the condition: what one eviction cures would else be over before the scheduler hears of it, and
+    /// before admission refuses what would come in the pod's place.
+    async fn told(&self, condition: &str) {
+        let mut node = self.options.node.clone();
+        let told = node.wait_for(|node| node.pressures.contains(condition));
+        if tokio::time::timeout(TOLD_WAIT, told).await.is_err() {
+            warn!(condition, "the node's status does not tell of the pressure yet");
+        }
     }
 
     async fn shortage(&self) -> Option<(Signal, Shortage)> {
@@ -160,4 +195,10 @@ impl EvictionManager {
         // The space that they had is given back a moment later.
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+}
+
+/// Deleted, or at its end.
+fn is_ending(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    pod.metadata.deletion_timestamp.is_some() || matches!(phase, Some("Failed" | "Succeeded"))
 }

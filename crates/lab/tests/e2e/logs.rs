@@ -109,7 +109,7 @@ async fn e2e_logs_rotate_without_losing_a_line() -> Result<()> {
     let followed = folder.join("followed");
     let line = format!("exec {} --namespace {} logs -f p > {}", kubectl_line(&bed)?, bed.namespace, followed.display());
     let follower = tokio::spawn(async move { kube_pet_lab::command::run(&["sh", "-c", &line]).await });
-    kube_pet_lab::eventually(SOON * 2, "the last line arrives", || async {
+    kube_pet_lab::eventually(SOON * 5, "the last line arrives", || async {
         let text = std::fs::read(&followed)?;
         ensure!(text.len() >= LINES * 53, "{} bytes", text.len());
         Ok(())

@@ -42,7 +42,8 @@ cp -a /tmp/state/. /var/lib/kube-pet/"
 
 #[tokio::test]
 async fn e2e_a_full_disk_costs_the_pod_that_filled_it() -> Result<()> {
-    let bed = Bed::own("fulldisk").await?;
+    let limits = json!({"memory.available": "100Mi", "nodefs.available": "64Mi"});
+    let bed = Bed::own_with("fulldisk", |options| options.with("evictionHard", limits)).await?;
     bed.small_disk(256).await?;
     let mut modest = shell("c", "sleep 3600");
     modest["resources"] = json!({"requests": {"ephemeral-storage": "50Mi"}});
