@@ -118,26 +118,26 @@ async fn e2e_logs_rotate_without_losing_a_line() -> Result<()> {
     ensure!(numbers(&std::fs::read_to_string(&followed)?)? == (1, LINES));
 
     let logs = bed.pet.path(format!("/var/log/pods/{}_p_{uid}/c", bed.namespace));
-    // The last rotation may be under way.
-    let files = kube_pet_lab::eventually(SOON, "the files are as many as may be", || async {
+    // The last rotation may be under way, and take a file away between its name and its content.
+    kube_pet_lab::eventually(SOON, "the files are as many as may be, and whole", || async {
         let mut files: Vec<_> = std::fs::read_dir(&logs)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
         files.sort();
         let names: Vec<_> = files.iter().map(|file| file.file_name().unwrap_or_default().to_string_lossy().into_owned()).collect();
         let compressed = names.iter().filter(|name| name.ends_with(".gz")).count();
         ensure!(names.len() == 4 && names[0] == "0.log" && compressed == 2, "{names:?}");
-        Ok(files)
+        let mut kept = String::new();
+        for file in files.iter().skip(1).chain(files.first()) {
+            let show = if file.extension().is_some_and(|extension| extension == "gz") { "zcat" } else { "cat" };
+            kept += &kube_pet_lab::command::run(&[show, &file.display().to_string()]).await?;
+        }
+        let kept = contents(&kept);
+        // The first line may have been cut by the limit of files.
+        let (_, kept) = kept.split_once('\n').context("lines")?;
+        let (first, last) = numbers(kept)?;
+        ensure!(first > 1 && last == LINES, "{first} to {last}");
+        Ok(())
     })
     .await?;
-    let mut kept = String::new();
-    for file in files.iter().skip(1).chain(files.first()) {
-        let show = if file.extension().is_some_and(|extension| extension == "gz") { "zcat" } else { "cat" };
-        kept += &kube_pet_lab::command::run(&[show, &file.display().to_string()]).await?;
-    }
-    let kept = contents(&kept);
-    // The first line may have been cut by the limit of files.
-    let (_, kept) = kept.split_once('\n').context("lines")?;
-    let (first, last) = numbers(kept)?;
-    ensure!(first > 1 && last == LINES, "{first} to {last}");
 
     bed.delete("p").await?;
     bed.gone("p", SOON).await?;

@@ -69,8 +69,12 @@ async fn e2e_a_full_disk_costs_the_pod_that_filled_it() -> Result<()> {
     bed.pod("late", json!({"containers": [shell("c", "sleep 3600")], "nodeName": bed.pet.name()})).await?;
     let late = bed.phase("late", "Failed").await?;
     ensure!(told(&late) == ("Evicted", "Pod was rejected: The node had condition: [DiskPressure]. "), "{:?}", late.status);
-    let left = bed.pet.shell("df --output=avail -m /var/lib/kube-pet | tail -1").await?;
-    ensure!(left.trim().parse::<u32>()? > 200, "the space is given back: {left}");
+    kube_pet_lab::eventually(SOON, "the space is given back", || async {
+        let left = bed.pet.shell("df --output=avail -m /var/lib/kube-pet | tail -1").await?;
+        ensure!(left.trim().parse::<u32>()? > 200, "{left}");
+        Ok(())
+    })
+    .await?;
     ensure!(phase_of(&bed.get("modest").await?) == "Running");
     bed.done().await
 }
