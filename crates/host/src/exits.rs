@@ -99,10 +99,20 @@ pub async fn wait_exit_of(pid: i64, start: u64) -> Result<(), ExitError> {
 
 /// When the process started, in clock ticks after boot; `None` if there is no such process.
 pub fn start_time(pid: i64) -> Option<u64> {
+    stat(pid, 22)
+}
+
+/// The process's parent; `None` if there is no such process.
+pub fn parent(pid: i64) -> Option<u64> {
+    stat(pid, 4)
+}
+
+/// A field of proc(5)'s `stat` behind the name, by its number there.
+fn stat(pid: i64, field: usize) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name (field 2) may hold blanks and brackets: count from its closing one.
     let after_name = &stat[stat.rfind(')')? + 1..];
-    after_name.split_ascii_whitespace().nth(19)?.parse().ok()
+    after_name.split_ascii_whitespace().nth(field - 3)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -120,6 +130,7 @@ mod tests {
     async fn the_end_of_a_process_is_seen_and_not_before() {
         let mut process = child();
         let pid = i64::from(process.id());
+        assert_eq!(parent(pid), Some(std::process::id().into()));
         let started = start_time(pid).unwrap();
         let wait = wait_exit_of(pid, started);
         tokio::pin!(wait);

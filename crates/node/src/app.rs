@@ -20,6 +20,7 @@ use tracing::{error, info, warn};
 use crate::config::{AuthorizationMode, NodeConfiguration};
 use crate::events::{EventRate, EventRecorder, EventType};
 use crate::eviction::{EvictionManager, EvictionOptions};
+use crate::exec::Executor;
 use crate::handlers::Handlers;
 use crate::identity::{self, IdentityOptions, ServingNames, ServingOptions};
 use crate::images::collection::ImageCollector;
@@ -230,7 +231,8 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
     let subscribers = Subscribers::default();
     let (inventory, orphans, inventory_health) = Inventory::new(podman.clone(), config.node_name.clone(), subscribers.clone());
     tasks.spawn("the inventory", inventory.run());
-    let handlers = Handlers::new(podman.clone(), version)?;
+    let executor = Executor::new(podman.clone(), config.podman.exec, &paths.run_dir());
+    let handlers = Handlers::new(executor.clone(), version)?;
     let runtime = Arc::new(PodRuntime::new(PodRuntimeParts {
         settings: pod_settings(&config),
         paths: paths.clone(),
@@ -328,6 +330,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
             store,
             paths,
             podman,
+            executor,
             sandboxes,
             api,
             stats,

@@ -297,6 +297,19 @@ pub struct PodmanSettings {
     /// `CONTAINERS_REGISTRIES_CONF`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub registries_conf: Option<PathBuf>,
+    /// Who runs commands in containers.
+    pub exec: ExecBy,
+}
+
+/// Who runs commands in containers (exec, probes, hooks).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ExecBy {
+    /// The OCI runtime, called by the agent, where that is crun; else as [`Self::Podman`].
+    #[default]
+    Runtime,
+    /// Sessions of the Podman service.
+    Podman,
 }
 
 impl PodmanSettings {

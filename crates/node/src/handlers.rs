@@ -26,9 +26,9 @@ use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod, Probe};
 use kube_pet_core::container_env::expand;
 use kube_pet_core::ids::ContainerId;
-use kube_pet_podman::Client;
 use rustls::ClientConfig;
-use tokio_util::task::TaskTracker;
+
+use crate::exec::Executor;
 
 /// How often a probe is tried that breaks off with an error, which says nothing about the container.
 const TRIES: u32 = 3;
@@ -63,11 +63,10 @@ pub struct HookDone {
 /// What all probes and hooks share.
 #[derive(Clone, Debug)]
 pub struct Handlers {
-    podman: Client,
+    executor: Executor,
     /// `1.37`
     version: Arc<str>,
     tls: Arc<tls::Settings>,
-    cleanups: TaskTracker,
 }
 
 /// Who is asked.
@@ -103,9 +102,9 @@ impl Handlers {
     ///
     /// # Errors
     /// [`TlsSettingsError`]
-    pub fn new(podman: Client, version: &str) -> Result<Self, TlsSettingsError> {
+    pub fn new(executor: Executor, version: &str) -> Result<Self, TlsSettingsError> {
         let numbers: Vec<&str> = version.trim_start_matches('v').splitn(3, '.').take(2).collect();
-        Ok(Self { podman, version: numbers.join(".").into(), tls: Arc::new(tls::Settings::new()?), cleanups: TaskTracker::new() })
+        Ok(Self { executor, version: numbers.join(".").into(), tls: Arc::new(tls::Settings::new()?) })
     }
 
     /// Tries a probe once, and again at once (twice at most) when it ends in an error, as the kubelet does. Takes the probe's
@@ -217,8 +216,7 @@ impl Handlers {
 
     /// Returns when no cleanup of a session is under way any more that was given up or took too long. For the end of the agent.
     pub async fn idle(&self) {
-        self.cleanups.close();
-        self.cleanups.wait().await;
+        self.executor.idle().await;
     }
 
     fn tls(&self, use_: tls::Use) -> Arc<ClientConfig> {

@@ -7,7 +7,7 @@ pub mod containers;
 pub mod doctor;
 pub mod events;
 pub mod eviction;
-mod exec_sessions;
+pub mod exec;
 pub mod handlers;
 pub mod identity;
 pub mod images;

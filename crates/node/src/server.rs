@@ -35,6 +35,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::ApiHandle;
+use crate::exec::Executor;
 use crate::paths::Paths;
 use crate::pods::store::PodStore;
 use crate::sandboxes::SandboxManager;
@@ -128,8 +129,10 @@ pub struct ServerState {
     pub store: PodStore,
     /// Where their logs are.
     pub paths: Paths,
-    /// For exec and attach.
+    /// For attach.
     pub podman: kube_pet_podman::Client,
+    /// For exec and run.
+    pub executor: Executor,
     /// For port-forward.
     pub sandboxes: SandboxManager,
     /// For reviews; without it only [`Authorization::AlwaysAllow`] lets anybody in.

@@ -10,7 +10,7 @@ use kube_pet_core::quantity::Amount;
 use super::labels::{self, is_dns_subdomain};
 use super::section::{Field, Section};
 use super::values::{ExternalIpSource, LogFormat, Signal, Threshold};
-use super::{API_VERSION, AuthorizationMode, IpNet, KIND, NodeConfiguration};
+use super::{API_VERSION, AuthorizationMode, ExecBy, IpNet, KIND, NodeConfiguration};
 
 /// The longest delay between restarts that the kubelet accepts.
 const MAX_RESTART_PERIOD: Duration = Duration::from_secs(300);
@@ -426,6 +426,9 @@ fn podman(top: &Section<'_>, config: &mut NodeConfiguration) {
     section.optional_path("tmpDir", &mut podman.tmp_dir);
     section.optional_path("storageConf", &mut podman.storage_conf);
     section.optional_path("registriesConf", &mut podman.registries_conf);
+    if let Some(field) = section.field("exec") {
+        choose(&field, &[("runtime", ExecBy::Runtime), ("podman", ExecBy::Podman)], &mut podman.exec);
+    }
     if podman.socket.is_some() {
         // They are the settings of a service that is not started then.
         for key in ["program", "root", "runRoot", "tmpDir", "storageConf", "registriesConf"] {

@@ -102,7 +102,7 @@ systemReserved: {cpu: 0.5, memory: 1Gi}
 kubeReserved: {ephemeral-storage: 1Gi}
 evictionHard: {memory.available: 5%, pid.available: 100}
 evictionPressureTransitionPeriod: 0s
-podman: {program: /usr/bin/podman, root: /r, runRoot: /rr, tmpDir: /t, storageConf: /s, registriesConf: /g}
+podman: {program: /usr/bin/podman, root: /r, runRoot: /rr, tmpDir: /t, storageConf: /s, registriesConf: /g, exec: podman}
 logging: {level: "info,kube_pet_node=debug", format: json}
 "#,
     )

@@ -20,7 +20,7 @@ const LOCALHOST: &[IpAddr] = &[IpAddr::V4(Ipv4Addr::LOCALHOST)];
 
 /// Handlers whose Podman is not there.
 fn without_podman() -> Handlers {
-    Handlers::new(Client::new("/nonexistent/podman.sock"), "v1.37.1+kube-pet.0.1.0").unwrap()
+    Handlers::new(Executor::by_podman(Client::new("/nonexistent/podman.sock")), "v1.37.1+kube-pet.0.1.0").unwrap()
 }
 
 fn pod(container: Value) -> (Pod, Container) {

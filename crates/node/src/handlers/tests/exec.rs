@@ -28,7 +28,7 @@ fn frame(stream: u8, data: &[u8]) -> Vec<u8> {
 }
 
 fn handlers(fake: &Fake) -> Handlers {
-    Handlers::new(Client::new(fake.socket()), "v1.37.1").unwrap()
+    Handlers::new(Executor::by_podman(Client::new(fake.socket())), "v1.37.1").unwrap()
 }
 
 async fn exec(fake: &Fake, container: Value) -> ProbeOutcome {

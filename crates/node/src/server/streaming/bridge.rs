@@ -1,10 +1,13 @@
-//! Carries a session's streams between its client and Podman.
+//! Carries a session's streams between its client and a process.
 
 use bytes::BytesMut;
 use kube_pet_podman::{Duplex, FrameReader, StreamKind};
 use kube_pet_stream::Writer;
 use kube_pet_stream::remote_command::{Streams, TerminalSize};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader, ReadHalf};
+use tokio::process::{ChildStderr, ChildStdout};
+
+use crate::exec;
 
 /// Bytes read at once. What a slow client has not taken holds up the process, not memory.
 const PIECE: usize = 32 << 10;
@@ -34,35 +37,64 @@ impl Broken {
     }
 }
 
-/// Podman's side of a session: a process's output and input.
+/// A process's side of a session: its output and input.
 pub(super) struct Process {
     output: Output,
-    input: WriteHalf<Duplex>,
+    input: Option<Input>,
 }
+
+type Input = Box<dyn AsyncWrite + Send + Unpin>;
 
 enum Output {
     /// Of a terminal.
-    Raw(ReadHalf<Duplex>),
+    Raw(Box<dyn AsyncRead + Send + Unpin>),
+    /// Podman's.
     Framed(FrameReader<ReadHalf<Duplex>>),
+    /// Pipes.
+    Apart { stdout: Option<ChildStdout>, stderr: Option<ChildStderr> },
 }
 
 impl Process {
-    pub(super) fn new(podman: Duplex, tty: bool) -> Self {
+    /// A connection of Podman's.
+    pub(super) fn of_podman(podman: Duplex, tty: bool) -> Self {
         let (output, input) = tokio::io::split(podman);
-        Self { output: if tty { Output::Raw(output) } else { Output::Framed(FrameReader::new(output)) }, input }
+        let output = if tty { Output::Raw(Box::new(output)) } else { Output::Framed(FrameReader::new(output)) };
+        Self { output, input: Some(Box::new(input)) }
+    }
+
+    /// A command's streams.
+    pub(super) fn of(streams: exec::Streams, tty: bool) -> Self {
+        match streams {
+            exec::Streams::Podman(duplex) => Self::of_podman(duplex, tty),
+            exec::Streams::Pipes { stdin, stdout, stderr } => {
+                Self { output: Output::Apart { stdout, stderr }, input: stdin.map(|stdin| Box::new(stdin) as Input) }
+            }
+            exec::Streams::Terminal { input, output } => Self { output: Output::Raw(Box::new(output)), input: Some(Box::new(input)) },
+        }
     }
 
     /// Reads until the output ends, for nobody. Safe to cancel.
     pub(super) async fn drain(&mut self) {
         match &mut self.output {
-            Output::Raw(output) => {
-                let mut piece = BytesMut::with_capacity(PIECE);
-                while output.read_buf(&mut piece).await.is_ok_and(|count| count > 0) {
-                    piece.clear();
-                }
-            }
+            Output::Raw(output) => discard(Some(output)).await,
             Output::Framed(frames) => while matches!(frames.next().await, Ok(Some(_))) {},
+            Output::Apart { stdout, stderr } => {
+                tokio::join!(discard(stdout.as_mut()), discard(stderr.as_mut()));
+            }
         }
+    }
+
+    /// Nothing more will be written to it.
+    pub(super) fn close_input(&mut self) {
+        self.input = None;
+    }
+}
+
+async fn discard(output: Option<&mut (impl AsyncRead + Unpin)>) {
+    let Some(output) = output else { return };
+    let mut piece = BytesMut::with_capacity(PIECE);
+    while output.read_buf(&mut piece).await.is_ok_and(|count| count > 0) {
+        piece.clear();
     }
 }
 
@@ -76,7 +108,7 @@ pub(super) enum InputEnd {
 }
 
 /// Carries until the process has closed its output, or with [`InputEnd::Kept`] the client its input. `resized` hears of each new size
-/// of the terminal. Returns what went wrong on Podman's side.
+/// of the terminal. Returns what went wrong on the process's side.
 pub(super) async fn carry<F>(
     process: &mut Process,
     streams: Streams,
@@ -92,12 +124,17 @@ where
     let feed = async {
         if let Some(mut stdin) = stdin {
             // Either end may be gone first: the process that reads no more, or the client.
-            let _ = copy(&mut stdin, input).await;
+            if let Some(input) = input {
+                let _ = copy(&mut stdin, input).await;
+            }
             drop(stdin);
             if end == InputEnd::Kept {
                 return;
             }
-            let _ = input.shutdown().await;
+            // A connection ends by its shutdown, a pipe by being dropped.
+            if let Some(mut input) = input.take() {
+                let _ = input.shutdown().await;
+            }
         }
         std::future::pending().await
     };
@@ -113,6 +150,9 @@ where
         match output {
             Output::Raw(output) => raw(output, &mut stdout, has_input).await,
             Output::Framed(frames) => framed(frames, &mut stdout, &mut stderr, has_input).await,
+            Output::Apart { stdout: out, stderr: err } => {
+                tokio::try_join!(pipe(out.as_mut(), &mut stdout), pipe(err.as_mut(), &mut stderr)).map(|((), ())| ())
+            }
         }
     };
     let result = tokio::select! {
@@ -149,6 +189,13 @@ async fn raw(output: &mut (impl AsyncRead + Unpin), stdout: &mut Option<Writer>,
             Ok(_) => give(stdout, &piece).await,
             Err(error) => return Err(Broken::reading(&error, has_input)),
         }
+    }
+}
+
+async fn pipe(output: Option<&mut (impl AsyncRead + Unpin)>, stream: &mut Option<Writer>) -> Result<(), Broken> {
+    match output {
+        Some(output) => raw(output, stream, false).await,
+        None => Ok(()),
     }
 }
 

@@ -1,10 +1,9 @@
 //! exec and attach.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::StatusCode;
-use kube_pet_podman::{AttachOptions, Client, ExecConfig};
+use kube_pet_podman::{AttachOptions, Client};
 use kube_pet_stream::negotiation;
 use kube_pet_stream::remote_command::{Options, Protocol, RemoteCommand, Status, Streams};
 use kube_pet_stream::{End, Settings};
@@ -13,27 +12,20 @@ use tracing::debug;
 use super::attachments::{Attachments, Held};
 use super::bridge::{Broken, InputEnd, Process};
 use super::{Call, Handover, Running, Sessions, Socket, bridge, flag, query, reason, refused, running, subject, switching_protocols};
-use crate::exec_sessions;
+use crate::exec::{Command, Executor};
 use crate::server::response::{self, Response};
-
-/// Nobody types this: Podman's own default would take ctrl-p out of every shell.
-const NO_DETACH: &str = "ctrl-^,ctrl-@,ctrl-^,ctrl-_";
-
-/// How often a terminal's size is told, until the process runs, and the pause between: ten seconds in all, for machines that are busy.
-const RESIZE_TRIES: usize = 200;
-const RESIZE_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a session is for.
 enum Work {
-    Exec(Vec<String>),
-    Attach(Arc<Attachments>),
+    Exec(Executor, Vec<String>),
+    Attach(Client, Arc<Attachments>),
 }
 
 impl Work {
     fn kind(&self) -> &'static str {
         match self {
-            Self::Exec(_) => "exec",
-            Self::Attach(_) => "attach",
+            Self::Exec(..) => "exec",
+            Self::Attach(..) => "attach",
         }
     }
 }
@@ -44,12 +36,12 @@ pub(in crate::server) fn exec(sessions: &Sessions, call: Call<'_>) -> Response {
     if command.is_empty() {
         return response::text(StatusCode::BAD_REQUEST, "you must specify at least 1 of command");
     }
-    begin(sessions, call, Work::Exec(command)).unwrap_or_else(|refusal| *refusal)
+    begin(sessions, call, Work::Exec(call.state.executor.clone(), command)).unwrap_or_else(|refusal| *refusal)
 }
 
 /// `/attach/{namespace}/{pod}[/{uid}]/{container}`
 pub(in crate::server) fn attach(sessions: &Sessions, call: Call<'_>) -> Response {
-    begin(sessions, call, Work::Attach(sessions.attachments.clone())).unwrap_or_else(|refusal| *refusal)
+    begin(sessions, call, Work::Attach(call.state.podman.clone(), sessions.attachments.clone())).unwrap_or_else(|refusal| *refusal)
 }
 
 fn begin(sessions: &Sessions, call: Call<'_>, work: Work) -> Result<Response, Box<Response>> {
@@ -67,13 +59,13 @@ fn begin(sessions: &Sessions, call: Call<'_>, work: Work) -> Result<Response, Bo
     let connection = Handover::of(request)?;
     let mut subject = subject(work.kind(), user, request, &target.pod);
     subject.container = Some(target.container.clone());
-    if let Work::Exec(command) = &work {
+    if let Work::Exec(_, command) = &work {
         subject.command.clone_from(command);
     }
     subject.tty = options.tty;
     subject.protocol = format!("{:?}", negotiated.protocol);
-    let (podman, settings) = (state.podman.clone(), sessions.settings.clone());
-    connection.serve(subject, move |socket| session(socket, negotiated.protocol, options, settings, podman, target, work));
+    let settings = sessions.settings.clone();
+    connection.serve(subject, move |socket| session(socket, negotiated.protocol, options, settings, target, work));
     Ok(switching_protocols(negotiated.headers))
 }
 
@@ -83,7 +75,6 @@ async fn session(
     protocol: Protocol,
     options: Options,
     settings: Settings,
-    podman: Client,
     target: Running,
     work: Work,
 ) -> String {
@@ -93,13 +84,12 @@ async fn session(
     };
     let done = async {
         match &work {
-            Work::Exec(command) => run(&podman, &target, command, options, streams).await,
-            Work::Attach(attachments) => join(&podman, attachments, &target, options, streams).await,
+            Work::Exec(executor, command) => run(executor, &target, command, options, streams).await,
+            Work::Attach(podman, attachments) => join(podman, attachments, &target, options, streams).await,
         }
     };
     let status = tokio::select! {
         status = done => status.unwrap_or_else(Status::Error),
-        // As with other runtimes, the process goes on: it may be meant to.
         end = session.closed() => return format!("the process goes on: {}", reason(&end)),
     };
     let outcome = match &status {
@@ -113,38 +103,36 @@ async fn session(
     }
 }
 
-async fn run(podman: &Client, target: &Running, command: &[String], options: Options, streams: Streams) -> Result<Status, String> {
+async fn run(executor: &Executor, target: &Running, words: &[String], options: Options, streams: Streams) -> Result<Status, String> {
     let Options { stdin, stdout, stderr, tty } = options;
-    let config = ExecConfig {
-        cmd: command.to_vec(),
-        attach_stdin: stdin,
-        attach_stdout: stdout,
-        attach_stderr: stderr,
-        tty,
-        detach_keys: NO_DETACH.to_owned(),
-        ..ExecConfig::default()
+    let command = Command { container: &target.id, words, stdin, stdout, stderr, tty };
+    let (carried, started) = executor.start(command).await.map_err(|error| error.to_string())?;
+    let started = started.keep();
+    let mut process = GoesOn(Some(Process::of(carried, tty)));
+    let resized = |size| started.resize(size);
+    let carried = async {
+        let Some(process) = &mut process.0 else { return Ok(()) };
+        ended(bridge::carry(process, streams, InputEnd::Passed, resized).await)
     };
-    let exec = podman.create_exec(target.id.as_str(), &config).await.map_err(|error| error.to_string())?;
-    let process = podman.start_exec(&exec).await.map_err(|error| error.to_string())?;
-    let resized = |size: kube_pet_stream::remote_command::TerminalSize| {
-        let exec = &exec;
-        async move {
-            // The first size comes before the process runs, which Podman refuses; a shell would be left with no size at all.
-            for _ in 0..RESIZE_TRIES {
-                match podman.resize_exec(exec, size.width, size.height).await {
-                    Ok(()) => return,
-                    Err(error) => debug!(%error, "the terminal keeps its size for now"),
-                }
-                tokio::time::sleep(RESIZE_PAUSE).await;
-            }
-        }
-    };
-    let mut process = Process::new(process, tty);
-    let carried = async { ended(bridge::carry(&mut process, streams, InputEnd::Passed, resized).await) };
-    let ((), code) = exec_sessions::with_code(podman, &exec, carried).await?;
+    let ((), code) = started.with_code(carried).await?;
     match code? {
         0 => Ok(Status::Success),
         code => Ok(Status::ExitCode(code)),
+    }
+}
+
+/// A process that goes on when its client leaves, as with other runtimes: it may be meant to. What it still writes is read for nobody;
+/// otherwise it would end by its next line, or its terminal would hang up.
+struct GoesOn(Option<Process>);
+
+impl Drop for GoesOn {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.0.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            process.close_input();
+            runtime.spawn(async move { process.drain().await });
+        }
     }
 }
 
@@ -158,7 +146,7 @@ async fn join(
     let Options { stdin, stdout, stderr, tty: _ } = options;
     let attach = async |options| {
         let process = podman.attach(target.id.as_str(), options).await.map_err(|error| error.to_string())?;
-        Ok::<_, String>(Process::new(process, target.tty))
+        Ok::<_, String>(Process::of_podman(process, target.tty))
     };
     let resized = |size: kube_pet_stream::remote_command::TerminalSize| async move {
         if let Err(error) = podman.resize_container(target.id.as_str(), size.width, size.height).await {

@@ -1,11 +1,10 @@
 //! `/run/{namespace}/{pod}[/{uid}]/{container}?cmd=…`: a command to its end, its output in one answer.
 
 use http::StatusCode;
-use kube_pet_podman::{Client, ExecConfig};
 
 use super::audit::Record;
 use super::{Call, Running, query, running, subject};
-use crate::exec_sessions;
+use crate::exec::{Command, Executor};
 use crate::server::response::{self, Response};
 
 /// Bytes of each of stdout and stderr that are answered with; the rest is read and dropped, as containerd does.
@@ -27,7 +26,7 @@ pub(in crate::server) async fn run(call: Call<'_>) -> Response {
     let mut record = Record::begin(subject);
     // If this is dropped, the client has gone.
     record.ended("the process goes on: the client closed".to_owned());
-    let result = to_the_end(&state.podman, &target, &command).await;
+    let result = to_the_end(&state.executor, &target, &command).await;
     match result {
         Ok((output, 0)) => {
             record.sent(output.len());
@@ -49,10 +48,11 @@ pub(in crate::server) async fn run(call: Call<'_>) -> Response {
 }
 
 /// The output, stdout before stderr, and the exit code.
-async fn to_the_end(podman: &Client, target: &Running, command: &[String]) -> Result<(Vec<u8>, i32), String> {
-    let config = ExecConfig { cmd: command.to_vec(), attach_stdout: true, attach_stderr: true, ..ExecConfig::default() };
-    let exec = podman.create_exec(target.id.as_str(), &config).await.map_err(|error| error.to_string())?;
-    let process = podman.start_exec(&exec).await.map_err(|error| error.to_string())?;
-    let (output, code) = exec_sessions::with_code(podman, &exec, exec_sessions::output(process, MAX_OUTPUT)).await?;
+async fn to_the_end(executor: &Executor, target: &Running, command: &[String]) -> Result<(Vec<u8>, i32), String> {
+    let (streams, process) = executor.start(Command::for_output(&target.id, command)).await.map_err(|error| error.to_string())?;
+    let process = process.keep();
+    // In a task of its own: the process goes on without its client, and someone has to read what it writes.
+    let collected = tokio::spawn(async move { process.with_code(streams.collect(MAX_OUTPUT)).await });
+    let (output, code) = collected.await.map_err(|error| error.to_string())??;
     Ok((output.joined(), code?))
 }

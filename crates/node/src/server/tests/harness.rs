@@ -329,6 +329,7 @@ fn state(store: PodStore, root: PathBuf, api: Reviewer, health: Health, podman: 
         store,
         sandboxes,
         paths,
+        executor: crate::exec::Executor::by_podman(podman.clone()),
         podman,
         stats,
         flags: super::flags(["kube-pet", "node", "--root", "/r"].map(str::to_owned)),

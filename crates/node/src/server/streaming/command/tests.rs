@@ -49,8 +49,8 @@ async fn component_a_client_slower_than_podmans_memory_still_learns_the_exit_cod
     let protocol = Protocol::WebSocket { version: Version::V4, base64: false };
     let served = async {
         let RemoteCommand { streams, session } = RemoteCommand::open(server, protocol, options, Settings::default()).await.unwrap();
-        let client = Client::new(fake.socket());
-        let status = run(&client, &target, &["true".to_owned()], options, streams).await.unwrap();
+        let executor = Executor::by_podman(Client::new(fake.socket()));
+        let status = run(&executor, &target, &["true".to_owned()], options, streams).await.unwrap();
         session.finish(&status).await;
     };
     let slow = async {
