@@ -47,7 +47,6 @@ impl MemoryFile {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

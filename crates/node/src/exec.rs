@@ -203,10 +203,7 @@ impl Process {
     ///
     /// # Errors
     /// Of the output, at once. The code's error is a result of its own: without a code, the output is still wanted.
-    pub(crate) async fn with_code<T>(
-        &self,
-        output: impl Future<Output = Result<T, String>>,
-    ) -> Result<(T, Result<i32, String>), String> {
+    pub(crate) async fn with_code<T>(&self, output: impl Future<Output = Result<T, String>>) -> Result<(T, Result<i32, String>), String> {
         match self {
             Self::Podman(session) => session.with_code(output).await,
             Self::Runtime(process) => tokio::try_join!(output, async { Ok(process.code().await) }),

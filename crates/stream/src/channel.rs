@@ -14,8 +14,10 @@ use crate::outbox::Outbox;
 use crate::spdy::frame as spdy;
 use crate::websocket::frame::{self as websocket, Encoding};
 
-/// Bytes of data in one frame.
-const CHUNK: usize = 16 * 1024;
+/// Bytes of data in one frame of SPDY: what the kubelet sends at once.
+const SPDY_CHUNK: usize = 32 * 1024;
+/// Bytes of data in one WebSocket message, which is to fit a TLS record.
+const WEBSOCKET_CHUNK: usize = 16 * 1024;
 
 /// Where a stream stands, known to both of its directions and to the task that reads the socket.
 #[derive(Debug, Default)]
@@ -112,6 +114,16 @@ pub(crate) enum Framing {
     WebSocket { channel: u8, encoding: Encoding },
 }
 
+impl Framing {
+    /// Bytes of data in one frame.
+    fn chunk(self) -> usize {
+        match self {
+            Self::Spdy { .. } => SPDY_CHUNK,
+            Self::WebSocket { .. } => WEBSOCKET_CHUNK,
+        }
+    }
+}
+
 /// The sending direction of a stream. Clones are the same direction.
 #[derive(Clone)]
 pub(crate) struct Sender {
@@ -141,7 +153,7 @@ impl Sender {
         if data.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let chunk = &data[..data.len().min(CHUNK)];
+        let chunk = &data[..data.len().min(self.framing.chunk())];
         self.outbox.poll_push(cx, |buffer| {
             if self.is_closed() {
                 return Err(io::ErrorKind::BrokenPipe.into());
@@ -160,7 +172,7 @@ impl Sender {
             if data.is_empty() {
                 self.encode(buffer, data);
             }
-            for chunk in data.chunks(CHUNK) {
+            for chunk in data.chunks(self.framing.chunk()) {
                 self.encode(buffer, chunk);
             }
         });

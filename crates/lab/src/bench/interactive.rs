@@ -28,7 +28,7 @@ use crate::{
 
 const IMAGE: &str = "registry.k8s.io/e2e-test-images/busybox:1.37.0-2";
 /// What the agent's node is made of; [`kubelet::PROGRAMS`] is the other's.
-const PROGRAMS: [&str; 3] = ["kube-pet", "podman", "conmon"];
+const PROGRAMS: [&str; 4] = ["kube-pet", "podman", "conmon", "crun"];
 const MEBIBYTE: usize = 1 << 20;
 /// What is sent through an exec session.
 const SENT: usize = 200;

@@ -37,7 +37,10 @@ impl Over {
 
 /// A bed with pod `p`: container `web` serves HTTP on 8080, `talker` says a line and sleeps.
 async fn bed(test: &str) -> Result<Bed> {
-    let bed = Bed::shared(test).await?;
+    furnished(Bed::shared(test).await?).await
+}
+
+async fn furnished(bed: Bed) -> Result<Bed> {
     let web = json!({"name": "web", "image": AGNHOST, "args": ["netexec", "--http-port=8080"]});
     pod(&bed, "p", &[web, shell("talker", "echo a line; exec sleep 3600")]).await?;
     // Its log says so before it does.

@@ -58,10 +58,7 @@ impl Session {
 
     /// As [`super::Process::with_code`]. The code is asked for while the output is under way: Podman forgets a session five seconds
     /// after its end (`exit_command_delay`), which a slow client may not have read by then.
-    pub(super) async fn with_code<T>(
-        &self,
-        output: impl Future<Output = Result<T, String>>,
-    ) -> Result<(T, Result<i32, String>), String> {
+    pub(super) async fn with_code<T>(&self, output: impl Future<Output = Result<T, String>>) -> Result<(T, Result<i32, String>), String> {
         let ended = Notify::new();
         let output = async {
             let done = output.await;

@@ -6,6 +6,7 @@
 mod document;
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
@@ -34,6 +35,10 @@ const STARTING: usize = 8;
 
 /// How often it is looked whether a process has begun.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// Bytes that the pipes of a process hold: with Linux's 64 KiB it and the agent wait for each other more often. The kernel allocates
+/// what is filled only.
+const PIPE_SIZE: usize = 256 << 10;
 
 /// Bytes of crun's log that are read.
 const LOG_LIMIT: usize = 64 << 10;
@@ -137,7 +142,12 @@ impl Runtime {
         let mut child = crun.spawn().map_err(failed("starting the OCI runtime"))?;
         let parent = child.id().map_or(0, i64::from);
         // Before any wait, which closes the input.
-        let pipes = Streams::Pipes { stdin: child.stdin.take(), stdout: child.stdout.take(), stderr: child.stderr.take() };
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        for pipe in [stdin.as_ref().map(AsFd::as_fd), stdout.as_ref().map(AsFd::as_fd)].into_iter().flatten() {
+            // Not granted, it is only slower.
+            let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE_SIZE);
+        }
+        let pipes = Streams::Pipes { stdin, stdout, stderr };
         let mut ended = None;
         let terminal = match &console {
             None => None,

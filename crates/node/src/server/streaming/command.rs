@@ -70,14 +70,7 @@ fn begin(sessions: &Sessions, call: Call<'_>, work: Work) -> Result<Response, Bo
 }
 
 /// One session, to its end in words.
-async fn session(
-    socket: Socket,
-    protocol: Protocol,
-    options: Options,
-    settings: Settings,
-    target: Running,
-    work: Work,
-) -> String {
+async fn session(socket: Socket, protocol: Protocol, options: Options, settings: Settings, target: Running, work: Work) -> String {
     let RemoteCommand { streams, session } = match RemoteCommand::open(socket, protocol, options, settings).await {
         Ok(open) => open,
         Err(error) => return error.to_string(),
