@@ -46,15 +46,19 @@ async fn e2e_exec_by_sessions_of_podman() -> Result<()> {
         exit_codes(&bed, over).await?;
         round_trip(&bed, over, 10_000_000).await?;
     }
-    let sessions = bed.pet.podman(&["ps", "--all", "--format", "{{.Names}}"]).await?;
-    ensure!(!sessions.is_empty(), "the pet has containers");
+    // Podman knows of the session: it is Podman's.
+    let mut child = kubectl(&bed, Over::Spdy, &["exec", "p", "-c", "talker", "--", "sh", "-c", "echo begun; exec sleep 60"])?.spawn()?;
+    child.stdout.as_mut().context("piped")?.read_exact(&mut [0; 5]).await?;
+    let container = bed.pet.podman(&["ps", "--quiet", "--filter", "name=k8s_talker_p_"]).await?;
+    let sessions = bed.pet.podman(&["container", "inspect", "--format", "{{len .ExecIDs}}", container.trim()]).await?;
+    ensure!(sessions.trim() != "0", "{sessions}");
     bed.done().await
 }
 
 /// What confines a process, where to look for it: the command's own (`self`), or the container's (`1`).
 const CONFINEMENT: &str = "for process in 1 self; do echo == $process; \
     grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp|Umask)' /proc/$process/status; \
-    cat /proc/$process/oom_score_adj /proc/$process/cgroup /proc/$process/limits; readlink /proc/$process/cwd /proc/$process/ns/*; done";
+    cat /proc/$process/oom_score_adj /proc/$process/cgroup /proc/$process/limits; for link in /proc/$process/cwd /proc/$process/ns/*; do readlink $link; done; done";
 
 #[tokio::test]
 async fn e2e_a_command_is_confined_as_its_container_is() -> Result<()> {
@@ -72,7 +76,7 @@ async fn e2e_a_command_is_confined_as_its_container_is() -> Result<()> {
     ensure!(first.contains("Seccomp:\t2") && first.contains("NoNewPrivs:\t1") && first.contains("CapEff:\t0000000000000400"), "{first}");
     ensure!(own.trim() == first, "{told}");
     // Standard output can be opened by its name, by a user too.
-    ensure!(bed.kubectl(&["exec", "p", "--", "sh", "-c", "echo named >/dev/stdout"]).await? == "named");
+    ensure!(bed.kubectl(&["exec", "p", "--", "sh", "-c", "echo named >/dev/stdout"]).await? == "named\n");
     bed.done().await
 }
 
