@@ -30,7 +30,7 @@ pub struct Config {
     pub table: String,
     /// What the names of the pods' links on the node begin with: traffic from there is from inside.
     pub pod_links: String,
-    /// The node's own pods.
+    /// The node's own pods; with others, elements change and the table stays.
     pub local_pods: Vec<Network>,
     /// Pods' traffic to elsewhere than these networks gets the node's address. `None`: no pod's traffic is masqueraded for where it goes.
     pub masquerade_except: Option<Vec<Network>>,

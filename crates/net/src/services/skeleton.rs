@@ -382,7 +382,8 @@ fn remember(batch: &mut Batch<'_>, family: Family, to: To, seconds: u32, name: &
 /// What tells a table of another version or configuration.
 pub(super) fn fingerprint(config: &Config) -> Vec<u8> {
     // Exhaustive: a setting that is forgotten here does not compile.
-    let Config { table: _, pod_links, local_pods, masquerade_except, node_addresses, loopback } = config;
+    // The node's own pods are elements only: an agent that learns its networks late, or is given others, leaves the rest alone.
+    let Config { table: _, pod_links, local_pods: _, masquerade_except, node_addresses, loopback } = config;
     let networks = |networks: &[Network]| {
         let one = |n: &Network| octets(n.address).into_iter().chain([n.prefix]).collect::<Vec<_>>();
         networks.iter().flat_map(one).collect::<Vec<u8>>()
@@ -391,7 +392,6 @@ pub(super) fn fingerprint(config: &Config) -> Vec<u8> {
     let parts = [
         VERSION.to_be_bytes().to_vec(),
         pod_links.as_bytes().to_vec(),
-        networks(local_pods),
         masquerade_except.as_deref().map_or_else(|| vec![0], networks),
         node_addresses.as_deref().map_or_else(|| vec![0], networks),
         vec![u8::from(*loopback)],

@@ -1,6 +1,7 @@
 //! Real packets through real tables, between namespaces that the tests make themselves.
 
 mod leftovers;
+mod loopback;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
@@ -195,21 +196,6 @@ fn netns_a_node_port_hides_the_client_only_where_it_must() {
 }
 
 #[test]
-fn netns_the_loopback_leads_into_pods_where_it_is_one_of_the_nodes_addresses() {
-    let net = Net::new();
-    let mut table = net.table(Config { loopback: true, ..config() });
-    let loopback = Frontend { address: Address::Ip(ip("127.0.0.1")), protocol: Protocol::Tcp, port: 8081 };
-    table.reconcile(&desired(&[(node_port(8080), forward(&[at(POD1, 8080)])), (loopback, forward(&[at(POD1, 8080)]))])).unwrap();
-    net.within("node", || crate::pod_links::answer_loopback("kpaaaaaaaaaa").unwrap());
-    for port in [8080, 8081] {
-        assert_eq!(net.ask("node", at("127.0.0.1", port)).unwrap(), "pod1 192.0.2.10");
-    }
-    assert!(net.refused("outside", at(NODE, 8081)), "only the loopback's");
-    net.serve("node", "node", 9000);
-    assert!(net.ask("node", at("127.0.0.1", 9000)).is_ok() && net.ask("node", at("::1", 9000)).is_ok());
-}
-
-#[test]
 fn netns_node_ports_only_at_the_configured_addresses() {
     let net = Net::new();
     net.scene.give_node(ip("192.0.2.11"));
@@ -356,6 +342,23 @@ fn netns_another_start_changes_nothing_and_what_others_did_is_put_right() {
     assert!(net.ask("outside", at(VIP, 80)).is_ok() && net.ask("outside", at(VIP, 82)).is_ok());
     net.table(config()).remove().unwrap();
     net.table(config()).remove().unwrap();
+}
+
+#[test]
+fn netns_other_networks_of_own_pods_change_what_depends_on_them_only() {
+    let net = Net::new();
+    let rules = desired(&[(vip(VIP, Protocol::Tcp, 80), forward(&[at(POD1, 8080)])), (node_port(30001), forward(&[at(POD2, 8080)]))]);
+    // As an agent that does not know them yet.
+    let unknown = Config { local_pods: Vec::new(), ..config() };
+    net.table(unknown.clone()).reconcile(&rules).unwrap();
+    assert!(net.ask_for("pod1", at(VIP, 80), Duration::from_millis(700)).is_err(), "it sees itself, and answers itself");
+    let mut table = net.table(config());
+    assert_eq!(table.reconcile(&rules).unwrap(), Repaired { rebuilt: false, added: 2, removed: 0 }, "one for each pod that is an endpoint");
+    assert_eq!(net.ask("pod1", at(VIP, 80)).unwrap(), "pod1 192.0.2.10");
+    assert_eq!(net.table(config()).reconcile(&rules).unwrap(), Repaired::default());
+    let one = Config { local_pods: vec![network(POD2, 32)], ..config() };
+    assert_eq!(net.table(one).reconcile(&rules).unwrap(), Repaired { rebuilt: false, added: 0, removed: 1 });
+    assert_eq!(net.table(unknown).reconcile(&rules).unwrap(), Repaired { rebuilt: false, added: 0, removed: 1 });
 }
 
 /// Frontends and rules of few values, so that they meet.
