@@ -2,7 +2,7 @@
 //!
 //! Services wait until both lists are complete: the rules of an earlier run stay in force until then, and are compared with what
 //! should be instead of being replaced, so that traffic goes on. From then on only what changes is programmed. What somebody else
-//! has changed in the kernel is found by a look every second and put right.
+//! has changed in the kernel is found by a look every second, which others' own changes make rarer, and put right.
 //!
 //! Host ports have a table of their own, which does not wait: pods start without an API server too.
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use kube_pet_core::services::{Address, Family, Forward, Frontend, Network, Protocol, Rule};
 use kube_pet_net::services as kernel;
+pub use kube_pet_net::services::Condition;
 
 /// Rules in the kernel. Calls are synchronous and short.
 pub trait Table: Send + 'static {
@@ -19,7 +20,13 @@ pub trait Table: Send + 'static {
     /// As [`Table::apply`].
     fn reconcile(&mut self, rules: &BTreeMap<Frontend, Rule>) -> Result<usize, TableError>;
 
-    /// Looks whether somebody else has changed the rules, and puts that right. Returns how much that was.
+    /// Whether somebody else has changed the rules, as far as that costs next to nothing.
+    ///
+    /// # Errors
+    /// As [`Table::apply`].
+    fn verify(&mut self) -> Result<Condition, TableError>;
+
+    /// Reads the rules and puts right what somebody else has changed. Returns how much that was.
     ///
     /// # Errors
     /// As [`Table::apply`].
@@ -100,11 +107,12 @@ impl Table for KernelTable {
         Ok(count(self.0.reconcile(&rules)?))
     }
 
+    fn verify(&mut self) -> Result<Condition, TableError> {
+        Ok(self.0.verify()?)
+    }
+
     fn repair(&mut self) -> Result<usize, TableError> {
-        match self.0.verify()? {
-            kernel::Condition::Intact => Ok(0),
-            kernel::Condition::Touched | kernel::Condition::Gone => Ok(count(self.0.repair()?)),
-        }
+        Ok(count(self.0.repair()?))
     }
 }
 
