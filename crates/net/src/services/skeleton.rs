@@ -5,7 +5,7 @@
 //!            └ else ────────────────────► dispatch4 ────────┤
 //! output ───────────────────────────────► dispatch4-inside ─┤
 //!      an address of a frontend ► service4[-inside], an address of the node ► node-port4[-inside]
-//!          may the client? does it have an endpoint already? ► …-pick: one rule for each number of endpoints ► rejected, dropped
+//!          may the client? does it have an endpoint already? ► …-pick: one rule for each number of endpoints ► dropped, refused
 //! postrouting ─► remember the client's endpoint ─► masquerade: what could not come back, what endpoints must not see, pods to the world
 //! input ───────► remember the client's endpoint
 //! ```
@@ -20,7 +20,7 @@ use crate::nft::batch::{Batch, Field, NewSet, SET_CONCAT, SET_EVAL, SET_INTERVAL
 use crate::nft::expressions::{Meta, Original, Register};
 
 /// Raised with every change of what this module writes: a table of another version is replaced.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// Hooks of `linux/netfilter.h`.
 const PREROUTING: u32 = 0;
@@ -262,6 +262,13 @@ fn lane_rules(batch: &mut Batch<'_>, lane: Lane) {
         w.in_set(&Set::Reject(family, to).name());
         w.goto("refuse");
     });
+    if to == To::Address {
+        batch.rule(&name, |w| {
+            destination(w, family, Register(0));
+            w.in_set(&Set::Closed(family).name());
+            w.goto("refuse");
+        });
+    }
 }
 
 fn masquerade(batch: &mut Batch<'_>, config: &Config, family: Family) {
@@ -341,7 +348,7 @@ pub(super) fn make_set(batch: &mut Batch<'_>, set: Set) {
         Set::Endpoints(lane) => (SET_MAP, [key(lane.family, lane.to), vec![Field::INDEX]].concat(), endpoint(lane.family)),
         Set::Clients(f, to) => (SET_MAP | SET_TIMEOUT | SET_EVAL, [vec![address(f)], key(f, to)].concat(), endpoint(f)),
         Set::Sources(f, to) => (SET_INTERVAL | SET_CONCAT, [key(f, to), vec![address(f)]].concat(), Vec::new()),
-        Set::Addresses(f) => (0, vec![address(f)], Vec::new()),
+        Set::Addresses(f) | Set::Closed(f) => (0, vec![address(f)], Vec::new()),
         Set::Hairpin(f) => (0, vec![address(f), address(f)], Vec::new()),
     };
     let name = set.name();

@@ -2,6 +2,7 @@
 
 mod leftovers;
 mod loopback;
+mod refused;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
@@ -146,28 +147,6 @@ fn netns_a_cluster_ip_leads_to_its_endpoints_from_everywhere() {
         assert_eq!(net.answers("node", target), seen(own));
         assert_eq!(net.answers("outside", target), seen(outside), "the sender is not hidden");
     }
-}
-
-#[test]
-fn netns_no_endpoint_is_refused_at_once_and_a_change_is_seen() {
-    let net = Net::new();
-    let mut table = net.table(config());
-    let frontend = vip(VIP, Protocol::Tcp, 80);
-    table.reconcile(&desired(&[(frontend, Rule::Reject)])).unwrap();
-    for from in ["pod1", "node", "outside"] {
-        assert!(net.refused(from, at(VIP, 80)), "{from}");
-    }
-    table.apply(&[(frontend, Some(forward(&[at(POD2, 8080)])))]).unwrap();
-    assert_eq!(net.answers("pod1", at(VIP, 80)), set(["pod2 10.9.0.5"]));
-    table.apply(&[(frontend, Some(forward(&[at(POD2, 8080), at(POD1, 8080)])))]).unwrap();
-    assert_eq!(net.answers("outside", at(VIP, 80)).len(), 2);
-    table.apply(&[(frontend, Some(forward(&[at(POD1, 8080)])))]).unwrap();
-    assert_eq!(net.answers("outside", at(VIP, 80)), set(["pod1 198.51.100.7"]));
-    table.apply(&[(frontend, Some(Rule::Drop))]).unwrap();
-    assert!(net.dropped("outside", at(VIP, 80)));
-    table.apply(&[(frontend, None)]).unwrap();
-    assert!(net.dropped("outside", at(VIP, 80)), "nobody has the address");
-    assert!(table.rules().is_empty());
 }
 
 #[test]
@@ -385,7 +364,11 @@ fn change() -> impl Strategy<Value = (Frontend, Option<Rule>)> {
             Rule::Forward(Forward { endpoints, inside, masquerade, affinity: affinity.map(Duration::from_secs), sources })
         }),
     ];
-    (frontend, prop::option::weighted(0.8, rule))
+    let rest = prop_oneof![Just(VIP), Just("fd00:96::20")].prop_map(|address| Frontend::rest(ip(address)));
+    prop_oneof![
+        8 => (frontend, prop::option::weighted(0.8, rule)),
+        1 => (rest, prop::option::weighted(0.8, Just(Rule::Reject))),
+    ]
 }
 
 #[test]

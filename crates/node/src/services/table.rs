@@ -132,6 +132,7 @@ fn frontend(frontend: &Frontend) -> kernel::Frontend {
             Address::Ip(ip) => kernel::Address::Ip(ip),
             Address::Node(Family::V4) => kernel::Address::Node(kernel::Family::V4),
             Address::Node(Family::V6) => kernel::Address::Node(kernel::Family::V6),
+            Address::Rest(ip) => kernel::Address::Rest(ip),
         },
         protocol: match protocol {
             Protocol::Tcp => kernel::Protocol::Tcp,
