@@ -111,7 +111,14 @@ fn bed(host_ports: impl FnOnce(&HostPorts)) -> Bed {
     let (node, node_rx) = watch::channel(Arc::new(NodeInfo::default()));
     let (handle, requests) = HostPorts::channel();
     host_ports(&handle);
-    let parts = Parts { services: Some(services.open()), host_ports: pods.open(), updates: rx, commands: requests.0, node: node_rx };
+    let parts = Parts {
+        services: Some(services.open()),
+        host_ports: pods.open(),
+        updates: rx,
+        commands: requests.0,
+        node: node_rx,
+        status: ProxyStatus::default(),
+    };
     tokio::spawn(Proxy::new(parts).run());
     Bed { services, pods, host_ports: handle, updates, node }
 }
