@@ -99,6 +99,8 @@ impl Services {
             pods: Vec::new(),
             // As with other runtimes; node ports of Services are not on the loopback, as with kube-proxy's nftables mode.
             loopback: true,
+            // A Service's node port comes before a pod's host port with the same number, whichever is first.
+            rank: 1,
             masquerade_except,
         });
         let status = ProxyStatus::default();

@@ -221,7 +221,6 @@ impl<'a> Batch<'a> {
     }
 
     /// Takes a chain's rules away.
-    #[cfg(test)]
     pub(crate) fn flush_chain(&mut self, chain: &str) {
         let table = self.table;
         self.message(message::DEL_RULE, 0, |w| {
@@ -258,6 +257,15 @@ impl<'a> Batch<'a> {
                     });
                 });
             }
+        });
+    }
+
+    /// Takes a set away; no rule may look into it any more.
+    pub(crate) fn delete_set(&mut self, set: &str) {
+        let table = self.table;
+        self.message(message::DEL_SET, 0, |w| {
+            w.name(attribute::SET_TABLE, table);
+            w.name(attribute::SET_NAME, set);
         });
     }
 

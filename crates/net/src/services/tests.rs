@@ -2,15 +2,14 @@
 
 mod leftovers;
 mod loopback;
+mod many;
+mod property;
 mod refused;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
-
-use proptest::prelude::*;
-use proptest::test_runner::TestRunner;
 
 use super::elements::{Lane, To};
 use super::*;
@@ -30,6 +29,7 @@ fn config() -> Config {
         masquerade_except: None,
         node_addresses: None,
         loopback: false,
+        rank: 0,
     }
 }
 
@@ -338,68 +338,6 @@ fn netns_other_networks_of_own_pods_change_what_depends_on_them_only() {
     let one = Config { local_pods: vec![network(POD2, 32)], ..config() };
     assert_eq!(net.table(one).reconcile(&rules).unwrap(), Repaired { rebuilt: false, added: 0, removed: 1 });
     assert_eq!(net.table(unknown).reconcile(&rules).unwrap(), Repaired { rebuilt: false, added: 0, removed: 1 });
-}
-
-/// Frontends and rules of few values, so that they meet.
-fn change() -> impl Strategy<Value = (Frontend, Option<Rule>)> {
-    let address = prop_oneof![
-        Just(Address::Ip(ip(VIP))),
-        Just(Address::Ip(ip("10.96.0.21"))),
-        Just(Address::Ip(ip("fd00:96::20"))),
-        Just(Address::Node(Family::V4)),
-        Just(Address::Node(Family::V6)),
-    ];
-    let frontend = (address, prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)], 80_u16..82)
-        .prop_map(|(address, protocol, port)| Frontend { address, protocol, port });
-    let endpoint =
-        prop_oneof![(1_u8..8).prop_map(|n| at(&format!("10.9.0.{n}"), 80)), (1_u8..8).prop_map(|n| at(&format!("fd00:9::{n}"), 80))];
-    let endpoints = prop::collection::vec(endpoint, 0..6);
-    let source = prop_oneof![Just(network("198.51.100.0", 24)), Just(network("198.51.0.0", 16)), Just(network("fd00::", 8))];
-    let forward =
-        (endpoints.clone(), prop::option::of(endpoints), any::<bool>(), prop::option::of(1_u64..3), prop::collection::vec(source, 0..3));
-    let rule = prop_oneof![
-        1 => Just(Rule::Reject),
-        1 => Just(Rule::Drop),
-        6 => forward.prop_map(|(endpoints, inside, masquerade, affinity, sources)| {
-            Rule::Forward(Forward { endpoints, inside, masquerade, affinity: affinity.map(Duration::from_secs), sources })
-        }),
-    ];
-    let rest = prop_oneof![Just(VIP), Just("fd00:96::20")].prop_map(|address| Frontend::rest(ip(address)));
-    prop_oneof![
-        8 => (frontend, prop::option::weighted(0.8, rule)),
-        1 => (rest, prop::option::weighted(0.8, Just(Rule::Reject))),
-    ]
-}
-
-#[test]
-fn netns_any_changes_leave_what_a_fresh_load_would() {
-    let net = Net::new();
-    let run = || {
-        let mut runner = TestRunner::new(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() });
-        let batches = prop::collection::vec(prop::collection::vec(change(), 0..5), 1..12);
-        runner.run(&batches, |batches| {
-            let mut table = ServiceTable::open(config()).unwrap();
-            table.reconcile(&BTreeMap::new()).unwrap();
-            let mut model = BTreeMap::new();
-            for batch in &batches {
-                table.apply(batch).unwrap();
-                for (frontend, rule) in batch {
-                    match rule {
-                        Some(rule) => model.insert(*frontend, rule.clone()),
-                        None => model.remove(frontend),
-                    };
-                }
-                prop_assert_eq!(table.verify().unwrap(), Condition::Intact);
-            }
-            let shared = table.shared.clone();
-            let mut fresh = ServiceTable::open(config()).unwrap();
-            prop_assert_eq!(fresh.reconcile(&model).unwrap(), Repaired::default(), "the kernel has exactly this");
-            prop_assert_eq!(&fresh.rules, &table.rules);
-            prop_assert_eq!(fresh.shared, shared);
-            Ok(())
-        })
-    };
-    net.within("node", run).unwrap();
 }
 
 #[test]

@@ -58,6 +58,8 @@ pub struct TableOptions {
     pub pods: Vec<Network>,
     /// Whether the node's loopback is among its addresses.
     pub loopback: bool,
+    /// Of two tables the one with the lower rank is asked first.
+    pub rank: u8,
     /// Pods' traffic to elsewhere than here gets the node's address; none does if `None`.
     pub masquerade_except: Option<Vec<Network>>,
 }
@@ -84,7 +86,7 @@ impl KernelTable {
 }
 
 fn open(options: &TableOptions) -> Result<kernel::ServiceTable, kernel::ServiceTableError> {
-    let TableOptions { name, link_prefix, pods, loopback, masquerade_except } = options;
+    let TableOptions { name, link_prefix, pods, loopback, rank, masquerade_except } = options;
     let networks = |networks: &[Network]| networks.iter().map(network).collect::<Vec<_>>();
     kernel::ServiceTable::open(kernel::Config {
         table: name.clone(),
@@ -93,6 +95,7 @@ fn open(options: &TableOptions) -> Result<kernel::ServiceTable, kernel::ServiceT
         masquerade_except: masquerade_except.as_deref().map(networks),
         node_addresses: None,
         loopback: *loopback,
+        rank: *rank,
     })
 }
 
