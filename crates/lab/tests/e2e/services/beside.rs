@@ -43,7 +43,7 @@ async fn e2e_services_beside_kube_proxy() -> Result<()> {
     let ask = format!("exec 3<>/dev/tcp/{address}/{node_port} && printf 'GET /clientip HTTP/1.0\\r\\n\\r\\n' >&3 && tail -n1 <&3");
     let seen = bed.lab.control_plane().shell(&format!("timeout 3 bash -c \"{}\"", ask.replace('"', "\\\""))).await?;
     let own = bed.lab.record().wire().control_plane().to_string();
-    ensure!(seen.starts_with(&own), "{own} is seen as {seen}");
+    ensure!(seen.starts_with(&format!("{own}:")), "{own} is seen as {seen}");
 
     // An endpoint goes while clients connect: whoever of the two is later, nobody is led to where nothing is.
     let failures = async {
