@@ -39,13 +39,15 @@ pub struct Seen {
     /// When, since the beginning, and why.
     pub failed: Vec<(Duration, String)>,
     pub slowest: Duration,
+    /// The longest time without an answer that one of the clients had.
+    pub gap: Duration,
     pub servers: BTreeSet<String>,
 }
 
 /// Clients at work.
 pub struct Load {
     stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<Seen>>,
+    threads: Vec<JoinHandle<Result<Seen>>>,
 }
 
 impl Load {
@@ -62,8 +64,8 @@ impl Load {
                 let stop = stop.clone();
                 // Ends in the namespace that it has entered.
                 threads.push(std::thread::spawn(move || {
-                    move_into_link_name_space(place.as_fd(), Some(LinkNameSpaceType::Network)).expect("enter the namespace");
-                    connect_until(&stop, server, began, pause, patience)
+                    move_into_link_name_space(place.as_fd(), Some(LinkNameSpaceType::Network)).context("enter the namespace")?;
+                    Ok(connect_until(&stop, server, began, pause, patience))
                 }));
             }
         }
@@ -76,10 +78,11 @@ impl Load {
         let mut all = Seen::default();
         for thread in self.threads {
             let joined = tokio::task::spawn_blocking(|| thread.join()).await?;
-            let seen = joined.map_err(|_| anyhow::anyhow!("a client panicked"))?;
+            let seen = joined.map_err(|_| anyhow::anyhow!("a client panicked"))??;
             all.answered += seen.answered;
             all.failed.extend(seen.failed);
             all.slowest = all.slowest.max(seen.slowest);
+            all.gap = all.gap.max(seen.gap);
             all.servers.extend(seen.servers);
         }
         all.failed.sort();
@@ -90,6 +93,7 @@ impl Load {
 fn connect_until(stop: &AtomicBool, server: SocketAddr, began: Instant, pause: Duration, patience: Duration) -> Seen {
     let mut seen = Seen::default();
     let mut next = Instant::now();
+    let mut last_answer = next;
     while !stop.load(Ordering::Relaxed) {
         let now = Instant::now();
         std::thread::sleep(next.saturating_duration_since(now));
@@ -99,12 +103,15 @@ fn connect_until(stop: &AtomicBool, server: SocketAddr, began: Instant, pause: D
         match ask(server, patience) {
             Ok(name) => {
                 seen.answered += 1;
+                seen.gap = seen.gap.max(last_answer.elapsed());
+                last_answer = Instant::now();
                 seen.servers.insert(name);
             }
             Err(error) => seen.failed.push((began.elapsed(), error.to_string())),
         }
         seen.slowest = seen.slowest.max(asked.elapsed());
     }
+    seen.gap = seen.gap.max(last_answer.elapsed());
     seen
 }
 
