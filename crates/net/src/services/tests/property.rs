@@ -57,9 +57,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Of a set and a key, with the end of its range: values.
+type State = BTreeMap<(Set, Vec<u8>, Vec<u8>), Vec<Box<[u8]>>>;
+
 /// What the kernel has. Which endpoint has which number says nothing.
-fn state(table: &mut ServiceTable) -> BTreeMap<(Set, Vec<u8>, Vec<u8>), Vec<Box<[u8]>>> {
-    let found = kernel::read(&mut table.socket, &table.config).unwrap().ok().expect("a table of ours");
+fn state(table: &mut ServiceTable) -> State {
+    let found = kernel::read(&mut table.socket, &table.config).unwrap().expect("a table of ours");
     let mut state: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for (Place { set, key, end }, value) in found.elements {
         let key = if matches!(set, Set::Endpoints(_)) { &key[..key.len() - 4] } else { &key[..] };
@@ -70,7 +73,7 @@ fn state(table: &mut ServiceTable) -> BTreeMap<(Set, Vec<u8>, Vec<u8>), Vec<Box<
 }
 
 fn strip(table: &mut ServiceTable, set: Set) {
-    let found = kernel::read(&mut table.socket, &table.config).unwrap().ok().expect("a table of ours");
+    let found = kernel::read(&mut table.socket, &table.config).unwrap().expect("a table of ours");
     let mut stranger = ServiceTable::open(config()).unwrap();
     let mut batch = Batch::new("kube-pet-test");
     for place in found.elements.keys().filter(|place| place.set == set) {
