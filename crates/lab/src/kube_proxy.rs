@@ -20,11 +20,11 @@ pub const NAME: &str = "kube-proxy";
 /// Where the machine sees the files of this module.
 const FILES: &str = "/etc/kube-pet/kube-proxy";
 
-/// Starts kube-proxy on a pet whose agent leaves Services alone; returns when its rules are in the kernel.
+/// Starts kube-proxy on a pet; returns when its rules are in the kernel.
 ///
 /// # Errors
 /// When it is not built, ends, or has not written its rules within half a minute.
-pub async fn start(lab: &Lab, pet: &Pet) -> Result<()> {
+pub async fn start(lab: &Lab, pet: &Pet) -> Result<Daemon> {
     let daemon = launch(lab, pet).await?;
     let what = format!("kube-proxy's rules on {}", pet.name());
     // The API server's own Service is there in every cluster.
@@ -36,7 +36,8 @@ pub async fn start(lab: &Lab, pet: &Pet) -> Result<()> {
         }
         Ok(Err(anyhow::anyhow!("kube-proxy ended: {}", crate::daemon::tail(&daemon.spec.log))))
     })
-    .await?
+    .await??;
+    Ok(daemon)
 }
 
 /// As [`start`], but waits for nothing.

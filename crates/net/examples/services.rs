@@ -54,6 +54,7 @@ fn config() -> Config {
         masquerade_except: Some(vec![pods]),
         node_addresses: None,
         loopback: false,
+        rank: 0,
     }
 }
 

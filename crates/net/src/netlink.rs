@@ -2,7 +2,7 @@
 
 use std::io;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::io::Errno;
@@ -88,7 +88,6 @@ impl RouteSocket {
     }
 
     fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<(Vec<RouteNetlinkMessage>, bool)> {
-        const DUMP_INTERRUPTED: u16 = 16;
         self.sequence += 1;
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | flags;
@@ -116,7 +115,7 @@ impl RouteSocket {
                 if reply.header.sequence_number != self.sequence {
                     continue;
                 }
-                interrupted |= reply.header.flags & DUMP_INTERRUPTED != 0;
+                interrupted |= reply.header.flags & NLM_F_DUMP_INTR != 0;
                 match reply.payload {
                     NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
                     NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok((replies, interrupted)),
@@ -129,7 +128,7 @@ impl RouteSocket {
 }
 
 /// The length of the first message, if it is whole.
-fn message_length(bytes: &[u8]) -> Option<usize> {
+pub(crate) fn message_length(bytes: &[u8]) -> Option<usize> {
     let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
     (length >= 16 && length <= bytes.len()).then_some(length)
 }

@@ -22,10 +22,10 @@ pub(crate) mod message {
     pub const NEW_CHAIN: u16 = 3;
     pub const NEW_RULE: u16 = 6;
     pub const GET_RULE: u16 = 7;
-    #[cfg(test)]
     pub const DEL_RULE: u16 = 8;
     pub const NEW_SET: u16 = 9;
     pub const GET_SET: u16 = 10;
+    pub const DEL_SET: u16 = 11;
     pub const NEW_ELEMENTS: u16 = 12;
     pub const GET_ELEMENTS: u16 = 13;
     pub const DEL_ELEMENTS: u16 = 14;

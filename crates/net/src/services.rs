@@ -30,7 +30,7 @@ pub struct Config {
     pub table: String,
     /// What the names of the pods' links on the node begin with: traffic from there is from inside.
     pub pod_links: String,
-    /// The node's own pods.
+    /// The node's own pods; with others, elements change and the table stays.
     pub local_pods: Vec<Network>,
     /// Pods' traffic to elsewhere than these networks gets the node's address. `None`: no pod's traffic is masqueraded for where it goes.
     pub masquerade_except: Option<Vec<Network>>,
@@ -39,6 +39,8 @@ pub struct Config {
     /// Whether 127.0.0.0/8 belongs to them. Endpoints must then be behind links with [`crate::pod_links::answer_loopback`].
     /// The loopback of IPv6 cannot be translated.
     pub loopback: bool,
+    /// Of several such tables the one with the lower rank is asked first, at most 4; among equals it depends on who was made when.
+    pub rank: u8,
 }
 
 /// The kernel refused a request.
@@ -81,6 +83,8 @@ pub struct ServiceTable {
     rules: BTreeMap<Frontend, Rule>,
     /// Sets that were made because they were needed.
     made: BTreeSet<Set>,
+    /// With more of them, those that nobody uses any more are taken away.
+    crowded: usize,
     /// How many frontends share an element.
     shared: HashMap<Place, u32>,
     /// That of the last reading or writing, if nobody else has changed anything since.
@@ -89,6 +93,9 @@ pub struct ServiceTable {
     /// Whether what the kernel has is known.
     known: bool,
 }
+
+/// So many sets that nobody uses may be there: the next change may need one again.
+const SPARE: usize = 64;
 
 /// Elements to take away and to add, in this order.
 #[derive(Default)]
@@ -99,6 +106,8 @@ struct Plan {
     forget: Vec<(Frontend, Vec<SocketAddr>)>,
     /// The same, for clients that are remembered.
     clients: BTreeSet<Frontend>,
+    /// Sets that were made when needed, and are not any more.
+    unused: BTreeSet<Set>,
 }
 
 impl Plan {
@@ -128,6 +137,7 @@ impl ServiceTable {
             config,
             rules: BTreeMap::new(),
             made: BTreeSet::new(),
+            crowded: SPARE,
             shared: HashMap::new(),
             generation: 0,
             handle: None,
@@ -153,7 +163,7 @@ impl ServiceTable {
         let mut found = read.unwrap_or_default();
         self.made = found.made;
         self.handle = found.handle;
-        let mut plan = Plan::default();
+        let mut plan = Plan { unused: self.made.clone(), ..Plan::default() };
         for (frontend, rule) in &mut self.rules {
             let key = frontend_key(frontend);
             let old = |lane| {
@@ -181,6 +191,7 @@ impl ServiceTable {
                 }
             }
             for (place, value) in wanted.own.into_iter().chain(shared) {
+                plan.unused.remove(&place.set);
                 match found.elements.remove(&place) {
                     Some(there) if there == value => {}
                     Some(_) => {
@@ -219,7 +230,7 @@ impl ServiceTable {
             match self.commit(&plan, None) {
                 Ok(()) => {
                     self.forget(&plan);
-                    return Ok(());
+                    return self.tidy();
                 }
                 Err(error) => warn!(%error, "the table is not as it was left; it is read again"),
             }
@@ -227,6 +238,22 @@ impl ServiceTable {
         self.repair()?;
         self.forget(&plan);
         Ok(())
+    }
+
+    /// Each number of endpoints has a set and a rule, which would stay for ever, and new connections pass every rule.
+    fn tidy(&mut self) -> Result<(), ServiceTableError> {
+        if self.made.len() <= self.crowded {
+            return Ok(());
+        }
+        let mut unused = self.made.clone();
+        for (frontend, rule) in &self.rules {
+            for (place, _) in &elements(frontend, rule, &[]).own {
+                unused.remove(&place.set);
+            }
+        }
+        // Not again before as many more are there.
+        self.crowded = self.made.len() - unused.len() + SPARE;
+        self.commit(&Plan { unused, ..Plan::default() }, None)
     }
 
     /// Whether somebody else has changed the table. Costs two requests to the kernel.
@@ -316,8 +343,12 @@ impl ServiceTable {
         add.sort_unstable_by_key(|(place, _)| place.set);
         for_each_set(&remove, |p| p.set, |name, place| batch.delete(name, Element { key: &place.key, end: &place.end, value: &[] }));
         for_each_set(&add, |(p, _)| p.set, |name, (place, value)| batch.add(name, Element { key: &place.key, end: &place.end, value }));
-        own(&mut self.socket, &mut self.generation, batch).map_err(|e| self.failed("change", e))?;
         self.made.extend(made);
+        self.made.retain(|set| !plan.unused.contains(set));
+        if rebuild.is_none() {
+            skeleton::remove_sets(&mut batch, &plan.unused, &self.made);
+        }
+        own(&mut self.socket, &mut self.generation, batch).map_err(|e| self.failed("change", e))?;
         if rebuild.is_some() {
             self.handle = kernel::handle(&mut self.socket, &self.config.table).map_err(|e| self.failed("asking for the table", e))?;
         }

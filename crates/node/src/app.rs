@@ -215,7 +215,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
     // Services: their environment variables, the way to their endpoints, and host ports.
     let services = Services::new(ServicesOptions {
         api: api.clone(),
-        proxy: config.service_proxy.enabled,
+        proxy: config.service_proxy.clone(),
         node_name: config.node_name.clone(),
         node: node.clone(),
         host_ports: host_port_requests,

@@ -16,7 +16,7 @@ mod tree;
 mod values;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -270,6 +270,28 @@ pub struct CrashLoopBackOff {
 pub struct ServiceProxySettings {
     /// Whether the agent leads traffic to Services to their endpoints. Host ports are opened in any case.
     pub enabled: bool,
+    /// Where `/healthz` and `/livez` tell whether it works, without authentication; nowhere if `None`.
+    #[serde(rename = "healthzBindAddress", serialize_with = "address_or_nothing")]
+    pub healthz_bind_address: Option<SocketAddr>,
+    /// Where `/proxyMode` and its metrics are, without authentication; nowhere if `None`.
+    #[serde(rename = "metricsBindAddress", serialize_with = "address_or_nothing")]
+    pub metrics_bind_address: Option<SocketAddr>,
+}
+
+impl Default for ServiceProxySettings {
+    /// kube-proxy's.
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            healthz_bind_address: Some((Ipv4Addr::UNSPECIFIED, 10256).into()),
+            metrics_bind_address: Some((Ipv4Addr::LOCALHOST, 10249).into()),
+        }
+    }
+}
+
+/// Nothing is written as empty text: the default is an address.
+fn address_or_nothing<S: serde::Serializer>(address: &Option<SocketAddr>, serializer: S) -> Result<S::Ok, S::Error> {
+    address.map(|address| address.to_string()).unwrap_or_default().serialize(serializer)
 }
 
 /// `podman`
@@ -395,7 +417,7 @@ impl NodeConfiguration {
             mtu: None,
             link_prefix: "kp".into(),
             non_masquerade_cidrs: None,
-            service_proxy: ServiceProxySettings { enabled: true },
+            service_proxy: ServiceProxySettings::default(),
             register_node: true,
             node_labels: BTreeMap::new(),
             register_with_taints: Vec::new(),

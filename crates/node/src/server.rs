@@ -50,7 +50,7 @@ pub(crate) use connections::serve_plain;
 use handler::Handler;
 pub use health::HealthFn;
 use quota::Quota;
-pub(crate) use response::{Response, json as plain_json};
+pub(crate) use response::{Response, json as plain_json, metrics as plain_metrics, text as plain_text};
 use streaming::Sessions;
 pub use system_logs::SystemLogs;
 pub use zpages::flags;

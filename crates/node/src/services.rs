@@ -4,6 +4,7 @@
 //! API server ─ watch.rs ─┬─► reader.rs   environment variables
 //!                        └─► proxy.rs ─► programmer.rs  core::services::Compiler ─► table.rs, the kernel's rules
 //! sandboxes ─ host_ports.rs ─►  └─► health_checks.rs    node ports that load balancers ask
+//!                                └─► status.rs           kube-proxy's own ports
 //! ```
 
 mod health_checks;
@@ -12,6 +13,7 @@ mod objects;
 mod programmer;
 mod proxy;
 mod reader;
+mod status;
 mod table;
 mod watch;
 
@@ -28,8 +30,10 @@ pub use reader::ServiceReader;
 pub use table::{KernelTable, Table, TableError, TableOptions};
 
 use crate::api::ApiHandle;
+use crate::config::ServiceProxySettings;
 use programmer::Open;
 use proxy::{Parts, Proxy};
+use status::ProxyStatus;
 
 /// Updates that wait: a list is not read faster than it is worked on.
 const QUEUE: usize = 256;
@@ -51,8 +55,8 @@ pub struct Services {
 pub struct ServicesOptions {
     /// The cluster, if there is one.
     pub api: Option<ApiHandle>,
-    /// Whether Services are served.
-    pub proxy: bool,
+    /// Whether Services are served, and where it is told how that goes.
+    pub proxy: ServiceProxySettings,
     /// The node's name.
     pub node_name: String,
     /// Its networks for pods, and its labels, which name its zone.
@@ -70,6 +74,7 @@ impl Services {
     /// Nothing runs yet.
     pub fn new(options: ServicesOptions) -> Self {
         let ServicesOptions { api, proxy, node_name, node, host_ports, link_prefix, masquerade_except } = options;
+        let ServiceProxySettings { enabled: proxy, healthz_bind_address, metrics_bind_address } = proxy;
         let (updates_tx, updates) = mpsc::channel(QUEUE);
         let mut watches: Vec<(&'static str, Task)> = Vec::new();
         let mut services: Option<Open<KernelTable>> = None;
@@ -94,9 +99,13 @@ impl Services {
             pods: Vec::new(),
             // As with other runtimes; node ports of Services are not on the loopback, as with kube-proxy's nftables mode.
             loopback: true,
+            // A Service's node port comes before a pod's host port with the same number, whichever is first.
+            rank: 1,
             masquerade_except,
         });
-        let proxy = Proxy::new(Parts { services, host_ports: pods, updates, commands: host_ports.0, node });
+        let status = ProxyStatus::default();
+        let told = status::serve(healthz_bind_address, metrics_bind_address, status.clone(), node.clone());
+        let proxy = Proxy::new(Parts { services, host_ports: pods, updates, commands: host_ports.0, node, status });
         let run = async move {
             if let Some(table) = retired {
                 retire(table).await;
@@ -104,7 +113,11 @@ impl Services {
             if serving && let Err(error) = kube_pet_net::services::set_timeouts() {
                 warn!(%error, "the kernel's time-outs for connections stay as they are: half-closed ones through Services may end early");
             }
-            proxy.run().await;
+            if serving {
+                tokio::join!(proxy.run(), told);
+            } else {
+                proxy.run().await;
+            }
         };
         Self { reader, watches, proxy: Box::pin(run) }
     }

@@ -46,6 +46,12 @@ pub(super) fn of_service(service: &Service, slices: &[Slice], zone: Option<&str>
         if cluster_ips.is_empty() {
             continue;
         }
+        // As with kube-proxy: what leads nowhere is told at once, and does not leave the node.
+        claims.extend(cluster_ips.iter().map(|ip| Claim {
+            frontend: Frontend::rest(*ip),
+            precedence: Precedence::ClusterIp,
+            rule: Rule::Reject,
+        }));
         for port in &service.ports {
             let usable = endpoints::usable(&endpoints::merge(slices, family, port), zone);
             let internal = internal_rule(service, &usable);

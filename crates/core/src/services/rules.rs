@@ -77,6 +77,16 @@ pub enum Address {
     Ip(IpAddr),
     /// Every address of the node, of this family.
     Node(Family),
+    /// What is sent to this address and is no other frontend's: see [`Frontend::rest`].
+    Rest(IpAddr),
+}
+
+impl Frontend {
+    /// All protocols and ports of an address that no other frontend has. There is one such frontend for an address, and its rule is
+    /// [`Rule::Reject`].
+    pub fn rest(address: IpAddr) -> Self {
+        Self { address: Address::Rest(address), protocol: Protocol::Tcp, port: 0 }
+    }
 }
 
 /// What becomes of the packets.

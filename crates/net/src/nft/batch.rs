@@ -1,11 +1,10 @@
 //! One atomic change: messages between a begin and an end, in the order in which the kernel does them.
 
-use super::{INET, SUBSYSTEM_NFTABLES, attribute, message};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
 
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
-const NLM_F_CREATE: u16 = 0x400;
-const NLM_F_APPEND: u16 = 0x800;
+use super::{INET, SUBSYSTEM_NFTABLES, attribute, message};
+use crate::netlink::message_length;
+
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 /// The length of a nest is 16 bits wide: elements are spread over messages well before.
@@ -222,7 +221,6 @@ impl<'a> Batch<'a> {
     }
 
     /// Takes a chain's rules away.
-    #[cfg(test)]
     pub(crate) fn flush_chain(&mut self, chain: &str) {
         let table = self.table;
         self.message(message::DEL_RULE, 0, |w| {
@@ -259,6 +257,15 @@ impl<'a> Batch<'a> {
                     });
                 });
             }
+        });
+    }
+
+    /// Takes a set away; no rule may look into it any more.
+    pub(crate) fn delete_set(&mut self, set: &str) {
+        let table = self.table;
+        self.message(message::DEL_SET, 0, |w| {
+            w.name(attribute::SET_TABLE, table);
+            w.name(attribute::SET_NAME, set);
         });
     }
 
@@ -311,7 +318,7 @@ impl<'a> Batch<'a> {
         self.close();
         let bytes = &mut self.writer.bytes;
         let (mut at, mut sequence, mut last) = (0, first, None);
-        while let Some(length) = super::socket::message_length(bytes.get(at..).unwrap_or_default()) {
+        while let Some(length) = message_length(bytes.get(at..).unwrap_or_default()) {
             if let Some(place) = bytes.get_mut(at + 8..at + 12) {
                 place.copy_from_slice(&sequence.to_ne_bytes());
             }

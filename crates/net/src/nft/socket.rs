@@ -4,17 +4,14 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
 use super::batch::{Batch, Writer};
+use crate::netlink::message_length;
 
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLM_F_ACK: u16 = 4;
-const NLM_F_DUMP: u16 = 0x300;
-const NLM_F_DUMP_INTERRUPTED: u16 = 16;
 /// `nlmsghdr` and `nfgenmsg`.
 const HEADERS: usize = 20;
 /// A batch is one datagram: 10,000 Services are about 5 MB.
@@ -101,7 +98,7 @@ impl NetfilterSocket {
         loop {
             let datagram = self.receive()?;
             for message in messages(&datagram).filter(|m| m.sequence == sequence) {
-                interrupted |= message.flags & NLM_F_DUMP_INTERRUPTED != 0;
+                interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
                 match message.kind {
                     NLMSG_ERROR => return message.error().map_or(Ok((found, interrupted)), Err),
                     NLMSG_DONE => return Ok((found, interrupted)),
@@ -152,10 +149,4 @@ fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
             attributes: one.get(HEADERS..).unwrap_or_default(),
         })
     })
-}
-
-/// The length of the first message, if it is whole.
-pub(crate) fn message_length(bytes: &[u8]) -> Option<usize> {
-    let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
-    (length >= 16 && length <= bytes.len()).then_some(length)
 }

@@ -89,6 +89,17 @@ impl Drop for Scene {
     }
 }
 
+/// Takes the loopback's address from the calling thread's namespace: what is sent there takes the default route.
+pub(crate) fn loopback_away() {
+    let mut socket = RouteSocket::open().unwrap();
+    let mut message = AddressMessage::default();
+    message.header.family = family(ip("127.0.0.1"));
+    message.header.prefix_len = 8;
+    message.header.index = index_of(&mut socket, "lo").unwrap();
+    message.attributes = vec![AddressAttribute::Local(ip("127.0.0.1"))];
+    socket.change("taking the address of", "lo", RouteNetlinkMessage::DelAddress(message), 0).unwrap();
+}
+
 pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }

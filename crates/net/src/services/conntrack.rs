@@ -59,6 +59,8 @@ pub(super) fn forget(socket: &mut NetfilterSocket, frontends: &[(Frontend, Vec<S
                 let address = match frontend.address {
                     Address::Ip(address) => address == to.ip(),
                     // What was not translated and goes elsewhere is no connection to a port of the node.
+                    // Never translated.
+                    Address::Rest(_) => false,
                     Address::Node(_) => Family::of(to.ip()) == frontend.family() && (to != from || own.contains(&to.ip())),
                 };
                 address && frontend.port == to.port() && !serving.contains(&from)

@@ -70,6 +70,8 @@ pub(super) enum Set {
     Sources(Family, To),
     /// Addresses of frontends.
     Addresses(Family),
+    /// Those whose other ports are nobody's.
+    Closed(Family),
     /// Own pods' addresses that are endpoints, twice: a pod that reaches itself.
     Hairpin(Family),
 }
@@ -88,6 +90,7 @@ impl Set {
             Self::Restricted(family, to) => named(family, to, "restricted"),
             Self::Sources(family, to) => named(family, to, "sources"),
             Self::Addresses(family) => format!("addresses{}", family.digit()),
+            Self::Closed(family) => format!("closed{}", family.digit()),
             Self::Hairpin(family) => format!("hairpin{}", family.digit()),
         }
     }
@@ -96,7 +99,7 @@ impl Set {
     pub(super) fn fixed() -> Vec<Self> {
         let mut sets: Vec<Self> = Lane::all().flat_map(|lane| [Self::Endpoints(lane), Self::Drop(lane)]).collect();
         for family in Family::ALL {
-            sets.extend([Self::Addresses(family), Self::Hairpin(family)]);
+            sets.extend([Self::Addresses(family), Self::Closed(family), Self::Hairpin(family)]);
             for to in To::ALL {
                 sets.extend([
                     Self::Reject(family, to),
@@ -146,7 +149,7 @@ fn port_key(port: u16) -> [u8; 4] {
 /// The frontend as keys have it.
 pub(super) fn frontend_key(frontend: &Frontend) -> Vec<u8> {
     let mut key = match frontend.address {
-        Address::Ip(address) => octets(address),
+        Address::Ip(address) | Address::Rest(address) => octets(address),
         Address::Node(_) => Vec::new(),
     };
     key.extend_from_slice(&[frontend.protocol as u8, 0, 0, 0]);
@@ -168,7 +171,7 @@ pub(super) fn frontend_of(family: Family, key: &[u8]) -> Option<Frontend> {
 
 pub(super) fn to_of(frontend: &Frontend) -> To {
     match frontend.address {
-        Address::Ip(_) => To::Address,
+        Address::Ip(_) | Address::Rest(_) => To::Address,
         Address::Node(_) => To::Node,
     }
 }
@@ -239,7 +242,10 @@ pub(super) fn elements(frontend: &Frontend, rule: &Rule, local: &[Network]) -> E
         found.own.push((Place { set, key: key.into(), end: Box::default() }, value.into()));
     };
     match rule {
-        Rule::Reject => own(Set::Reject(family, to), &key, Vec::new()),
+        Rule::Reject => match frontend.address {
+            Address::Rest(address) => own(Set::Closed(family), &octets(address), Vec::new()),
+            Address::Ip(_) | Address::Node(_) => own(Set::Reject(family, to), &key, Vec::new()),
+        },
         Rule::Drop => own(Set::Drop(Lane { family, to, inside: false }), &key, Vec::new()),
         Rule::Forward(Forward { endpoints, inside, masquerade, affinity, sources }) => {
             let outside = Lane { family, to, inside: false };
@@ -275,7 +281,7 @@ pub(super) fn elements(frontend: &Frontend, rule: &Rule, local: &[Network]) -> E
             }
         }
     }
-    if let Address::Ip(address) = frontend.address {
+    if let Address::Ip(address) | Address::Rest(address) = frontend.address {
         found.shared.push(Place { set: Set::Addresses(family), key: octets(address).into(), end: Box::default() });
     }
     found

@@ -52,9 +52,15 @@ pub struct Frontend {
 }
 
 impl Frontend {
+    /// All protocols and ports of an address that no other frontend has. There is one such frontend for an address, and its rule is
+    /// [`Rule::Reject`].
+    pub fn rest(address: IpAddr) -> Self {
+        Self { address: Address::Rest(address), protocol: Protocol::Tcp, port: 0 }
+    }
+
     pub(crate) fn family(&self) -> Family {
         match self.address {
-            Address::Ip(address) => Family::of(address),
+            Address::Ip(address) | Address::Rest(address) => Family::of(address),
             Address::Node(family) => family,
         }
     }
@@ -67,6 +73,8 @@ pub enum Address {
     Ip(IpAddr),
     /// The node's addresses of this family ([`super::Config::node_addresses`]).
     Node(Family),
+    /// What is sent to this address and is no other frontend's: see [`Frontend::rest`].
+    Rest(IpAddr),
 }
 
 /// What becomes of the packets.

@@ -5,12 +5,13 @@
 //!            └ else ────────────────────► dispatch4 ────────┤
 //! output ───────────────────────────────► dispatch4-inside ─┤
 //!      an address of a frontend ► service4[-inside], an address of the node ► node-port4[-inside]
-//!          may the client? does it have an endpoint already? ► …-pick: one rule for each number of endpoints ► rejected, dropped
+//!          may the client? does it have an endpoint already? ► …-pick: one rule for each number of endpoints ► dropped, refused
 //! postrouting ─► remember the client's endpoint ─► masquerade: what could not come back, what endpoints must not see, pods to the world
 //! input ───────► remember the client's endpoint
 //! ```
 //! The same for IPv6. All of these are of type nat: only the first packet of a connection sees them.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Config;
@@ -20,7 +21,7 @@ use crate::nft::batch::{Batch, Field, NewSet, SET_CONCAT, SET_EVAL, SET_INTERVAL
 use crate::nft::expressions::{Meta, Original, Register};
 
 /// Raised with every change of what this module writes: a table of another version is replaced.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// Hooks of `linux/netfilter.h`.
 const PREROUTING: u32 = 0;
@@ -89,8 +90,9 @@ pub(super) fn build(batch: &mut Batch<'_>, config: &Config, userdata: &[u8]) {
     for name in chain_names() {
         batch.chain(&name);
     }
-    batch.nat_chain("prerouting", PREROUTING, BEFORE_DESTINATION_NAT);
-    batch.nat_chain("output", OUTPUT, BEFORE_DESTINATION_NAT);
+    let priority = BEFORE_DESTINATION_NAT + i32::from(config.rank);
+    batch.nat_chain("prerouting", PREROUTING, priority);
+    batch.nat_chain("output", OUTPUT, priority);
     batch.nat_chain("input", INPUT, BEFORE_SOURCE_NAT);
     batch.nat_chain("postrouting", POSTROUTING, BEFORE_SOURCE_NAT);
     if config.loopback {
@@ -262,6 +264,13 @@ fn lane_rules(batch: &mut Batch<'_>, lane: Lane) {
         w.in_set(&Set::Reject(family, to).name());
         w.goto("refuse");
     });
+    if to == To::Address {
+        batch.rule(&name, |w| {
+            destination(w, family, Register(0));
+            w.in_set(&Set::Closed(family).name());
+            w.goto("refuse");
+        });
+    }
 }
 
 fn masquerade(batch: &mut Batch<'_>, config: &Config, family: Family) {
@@ -341,21 +350,50 @@ pub(super) fn make_set(batch: &mut Batch<'_>, set: Set) {
         Set::Endpoints(lane) => (SET_MAP, [key(lane.family, lane.to), vec![Field::INDEX]].concat(), endpoint(lane.family)),
         Set::Clients(f, to) => (SET_MAP | SET_TIMEOUT | SET_EVAL, [vec![address(f)], key(f, to)].concat(), endpoint(f)),
         Set::Sources(f, to) => (SET_INTERVAL | SET_CONCAT, [key(f, to), vec![address(f)]].concat(), Vec::new()),
-        Set::Addresses(f) => (0, vec![address(f)], Vec::new()),
+        Set::Addresses(f) | Set::Closed(f) => (0, vec![address(f)], Vec::new()),
         Set::Hairpin(f) => (0, vec![address(f), address(f)], Vec::new()),
     };
     let name = set.name();
     batch.set(&NewSet { name: &name, flags, key: &key, value: &value });
+    look_into(batch, set, &name);
+}
+
+/// Takes away sets that were made when needed, and the rules that look into them; `stay` are all others of that kind.
+pub(super) fn remove_sets(batch: &mut Batch<'_>, unused: &BTreeSet<Set>, stay: &BTreeSet<Set>) {
+    let chains: BTreeSet<String> = unused.iter().filter_map(|set| chain_of(*set)).collect();
+    // A rule is known by its number only: all of the chain go, and those that stay come again in the same step.
+    for chain in &chains {
+        batch.flush_chain(chain);
+    }
+    for set in stay.iter().filter(|set| chain_of(**set).is_some_and(|chain| chains.contains(&chain))) {
+        look_into(batch, *set, &set.name());
+    }
+    for set in unused {
+        batch.delete_set(&set.name());
+    }
+}
+
+/// Where the rule lies that looks into a set which is made when needed.
+fn chain_of(set: Set) -> Option<String> {
     match set {
-        Set::Count(lane, count) => pick(batch, lane, count, &name),
-        Set::Affinity(family, to, seconds) => remember(batch, family, to, seconds, &name),
+        Set::Count(lane, _) => Some(format!("{}-pick", lane.name())),
+        Set::Affinity(family, ..) => Some(format!("remember{}", family.digit())),
+        _ => None,
+    }
+}
+
+fn look_into(batch: &mut Batch<'_>, set: Set, name: &str) {
+    let Some(chain) = chain_of(set) else { return };
+    match set {
+        Set::Count(lane, count) => pick(batch, &chain, lane, count, name),
+        Set::Affinity(family, to, seconds) => remember(batch, &chain, (family, to), seconds, name),
         _ => {}
     }
 }
 
-fn pick(batch: &mut Batch<'_>, lane: Lane, count: u16, name: &str) {
+fn pick(batch: &mut Batch<'_>, chain: &str, lane: Lane, count: u16, name: &str) {
     let Lane { family, to, .. } = lane;
-    batch.rule(&format!("{}-pick", lane.name()), |w| {
+    batch.rule(chain, |w| {
         let next = frontend(w, family, to, 0);
         w.in_set(name);
         // A lookup leaves its key as it was, but `nft` lists a rule only where each key is loaded for itself.
@@ -366,8 +404,8 @@ fn pick(batch: &mut Batch<'_>, lane: Lane, count: u16, name: &str) {
     });
 }
 
-fn remember(batch: &mut Batch<'_>, family: Family, to: To, seconds: u32, name: &str) {
-    batch.rule(&format!("remember{}", family.digit()), |w| {
+fn remember(batch: &mut Batch<'_>, chain: &str, (family, to): (Family, To), seconds: u32, name: &str) {
+    batch.rule(chain, |w| {
         original_frontend(w, family, to, 0);
         w.in_set(name);
         w.original(if is_v6(family) { Original::SourceV6 } else { Original::SourceV4 }, Register(0));
@@ -382,7 +420,8 @@ fn remember(batch: &mut Batch<'_>, family: Family, to: To, seconds: u32, name: &
 /// What tells a table of another version or configuration.
 pub(super) fn fingerprint(config: &Config) -> Vec<u8> {
     // Exhaustive: a setting that is forgotten here does not compile.
-    let Config { table: _, pod_links, local_pods, masquerade_except, node_addresses, loopback } = config;
+    // The node's own pods are elements only: an agent that learns its networks late, or is given others, leaves the rest alone.
+    let Config { table: _, pod_links, local_pods: _, masquerade_except, node_addresses, loopback, rank } = config;
     let networks = |networks: &[Network]| {
         let one = |n: &Network| octets(n.address).into_iter().chain([n.prefix]).collect::<Vec<_>>();
         networks.iter().flat_map(one).collect::<Vec<u8>>()
@@ -391,10 +430,9 @@ pub(super) fn fingerprint(config: &Config) -> Vec<u8> {
     let parts = [
         VERSION.to_be_bytes().to_vec(),
         pod_links.as_bytes().to_vec(),
-        networks(local_pods),
         masquerade_except.as_deref().map_or_else(|| vec![0], networks),
         node_addresses.as_deref().map_or_else(|| vec![0], networks),
-        vec![u8::from(*loopback)],
+        vec![u8::from(*loopback), *rank],
     ];
     for byte in parts.iter().flat_map(|p| p.iter().chain(&[0xff])) {
         // FNV-1a: the same in every build.

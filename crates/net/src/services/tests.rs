@@ -1,14 +1,15 @@
 //! Real packets through real tables, between namespaces that the tests make themselves.
 
 mod leftovers;
+mod loopback;
+mod many;
+mod property;
+mod refused;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
-
-use proptest::prelude::*;
-use proptest::test_runner::TestRunner;
 
 use super::elements::{Lane, To};
 use super::*;
@@ -28,6 +29,7 @@ fn config() -> Config {
         masquerade_except: None,
         node_addresses: None,
         loopback: false,
+        rank: 0,
     }
 }
 
@@ -148,28 +150,6 @@ fn netns_a_cluster_ip_leads_to_its_endpoints_from_everywhere() {
 }
 
 #[test]
-fn netns_no_endpoint_is_refused_at_once_and_a_change_is_seen() {
-    let net = Net::new();
-    let mut table = net.table(config());
-    let frontend = vip(VIP, Protocol::Tcp, 80);
-    table.reconcile(&desired(&[(frontend, Rule::Reject)])).unwrap();
-    for from in ["pod1", "node", "outside"] {
-        assert!(net.refused(from, at(VIP, 80)), "{from}");
-    }
-    table.apply(&[(frontend, Some(forward(&[at(POD2, 8080)])))]).unwrap();
-    assert_eq!(net.answers("pod1", at(VIP, 80)), set(["pod2 10.9.0.5"]));
-    table.apply(&[(frontend, Some(forward(&[at(POD2, 8080), at(POD1, 8080)])))]).unwrap();
-    assert_eq!(net.answers("outside", at(VIP, 80)).len(), 2);
-    table.apply(&[(frontend, Some(forward(&[at(POD1, 8080)])))]).unwrap();
-    assert_eq!(net.answers("outside", at(VIP, 80)), set(["pod1 198.51.100.7"]));
-    table.apply(&[(frontend, Some(Rule::Drop))]).unwrap();
-    assert!(net.dropped("outside", at(VIP, 80)));
-    table.apply(&[(frontend, None)]).unwrap();
-    assert!(net.dropped("outside", at(VIP, 80)), "nobody has the address");
-    assert!(table.rules().is_empty());
-}
-
-#[test]
 fn netns_a_node_port_hides_the_client_only_where_it_must() {
     let net = Net::new();
     let mut table = net.table(config());
@@ -192,21 +172,6 @@ fn netns_a_node_port_hides_the_client_only_where_it_must() {
     assert!(net.ask("outside", at(NODE, 80)).is_ok() && net.ask("outside", at(NODE, 30001)).is_ok(), "an external IP that is the node's");
     net.serve("node", "node", 30004);
     assert_eq!(net.ask("outside", at(NODE, 30004)).unwrap(), "node 198.51.100.7", "other ports are the machine's");
-}
-
-#[test]
-fn netns_the_loopback_leads_into_pods_where_it_is_one_of_the_nodes_addresses() {
-    let net = Net::new();
-    let mut table = net.table(Config { loopback: true, ..config() });
-    let loopback = Frontend { address: Address::Ip(ip("127.0.0.1")), protocol: Protocol::Tcp, port: 8081 };
-    table.reconcile(&desired(&[(node_port(8080), forward(&[at(POD1, 8080)])), (loopback, forward(&[at(POD1, 8080)]))])).unwrap();
-    net.within("node", || crate::pod_links::answer_loopback("kpaaaaaaaaaa").unwrap());
-    for port in [8080, 8081] {
-        assert_eq!(net.ask("node", at("127.0.0.1", port)).unwrap(), "pod1 192.0.2.10");
-    }
-    assert!(net.refused("outside", at(NODE, 8081)), "only the loopback's");
-    net.serve("node", "node", 9000);
-    assert!(net.ask("node", at("127.0.0.1", 9000)).is_ok() && net.ask("node", at("::1", 9000)).is_ok());
 }
 
 #[test]
@@ -358,62 +323,21 @@ fn netns_another_start_changes_nothing_and_what_others_did_is_put_right() {
     net.table(config()).remove().unwrap();
 }
 
-/// Frontends and rules of few values, so that they meet.
-fn change() -> impl Strategy<Value = (Frontend, Option<Rule>)> {
-    let address = prop_oneof![
-        Just(Address::Ip(ip(VIP))),
-        Just(Address::Ip(ip("10.96.0.21"))),
-        Just(Address::Ip(ip("fd00:96::20"))),
-        Just(Address::Node(Family::V4)),
-        Just(Address::Node(Family::V6)),
-    ];
-    let frontend = (address, prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)], 80_u16..82)
-        .prop_map(|(address, protocol, port)| Frontend { address, protocol, port });
-    let endpoint =
-        prop_oneof![(1_u8..8).prop_map(|n| at(&format!("10.9.0.{n}"), 80)), (1_u8..8).prop_map(|n| at(&format!("fd00:9::{n}"), 80))];
-    let endpoints = prop::collection::vec(endpoint, 0..6);
-    let source = prop_oneof![Just(network("198.51.100.0", 24)), Just(network("198.51.0.0", 16)), Just(network("fd00::", 8))];
-    let forward =
-        (endpoints.clone(), prop::option::of(endpoints), any::<bool>(), prop::option::of(1_u64..3), prop::collection::vec(source, 0..3));
-    let rule = prop_oneof![
-        1 => Just(Rule::Reject),
-        1 => Just(Rule::Drop),
-        6 => forward.prop_map(|(endpoints, inside, masquerade, affinity, sources)| {
-            Rule::Forward(Forward { endpoints, inside, masquerade, affinity: affinity.map(Duration::from_secs), sources })
-        }),
-    ];
-    (frontend, prop::option::weighted(0.8, rule))
-}
-
 #[test]
-fn netns_any_changes_leave_what_a_fresh_load_would() {
+fn netns_other_networks_of_own_pods_change_what_depends_on_them_only() {
     let net = Net::new();
-    let run = || {
-        let mut runner = TestRunner::new(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() });
-        let batches = prop::collection::vec(prop::collection::vec(change(), 0..5), 1..12);
-        runner.run(&batches, |batches| {
-            let mut table = ServiceTable::open(config()).unwrap();
-            table.reconcile(&BTreeMap::new()).unwrap();
-            let mut model = BTreeMap::new();
-            for batch in &batches {
-                table.apply(batch).unwrap();
-                for (frontend, rule) in batch {
-                    match rule {
-                        Some(rule) => model.insert(*frontend, rule.clone()),
-                        None => model.remove(frontend),
-                    };
-                }
-                prop_assert_eq!(table.verify().unwrap(), Condition::Intact);
-            }
-            let shared = table.shared.clone();
-            let mut fresh = ServiceTable::open(config()).unwrap();
-            prop_assert_eq!(fresh.reconcile(&model).unwrap(), Repaired::default(), "the kernel has exactly this");
-            prop_assert_eq!(&fresh.rules, &table.rules);
-            prop_assert_eq!(fresh.shared, shared);
-            Ok(())
-        })
-    };
-    net.within("node", run).unwrap();
+    let rules = desired(&[(vip(VIP, Protocol::Tcp, 80), forward(&[at(POD1, 8080)])), (node_port(30001), forward(&[at(POD2, 8080)]))]);
+    // As an agent that does not know them yet.
+    let unknown = Config { local_pods: Vec::new(), ..config() };
+    net.table(unknown.clone()).reconcile(&rules).unwrap();
+    assert!(net.ask_for("pod1", at(VIP, 80), Duration::from_millis(700)).is_err(), "it sees itself, and answers itself");
+    let mut table = net.table(config());
+    assert_eq!(table.reconcile(&rules).unwrap(), Repaired { rebuilt: false, added: 2, removed: 0 }, "one for each pod that is an endpoint");
+    assert_eq!(net.ask("pod1", at(VIP, 80)).unwrap(), "pod1 192.0.2.10");
+    assert_eq!(net.table(config()).reconcile(&rules).unwrap(), Repaired::default());
+    let one = Config { local_pods: vec![network(POD2, 32)], ..config() };
+    assert_eq!(net.table(one).reconcile(&rules).unwrap(), Repaired { rebuilt: false, added: 0, removed: 1 });
+    assert_eq!(net.table(unknown).reconcile(&rules).unwrap(), Repaired { rebuilt: false, added: 0, removed: 1 });
 }
 
 #[test]

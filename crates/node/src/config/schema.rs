@@ -198,6 +198,8 @@ fn network(top: &Section<'_>, config: &mut NodeConfiguration) {
     }
     let proxy = top.section("serviceProxy");
     proxy.bool("enabled", &mut config.service_proxy.enabled);
+    proxy.address("healthzBindAddress", &mut config.service_proxy.healthz_bind_address);
+    proxy.address("metricsBindAddress", &mut config.service_proxy.metrics_bind_address);
     proxy.finish();
 }
 

@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -130,6 +130,19 @@ impl<'a> Section<'a> {
     pub(super) fn ip(&self, key: &'static str, into: &mut IpAddr) {
         if let Some(value) = self.field(key).and_then(|field| field.ip()) {
             *into = value;
+        }
+    }
+
+    /// An address with its port; empty text for none.
+    pub(super) fn address(&self, key: &'static str, into: &mut Option<SocketAddr>) {
+        let Some(field) = self.field(key) else { return };
+        match field.text().map(|text| (text, text.parse())) {
+            Some(("", _)) => *into = None,
+            Some((_, Ok(address))) => *into = Some(address),
+            Some((text, Err(_))) => {
+                field.problem(format!("{text:?} is not an address with a port"), "write one such as 127.0.0.1:10256 or [::]:10256");
+            }
+            None => {}
         }
     }
 

@@ -72,7 +72,7 @@ externalIPSources: [interface, {interface: eth1}, {static: 198.51.100.7}, {url: 
 mtu: 1400
 linkPrefix: kp2
 nonMasqueradeCIDRs: [10.0.0.0/8, "fd00::/8"]
-serviceProxy: {enabled: false}
+serviceProxy: {enabled: false, healthzBindAddress: "", metricsBindAddress: "[::1]:10249"}
 registerNode: false
 nodeLabels: {example.com/rack: "7", size: 3}
 registerWithTaints: [{key: a/b, value: c, effect: NoExecute}]

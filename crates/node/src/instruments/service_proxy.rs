@@ -44,7 +44,7 @@ pub(crate) static REPAIRS: Family =
 static ALL: [&Family; 9] =
     [&REPAIRS, &NETWORK_PROGRAMMING, &SYNC_FULL, &SYNC_PARTIAL, &SYNC, &ENDPOINT_CHANGES, &LAST_SYNC, &SYNC_FAILURES, &SERVICE_CHANGES];
 
-pub(super) fn write(text: &mut Text) {
+pub(crate) fn write(text: &mut Text) {
     for family in ALL {
         family.write(text);
     }

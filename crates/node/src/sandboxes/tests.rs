@@ -11,6 +11,7 @@ use kube_pet_host::namespaces::{Kind, create, run_in, run_in_netns};
 use kube_pet_host::{mounts, namespaces};
 
 use super::*;
+use crate::config::ServiceProxySettings;
 use crate::services::{Services, ServicesOptions};
 
 /// A node: a network namespace, a root folder, and a runtime whose threads all live in that namespace (as those of an agent
@@ -197,7 +198,7 @@ fn start_with_proxy(node: &mut Node) -> tokio::task::JoinHandle<()> {
     node.block(node.manager.recover());
     let services = Services::new(ServicesOptions {
         api: None,
-        proxy: false,
+        proxy: ServiceProxySettings { enabled: false, ..ServiceProxySettings::default() },
         node_name: "node".to_owned(),
         node: tokio::sync::watch::channel(std::sync::Arc::default()).1,
         host_ports: requests,

@@ -25,7 +25,7 @@ fn full(status: StatusCode, content_type: &'static str, body: Bytes) -> Response
 }
 
 /// A plain text.
-pub(super) fn text(status: StatusCode, text: impl Into<String>) -> Response {
+pub(crate) fn text(status: StatusCode, text: impl Into<String>) -> Response {
     full(status, "text/plain; charset=utf-8", text.into().into())
 }
 
@@ -38,7 +38,7 @@ pub(crate) fn json(value: &impl serde::Serialize) -> Response {
 }
 
 /// Metrics in Prometheus' text format.
-pub(super) fn metrics(body: String) -> Response {
+pub(crate) fn metrics(body: String) -> Response {
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
     full(StatusCode::OK, content_type, body.into())
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::StatusCode;
 use http::header::{HeaderName, HeaderValue};
@@ -13,15 +13,17 @@ use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
+use super::status::ProxyStatus;
 use crate::server::{Response, plain_json, serve_plain};
 
 const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
 const NO_SNIFF: HeaderName = HeaderName::from_static("x-content-type-options");
 
 /// The servers of all Services that have one.
+#[derive(Default)]
 pub(super) struct HealthChecks {
     servers: BTreeMap<Arc<str>, Server>,
-    healthy: Arc<AtomicBool>,
+    status: ProxyStatus,
 }
 
 struct Server {
@@ -31,36 +33,30 @@ struct Server {
     _running: Option<DropGuard>,
 }
 
-impl Default for HealthChecks {
-    fn default() -> Self {
-        Self { servers: BTreeMap::new(), healthy: Arc::new(AtomicBool::new(true)) }
-    }
-}
-
 impl HealthChecks {
-    /// Whether the proxy gets its rules into the kernel.
-    pub(super) fn set_healthy(&self, healthy: bool) {
-        self.healthy.store(healthy, Ordering::Relaxed);
+    /// `status`: whether the proxy gets its rules into the kernel.
+    pub(super) fn new(status: ProxyStatus) -> Self {
+        Self { servers: BTreeMap::new(), status }
     }
 
     /// Opens, closes, counts.
     pub(super) fn follow(&mut self, wanted: &BTreeMap<Arc<str>, HealthCheck>) {
         self.servers.retain(|key, server| wanted.get(key).is_some_and(|check| check.port == server.port));
         for (key, check) in wanted {
-            let server = self.servers.entry(key.clone()).or_insert_with(|| open(key, check.port, &self.healthy));
+            let server = self.servers.entry(key.clone()).or_insert_with(|| open(key, check.port, &self.status));
             server.local.store(check.local, Ordering::Relaxed);
         }
     }
 }
 
-fn open(key: &Arc<str>, port: u16, healthy: &Arc<AtomicBool>) -> Server {
+fn open(key: &Arc<str>, port: u16, status: &ProxyStatus) -> Server {
     let local = Arc::new(AtomicUsize::new(0));
     let running = match listen(port) {
         Ok(listener) => {
             info!(service = &**key, port, "health checks are answered");
             let stop = CancellationToken::new();
-            let (key, counted, healthy) = (key.clone(), local.clone(), healthy.clone());
-            let answer = move |_: &str| answer(&key, counted.load(Ordering::Relaxed), healthy.load(Ordering::Relaxed));
+            let (key, counted, status) = (key.clone(), local.clone(), status.clone());
+            let answer = move |_: &str| answer(&key, counted.load(Ordering::Relaxed), status.is_healthy());
             tokio::spawn(serve_plain(listener, answer, stop.clone()));
             Some(stop.drop_guard())
         }

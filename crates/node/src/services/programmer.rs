@@ -7,13 +7,16 @@ use kube_pet_core::services::{Changes, Compiler, Event, Network};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::table::{Table, TableError};
+use super::table::{Condition, Table, TableError};
 use crate::instruments::service_proxy as instruments;
 
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(1);
 /// A proxy that has failed for so long counts as broken.
 const BROKEN: Duration = Duration::from_secs(60);
+/// A look at all rules is followed by so many times its own duration without one: somebody who changes other tables all the time
+/// costs no more than a twentieth of a processor.
+const REST: u32 = 20;
 
 /// Opens the kernel's table, for a node with these networks for pods.
 pub(super) type Open<T> = Arc<dyn Fn(&[Network]) -> Result<T, TableError> + Send + Sync>;
@@ -30,6 +33,8 @@ pub(super) struct Programmer<T> {
     in_step: bool,
     pending: Changes,
     failing: Option<Failing>,
+    /// Not before is all of it read only because somebody has changed something in nf_tables.
+    next_look: Instant,
 }
 
 struct Failing {
@@ -48,6 +53,7 @@ impl<T: Table> Programmer<T> {
             in_step: false,
             pending: Changes::new(),
             failing: None,
+            next_look: Instant::now(),
         }
     }
 
@@ -124,16 +130,29 @@ impl<T: Table> Programmer<T> {
         self.failing.as_ref().is_some_and(|failing| Instant::now() < failing.retry)
     }
 
-    /// Looks whether somebody else has changed the kernel's rules, and puts that right.
+    /// Looks whether somebody else has changed the kernel's rules, and puts that right: at once if the table is gone, and if it may
+    /// be as it was, when the time for a look has come.
     pub(super) async fn verify(&mut self) {
         if !self.in_step {
             return;
         }
-        match self.with_table(T::repair).await {
-            Ok(0) => {}
-            Ok(changed) => {
-                warn!(table = self.name, changed, "somebody has changed the kernel's rules; they are put right");
-                instruments::REPAIRS.add(&[]);
+        let resting = Instant::now() < self.next_look;
+        let looked = self.with_table(move |table| match table.verify()? {
+            Condition::Intact => Ok(None),
+            Condition::Touched if resting => Ok(None),
+            Condition::Touched | Condition::Gone => {
+                let began = Instant::now();
+                Ok(Some((table.repair()?, began.elapsed())))
+            }
+        });
+        match looked.await {
+            Ok(None) => {}
+            Ok(Some((changed, took))) => {
+                self.next_look = Instant::now() + took * REST;
+                if changed > 0 {
+                    warn!(table = self.name, changed, "somebody has changed the kernel's rules; they are put right");
+                    instruments::REPAIRS.add(&[]);
+                }
             }
             Err(error) => self.failed(&error),
         }

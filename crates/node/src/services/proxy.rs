@@ -2,7 +2,7 @@
 //!
 //! Services wait until both lists are complete: the rules of an earlier run stay in force until then, and are compared with what
 //! should be instead of being replaced, so that traffic goes on. From then on only what changes is programmed. What somebody else
-//! has changed in the kernel is found by a look every second and put right.
+//! has changed in the kernel is found by a look every second, which others' own changes make rarer, and put right.
 //!
 //! Host ports have a table of their own, which does not wait: pods start without an API server too.
 
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::health_checks::HealthChecks;
 use super::host_ports::Command;
 use super::programmer::{Open, Programmer};
+use super::status::ProxyStatus;
 use super::table::Table;
 use super::watch::Update;
 use crate::instruments::service_proxy as instruments;
@@ -37,6 +38,8 @@ pub(super) struct Parts<T> {
     pub(super) updates: mpsc::Receiver<Update>,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) node: watch::Receiver<Arc<NodeInfo>>,
+    /// Told how it goes.
+    pub(super) status: ProxyStatus,
 }
 
 pub(super) struct Proxy<T> {
@@ -46,6 +49,7 @@ pub(super) struct Proxy<T> {
     commands: mpsc::UnboundedReceiver<Command>,
     node: watch::Receiver<Arc<NodeInfo>>,
     health_checks: HealthChecks,
+    status: ProxyStatus,
     services_synced: bool,
     slices_synced: bool,
     /// When what is not programmed yet was caused.
@@ -55,14 +59,15 @@ pub(super) struct Proxy<T> {
 
 impl<T: Table> Proxy<T> {
     pub(super) fn new(parts: Parts<T>) -> Self {
-        let Parts { services, host_ports, updates, commands, node } = parts;
+        let Parts { services, host_ports, updates, commands, node, status } = parts;
         Self {
             services: services.map(|open| Programmer::new("services", open)),
             host_ports: Programmer::new("host ports", host_ports),
             updates,
             commands,
             node,
-            health_checks: HealthChecks::default(),
+            health_checks: HealthChecks::new(status.clone()),
+            status,
             services_synced: false,
             slices_synced: false,
             triggers: Vec::new(),
@@ -161,7 +166,7 @@ impl<T: Table> Proxy<T> {
         let complete = self.complete();
         let Some(services) = self.services.as_mut().filter(|services| complete && !services.waits()) else { return };
         let programmed = services.program().await;
-        self.health_checks.set_healthy(!services.is_broken());
+        self.status.set(!services.is_broken(), matches!(programmed, Ok(true)).then(Timestamp::now));
         if let Ok(changed) = programmed {
             if changed {
                 instruments::LAST_SYNC.set(seconds_now());

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use kube_pet_core::services::{Address, Family, Forward, Frontend, Network, Protocol, Rule};
 use kube_pet_net::services as kernel;
+pub use kube_pet_net::services::Condition;
 
 /// Rules in the kernel. Calls are synchronous and short.
 pub trait Table: Send + 'static {
@@ -19,7 +20,13 @@ pub trait Table: Send + 'static {
     /// As [`Table::apply`].
     fn reconcile(&mut self, rules: &BTreeMap<Frontend, Rule>) -> Result<usize, TableError>;
 
-    /// Looks whether somebody else has changed the rules, and puts that right. Returns how much that was.
+    /// Whether somebody else has changed the rules, as far as that costs next to nothing.
+    ///
+    /// # Errors
+    /// As [`Table::apply`].
+    fn verify(&mut self) -> Result<Condition, TableError>;
+
+    /// Reads the rules and puts right what somebody else has changed. Returns how much that was.
     ///
     /// # Errors
     /// As [`Table::apply`].
@@ -51,6 +58,8 @@ pub struct TableOptions {
     pub pods: Vec<Network>,
     /// Whether the node's loopback is among its addresses.
     pub loopback: bool,
+    /// Of two tables the one with the lower rank is asked first.
+    pub rank: u8,
     /// Pods' traffic to elsewhere than here gets the node's address; none does if `None`.
     pub masquerade_except: Option<Vec<Network>>,
 }
@@ -77,7 +86,7 @@ impl KernelTable {
 }
 
 fn open(options: &TableOptions) -> Result<kernel::ServiceTable, kernel::ServiceTableError> {
-    let TableOptions { name, link_prefix, pods, loopback, masquerade_except } = options;
+    let TableOptions { name, link_prefix, pods, loopback, rank, masquerade_except } = options;
     let networks = |networks: &[Network]| networks.iter().map(network).collect::<Vec<_>>();
     kernel::ServiceTable::open(kernel::Config {
         table: name.clone(),
@@ -86,6 +95,7 @@ fn open(options: &TableOptions) -> Result<kernel::ServiceTable, kernel::ServiceT
         masquerade_except: masquerade_except.as_deref().map(networks),
         node_addresses: None,
         loopback: *loopback,
+        rank: *rank,
     })
 }
 
@@ -100,11 +110,12 @@ impl Table for KernelTable {
         Ok(count(self.0.reconcile(&rules)?))
     }
 
+    fn verify(&mut self) -> Result<Condition, TableError> {
+        Ok(self.0.verify()?)
+    }
+
     fn repair(&mut self) -> Result<usize, TableError> {
-        match self.0.verify()? {
-            kernel::Condition::Intact => Ok(0),
-            kernel::Condition::Touched | kernel::Condition::Gone => Ok(count(self.0.repair()?)),
-        }
+        Ok(count(self.0.repair()?))
     }
 }
 
@@ -124,6 +135,7 @@ fn frontend(frontend: &Frontend) -> kernel::Frontend {
             Address::Ip(ip) => kernel::Address::Ip(ip),
             Address::Node(Family::V4) => kernel::Address::Node(kernel::Family::V4),
             Address::Node(Family::V6) => kernel::Address::Node(kernel::Family::V6),
+            Address::Rest(ip) => kernel::Address::Rest(ip),
         },
         protocol: match protocol {
             Protocol::Tcp => kernel::Protocol::Tcp,

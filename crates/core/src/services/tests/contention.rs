@@ -39,7 +39,7 @@ fn of_several_services_with_an_external_ip_the_oldest_has_it() {
     }
     assert_eq!(leads_to(&compiler, shared), "c");
     let changes = compiler.apply(Event::ServiceGone("ns/c".into()));
-    assert_eq!(changes.len(), 2, "its ClusterIP and the shared address: {changes:?}");
+    assert_eq!(changes.len(), 3, "its ClusterIP, the rest of that, and the shared address: {changes:?}");
     // Equally old: by name.
     assert_eq!(leads_to(&compiler, shared), "a");
     assert!(changes[&shared].is_some());

@@ -24,14 +24,14 @@ fn traffic_from_outside_is_masqueraded() {
     }
     assert_eq!(rule(&compiler, cluster_ip()), Rule::Forward(to(&["10.0.0.1:8080"])));
     // The external IP of a family that the Service does not have is no frontend.
-    assert_eq!(compiler.rules().len(), 4);
+    assert_eq!(compiler.rules().len(), 5, "and what is no port of the ClusterIP");
 }
 
 #[test]
 fn without_endpoints_every_address_rejects() {
     for service in [everywhere(), Service { external_local: true, ..everywhere() }] {
         let rules = compiled(service, []).rules();
-        assert_eq!(rules.len(), 4);
+        assert_eq!(rules.len(), 5);
         assert!(rules.values().all(|rule| *rule == Rule::Reject), "{rules:?}");
     }
 }

@@ -136,18 +136,3 @@ fn netns_udp_to_a_port_of_the_node_from_before_there_was_a_service() {
     net.within("node", || table.apply(&[(frontend, Some(forward(&[at(POD1, 5353)])))]).unwrap());
     assert_eq!(ask().unwrap(), "pod1");
 }
-
-#[test]
-fn netns_hundreds_of_endpoints() {
-    let net = Net::new();
-    let mut table = net.table(config());
-    let frontend = vip(VIP, Protocol::Tcp, 80);
-    let ports = 9000..9150;
-    ports.clone().for_each(|port| net.serve("pod1", "pod1", port));
-    let many: Vec<SocketAddr> = ports.map(|port| at(POD1, port)).collect();
-    table.reconcile(&desired(&[(frontend, forward(&many))])).unwrap();
-    assert_eq!(net.answers("outside", at(VIP, 80)), set(["pod1 198.51.100.7"]));
-    table.apply(&[(frontend, Some(forward(&many[1..])))]).unwrap();
-    assert_eq!(net.answers("outside", at(VIP, 80)), set(["pod1 198.51.100.7"]));
-    assert_eq!(table.repair().unwrap(), Repaired::default());
-}

@@ -6,7 +6,7 @@ use kube_pet_core::ids::PodUid;
 use kube_pet_core::services::{Address, Endpoint, Family, Frontend, HostPort, Protocol, Rule, Service, ServicePort, Slice, SlicePort};
 
 use super::super::HostPorts;
-use super::super::table::TableError;
+use super::super::table::{Condition, TableError};
 use super::*;
 
 /// What the fake kernel has, and how it behaves.
@@ -18,6 +18,11 @@ struct Kernel {
     refuses: bool,
     reconciled: usize,
     opened: Vec<usize>,
+    /// Somebody changes other tables all the time.
+    others_are_busy: bool,
+    /// How long it takes to read all rules, and when that was done.
+    reading: Duration,
+    looks: Vec<Instant>,
 }
 
 #[derive(Clone, Default)]
@@ -71,8 +76,20 @@ impl Table for Fake {
         Ok(0)
     }
 
+    fn verify(&mut self) -> Result<Condition, TableError> {
+        let kernel = self.kernel();
+        Ok(match kernel.rules.is_empty() && !kernel.expected.is_empty() {
+            true => Condition::Gone,
+            false if kernel.others_are_busy || kernel.rules != kernel.expected => Condition::Touched,
+            false => Condition::Intact,
+        })
+    }
+
     fn repair(&mut self) -> Result<usize, TableError> {
+        let reading = self.kernel().reading;
+        tokio::runtime::Handle::current().block_on(tokio::time::advance(reading));
         let mut kernel = self.kernel();
+        kernel.looks.push(Instant::now());
         let changed = kernel.rules != kernel.expected;
         kernel.rules = kernel.expected.clone();
         Ok(usize::from(changed))
@@ -94,7 +111,14 @@ fn bed(host_ports: impl FnOnce(&HostPorts)) -> Bed {
     let (node, node_rx) = watch::channel(Arc::new(NodeInfo::default()));
     let (handle, requests) = HostPorts::channel();
     host_ports(&handle);
-    let parts = Parts { services: Some(services.open()), host_ports: pods.open(), updates: rx, commands: requests.0, node: node_rx };
+    let parts = Parts {
+        services: Some(services.open()),
+        host_ports: pods.open(),
+        updates: rx,
+        commands: requests.0,
+        node: node_rx,
+        status: ProxyStatus::default(),
+    };
     tokio::spawn(Proxy::new(parts).run());
     Bed { services, pods, host_ports: handle, updates, node }
 }
@@ -198,6 +222,30 @@ async fn component_what_somebody_else_changes_is_put_right() {
     bed.send(service()).await;
     bed.synced().await;
     eventually("programmed", || bed.services.has(CLUSTER_IP).is_some()).await;
+    bed.services.kernel().rules.clear();
+    let flushed = Instant::now();
+    eventually("back", || bed.services.has(CLUSTER_IP).is_some()).await;
+    assert!(flushed.elapsed() < Duration::from_secs(2), "{:?}", flushed.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn component_others_who_change_their_tables_all_the_time_cost_little() {
+    let bed = bed(|_| {});
+    bed.send(service()).await;
+    bed.send(slice("10.0.0.1", None)).await;
+    bed.synced().await;
+    eventually("programmed", || bed.services.has(CLUSTER_IP).is_some()).await;
+    bed.services.kernel().reading = Duration::from_millis(300);
+    bed.services.kernel().others_are_busy = true;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    let looks = bed.services.kernel().looks.clone();
+    assert!((15..=20).contains(&looks.len()), "{} looks of 0.3 s in two minutes", looks.len());
+    assert!(looks.windows(2).all(|pair| pair[1] - pair[0] >= Duration::from_secs(6)), "{looks:?}");
+    // What they do to these rules is found at the next look, and that there are none any more at once.
+    bed.services.kernel().rules.insert(CLUSTER_IP, Rule::Drop);
+    let changed = Instant::now();
+    eventually("put right", || endpoints(bed.services.has(CLUSTER_IP)) == 1).await;
+    assert!(changed.elapsed() < Duration::from_secs(8), "{:?}", changed.elapsed());
     bed.services.kernel().rules.clear();
     let flushed = Instant::now();
     eventually("back", || bed.services.has(CLUSTER_IP).is_some()).await;
