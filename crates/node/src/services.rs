@@ -8,12 +8,12 @@
 
 mod health_checks;
 mod host_ports;
-mod objects;
+pub(crate) mod objects;
 mod programmer;
 mod proxy;
 mod reader;
 mod table;
-mod watch;
+pub(crate) mod watch;
 
 use std::pin::Pin;
 use std::sync::Arc;

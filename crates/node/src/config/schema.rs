@@ -199,6 +199,9 @@ fn network(top: &Section<'_>, config: &mut NodeConfiguration) {
     let proxy = top.section("serviceProxy");
     proxy.bool("enabled", &mut config.service_proxy.enabled);
     proxy.finish();
+    let policies = top.section("networkPolicy");
+    policies.bool("enabled", &mut config.network_policy.enabled);
+    policies.finish();
 }
 
 /// One value, or one of each address family.
