@@ -3,7 +3,7 @@
 //! ```text
 //! NetworkPolicy, Namespace, Pod, the node's own pods ──► Compiler::apply(Event) ──► Changes: Element → there or not
 //! ```
-//! Pods that the same policies select share a profile: a number, and the [`Grant`]s that it stands for. So the rules grow with the kinds of
+//! Pods that the same policies select share a profile: a number, and the [`Grant`]s that it stands for. So the work grows with the kinds of
 //! pods on the node and their peers, not with pods times peers. Incremental: a peer that comes or goes costs its own grants. Any sequence
 //! of events ends in the same elements as a build from what is there in the end.
 //!

@@ -1,16 +1,17 @@
-//! NetworkPolicies in the kernel: one nf_tables table in which policies are elements of sets and maps that never change their rules.
+//! NetworkPolicies in the kernel: one nf_tables table in which policies are elements of sets that never change their rules.
 //!
-//! A link of a pod that is isolated in a direction lies in a map, which tells the number of its profile; what a profile allows lies in sets:
-//! profile . address, profile . address . protocol . port, and ranges. So a change is a handful of elements. See [`skeleton`] for the chains.
+//! The link of a pod that is isolated in a direction lies in a set; what it is allowed lies in others: link . address,
+//! link . address . protocol . port, and ranges. So a change is a handful of elements. See [`skeleton`] for the chains.
 //!
 //! Every packet is looked at, not only the first of a connection, and replies are judged as the connection that they belong to: a policy
 //! that changes ends what it does not allow any more. A link tells which pod a packet is of, not the address that it claims to come from.
 //! Packets of the node itself to its pods pass. Needs Linux 5.10.
 
 mod elements;
+mod model;
 mod skeleton;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 
 use tracing::warn;
@@ -21,7 +22,8 @@ pub use elements::{Direction, Element, Grant, Ports};
 use crate::nft::batch::{Batch, Element as Written};
 use crate::nft::socket::NetfilterSocket;
 use crate::nft::{INET, attribute, find, message, table, text};
-use elements::{Place, Set, place};
+use elements::{Place, Set, isolated};
+use model::Model;
 
 /// The kernel refused a request.
 #[derive(Debug, thiserror::Error)]
@@ -33,12 +35,13 @@ pub struct PolicyTableError {
     source: io::Error,
 }
 
-type Content = BTreeMap<Place, Box<[u8]>>;
+type Content = BTreeSet<Place>;
 
 /// The table, and what it should hold. Every call is synchronous, and is made in the network namespace in which it was opened.
 pub struct PolicyTable {
     socket: NetfilterSocket,
     table: String,
+    model: Model,
     wanted: Content,
     /// That of the last reading or writing, if nobody else has changed anything since.
     generation: u32,
@@ -55,7 +58,15 @@ impl PolicyTable {
     pub fn open(table: &str) -> Result<Self, PolicyTableError> {
         let failed = |source| PolicyTableError { doing: "opening the netlink socket", table: table.to_owned(), source };
         let socket = NetfilterSocket::open().map_err(failed)?;
-        Ok(Self { socket, table: table.to_owned(), wanted: Content::new(), generation: 0, handle: None, known: false })
+        Ok(Self {
+            socket,
+            table: table.to_owned(),
+            model: Model::default(),
+            wanted: Content::new(),
+            generation: 0,
+            handle: None,
+            known: false,
+        })
     }
 
     /// Makes the kernel have exactly these elements, and changes only what differs. In one step, or not at all.
@@ -63,15 +74,18 @@ impl PolicyTable {
     /// # Errors
     /// When the kernel refuses.
     pub fn reconcile(&mut self, elements: &BTreeSet<Element>) -> Result<Repaired, PolicyTableError> {
-        self.wanted = elements.iter().map(place).collect();
+        self.model = Model::default();
+        let elements: Vec<_> = elements.iter().map(|element| (element.clone(), true)).collect();
+        self.wanted = self.model.apply(&elements).into_keys().collect();
         self.repair()
     }
 
-    /// Takes what an earlier run has left as what should be there.
+    /// Takes what an earlier run has left as what should be there. Until [`Self::reconcile`], elements can only be added.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn adopt(&mut self) -> Result<(), PolicyTableError> {
+        self.model = Model::default();
         self.wanted = self.read()?.unwrap_or_default();
         self.repair().map(drop)
     }
@@ -87,10 +101,8 @@ impl PolicyTable {
         let read = self.read()?;
         let rebuild = read.as_ref().err().copied();
         let found = read.unwrap_or_default();
-        let differs = |a: &Content, b: &Content| -> Vec<(Place, Box<[u8]>)> {
-            a.iter().filter(|(place, value)| b.get(place) != Some(value)).map(|(place, value)| (place.clone(), value.clone())).collect()
-        };
-        let (remove, add) = (differs(&found, &self.wanted), differs(&self.wanted, &found));
+        let remove: Vec<Place> = found.difference(&self.wanted).cloned().collect();
+        let add: Vec<Place> = self.wanted.difference(&found).cloned().collect();
         let repaired = Repaired { rebuilt: rebuild.is_some(), added: add.len(), removed: remove.len() };
         self.commit(&remove, &add, rebuild)?;
         Ok(repaired)
@@ -103,21 +115,11 @@ impl PolicyTable {
     /// When the kernel refuses.
     pub fn apply(&mut self, changes: &[(Element, bool)]) -> Result<(), PolicyTableError> {
         let (mut remove, mut add) = (Vec::new(), Vec::new());
-        // A link changes its profile: what was there goes first.
-        for (place, value) in changes.iter().filter(|(_, there)| !there).map(|(element, _)| place(element)) {
-            if self.wanted.get(&place) == Some(&value) {
-                self.wanted.remove(&place);
-                remove.push((place, value));
-            }
-        }
-        for (place, value) in changes.iter().filter(|(_, there)| *there).map(|(element, _)| place(element)) {
-            match self.wanted.insert(place.clone(), value.clone()) {
-                Some(there) if there == value => {}
-                Some(there) => {
-                    remove.push((place.clone(), there));
-                    add.push((place, value));
-                }
-                None => add.push((place, value)),
+        for (place, there) in self.model.apply(changes) {
+            if there && self.wanted.insert(place.clone()) {
+                add.push(place);
+            } else if !there && self.wanted.remove(&place) {
+                remove.push(place);
             }
         }
         if self.known {
@@ -144,8 +146,7 @@ impl PolicyTable {
 
     /// Whether the pod behind the link should be isolated in the direction.
     pub fn isolates(&self, link: &str, direction: Direction) -> bool {
-        let (place, _) = place(&Element::Isolated { direction, link: link.to_owned(), profile: 0 });
-        self.wanted.contains_key(&place)
+        self.wanted.contains(&isolated(direction, link))
     }
 
     /// Takes the table away, and with it every rule. Whether it was there.
@@ -187,14 +188,14 @@ impl PolicyTable {
         let mut found = Content::new();
         for set in Set::all() {
             let elements = table::elements(&mut self.socket, &self.table, &set.name())?;
-            found.extend(elements.into_iter().map(|((key, end), value)| (Place { set, key, end }, value)));
+            found.extend(elements.into_iter().map(|((key, end), _)| Place { set, key, end }));
         }
         self.handle = table::handle_of(&there);
         Ok(Ok(found))
     }
 
     /// `rebuild`: make the table; `true` if there is another one in its place.
-    fn commit(&mut self, remove: &[(Place, Box<[u8]>)], add: &[(Place, Box<[u8]>)], rebuild: Option<bool>) -> Result<(), PolicyTableError> {
+    fn commit(&mut self, remove: &[Place], add: &[Place], rebuild: Option<bool>) -> Result<(), PolicyTableError> {
         self.known = false;
         let mut batch = Batch::new(&self.table);
         if let Some(there) = rebuild {
@@ -203,15 +204,12 @@ impl PolicyTable {
             }
             skeleton::build(&mut batch);
         }
-        let (mut remove, mut add): (Vec<_>, Vec<_>) = (remove.iter().collect(), add.iter().collect());
-        // Elements of the same set share a message.
-        remove.sort_unstable_by_key(|(place, _)| place.set);
-        add.sort_unstable_by_key(|(place, _)| place.set);
-        for (place, _) in remove {
+        // Sorted: elements of the same set share a message.
+        for place in remove {
             batch.delete(&place.set.name(), Written { key: &place.key, end: &place.end, value: &[] });
         }
-        for (place, value) in add {
-            batch.add(&place.set.name(), Written { key: &place.key, end: &place.end, value });
+        for place in add {
+            batch.add(&place.set.name(), Written { key: &place.key, end: &place.end, value: &[] });
         }
         // Each batch is one generation: if others' lie between, the number that is expected is not the kernel's.
         if self.socket.commit(batch).map_err(|e| self.failed("change", e))? {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::services::{Family, Protocol};
+use crate::services::{Family, Protocol, octets};
 
 /// Which way the pod is affected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -83,13 +83,13 @@ pub enum Ports {
 /// A set or map of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Set {
-    /// link → profile
+    /// link
     Isolated(Direction),
     /// link . link: a pod that reaches itself.
     Itself,
-    /// profile . address
+    /// link . address
     Peers(Direction, Family),
-    /// profile . address . protocol . port
+    /// link . address . protocol . port
     Ports(Direction, Family),
     /// The same with ranges of addresses, protocols and ports.
     Ranges(Direction, Family),
@@ -128,40 +128,38 @@ pub(super) struct Place {
     pub(super) end: Box<[u8]>,
 }
 
-/// Where an element lies, and its value.
-pub(super) fn place(element: &Element) -> (Place, Box<[u8]>) {
-    let exact = |set, key: Vec<u8>| Place { set, key: key.into(), end: Box::default() };
-    match element {
-        Element::Isolated { direction, link, profile } => (exact(Set::Isolated(*direction), name(link)), profile.to_ne_bytes().into()),
-        Element::Itself { link } => (exact(Set::Itself, name(link).repeat(2)), Box::default()),
-        Element::Allowed { direction, profile, grant: Grant { first, last, ports } } => {
-            let family = Family::of(*first);
-            let key = |address: &IpAddr, protocol: u8, port: u16| {
-                let [high, low] = port.to_be_bytes();
-                [with(*profile, *address).as_slice(), &[protocol, 0, 0, 0, high, low, 0, 0]].concat()
-            };
-            let range = |from: Vec<u8>, to: Vec<u8>| Place { set: Set::Ranges(*direction, family), key: from.into(), end: to.into() };
-            let place = match *ports {
-                Ports::All if first == last => exact(Set::Peers(*direction, family), with(*profile, *first)),
-                Ports::All => range(key(first, 0, 0), key(last, u8::MAX, u16::MAX)),
-                Ports::Of { protocol, first: from, last: to } if first == last && from == to => {
-                    exact(Set::Ports(*direction, family), key(first, protocol as u8, from))
-                }
-                Ports::Of { protocol, first: from, last: to } => range(key(first, protocol as u8, from), key(last, protocol as u8, to)),
-            };
-            (place, Box::default())
+/// Where a link lies that is isolated.
+pub(super) fn isolated(direction: Direction, link: &str) -> Place {
+    exact(Set::Isolated(direction), name(link))
+}
+
+/// Where a link lies that reaches itself.
+pub(super) fn itself(link: &str) -> Place {
+    exact(Set::Itself, name(link).repeat(2))
+}
+
+/// Where lies what a link is allowed.
+pub(super) fn allowed(direction: Direction, link: &str, grant: &Grant) -> Place {
+    let Grant { first, last, ports } = grant;
+    let family = Family::of(*first);
+    let key = |address: &IpAddr, protocol: u8, port: u16| {
+        let [high, low] = port.to_be_bytes();
+        // Fields lie in whole registers.
+        [name(link), octets(*address), vec![protocol, 0, 0, 0, high, low, 0, 0]].concat()
+    };
+    let range = |from: Vec<u8>, to: Vec<u8>| Place { set: Set::Ranges(direction, family), key: from.into(), end: to.into() };
+    match *ports {
+        Ports::All if first == last => exact(Set::Peers(direction, family), [name(link), octets(*first)].concat()),
+        Ports::All => range(key(first, 0, 0), key(last, u8::MAX, u16::MAX)),
+        Ports::Of { protocol, first: from, last: to } if first == last && from == to => {
+            exact(Set::Ports(direction, family), key(first, protocol as u8, from))
         }
+        Ports::Of { protocol, first: from, last: to } => range(key(first, protocol as u8, from), key(last, protocol as u8, to)),
     }
 }
 
-/// Fields lie in whole registers.
-fn with(profile: u32, address: IpAddr) -> Vec<u8> {
-    let mut key = profile.to_ne_bytes().to_vec();
-    match address {
-        IpAddr::V4(v4) => key.extend_from_slice(&v4.octets()),
-        IpAddr::V6(v6) => key.extend_from_slice(&v6.octets()),
-    }
-    key
+fn exact(set: Set, key: Vec<u8>) -> Place {
+    Place { set, key: key.into(), end: Box::default() }
 }
 
 /// The name of a link, as the kernel compares it.

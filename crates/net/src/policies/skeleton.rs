@@ -10,7 +10,7 @@
 //! `reply` asks the same with the sides of the packet exchanged. Packets that the node sends see none of this.
 
 use super::elements::{Direction, Set};
-use crate::nft::batch::{Batch, Field, NewSet, SET_CONCAT, SET_INTERVAL, SET_MAP, Writer};
+use crate::nft::batch::{Batch, Field, NewSet, SET_CONCAT, SET_INTERVAL, Writer};
 use crate::nft::expressions::{Meta, Register};
 use crate::nft::table::comment;
 use crate::services::Family;
@@ -113,7 +113,7 @@ fn link(w: &mut Writer, direction: Direction, of: Of, to: Register) {
 fn isolated(batch: &mut Batch<'_>, chain: &str, direction: Direction, of: Of) {
     batch.rule(chain, |w| {
         link(w, direction, of, Register(0));
-        w.value_of(&Set::Isolated(direction).name());
+        w.in_set(&Set::Isolated(direction).name());
         w.jump(&check(direction, of));
     });
 }
@@ -136,7 +136,6 @@ fn one_side(batch: &mut Batch<'_>, direction: Direction, of: Of) {
             batch.rule(&chain, |w| {
                 w.family_is(family == Family::V6);
                 link(w, direction, of, Register(0));
-                w.value_of(&Set::Isolated(direction).name());
                 let next = peer(w, direction, of, family);
                 if !matches!(set, Set::Peers(..)) {
                     w.meta(Meta::Protocol, Register(next));
@@ -153,7 +152,7 @@ fn one_side(batch: &mut Batch<'_>, direction: Direction, of: Of) {
     batch.rule(&chain, Writer::drop_packet);
 }
 
-/// The other side's address, behind the first register; the register behind it.
+/// The other side's address, behind the link; the register behind it.
 fn peer(w: &mut Writer, direction: Direction, of: Of, family: Family) -> u32 {
     let source = (direction == Direction::Ingress) == (of == Of::Request);
     let (offset, size) = match (family, source) {
@@ -162,19 +161,19 @@ fn peer(w: &mut Writer, direction: Direction, of: Of, family: Family) -> u32 {
         (Family::V6, true) => (8, 16),
         (Family::V6, false) => (24, 16),
     };
-    w.network_header(offset, size, Register(1));
-    1 + size / 4
+    w.network_header(offset, size, Register(4));
+    4 + size / 4
 }
 
 fn make_set(batch: &mut Batch<'_>, set: Set) {
     let address = |family| if family == Family::V4 { Field::IPV4 } else { Field::IPV6 };
-    let with_port = |family| vec![Field::INDEX, address(family), Field::PROTOCOL, Field::PORT];
-    let (flags, key, value) = match set {
-        Set::Isolated(_) => (SET_MAP, vec![Field::LINK], vec![Field::INDEX]),
-        Set::Itself => (0, vec![Field::LINK, Field::LINK], Vec::new()),
-        Set::Peers(_, family) => (0, vec![Field::INDEX, address(family)], Vec::new()),
-        Set::Ports(_, family) => (0, with_port(family), Vec::new()),
-        Set::Ranges(_, family) => (SET_INTERVAL | SET_CONCAT, with_port(family), Vec::new()),
+    let with_port = |family| vec![Field::LINK, address(family), Field::PROTOCOL, Field::PORT];
+    let (flags, key) = match set {
+        Set::Isolated(_) => (0, vec![Field::LINK]),
+        Set::Itself => (0, vec![Field::LINK, Field::LINK]),
+        Set::Peers(_, family) => (0, vec![Field::LINK, address(family)]),
+        Set::Ports(_, family) => (0, with_port(family)),
+        Set::Ranges(_, family) => (SET_INTERVAL | SET_CONCAT, with_port(family)),
     };
-    batch.set(&NewSet { name: &set.name(), flags, key: &key, value: &value });
+    batch.set(&NewSet { name: &set.name(), flags, key: &key, value: &[] });
 }

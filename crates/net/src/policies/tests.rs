@@ -1,5 +1,6 @@
 //! Real packets through real tables, between namespaces that the tests make themselves.
 
+use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
@@ -273,14 +274,36 @@ fn netns_another_start_changes_nothing_and_what_others_did_is_put_right() {
     assert!(net.tcp("outside", POD1, 81));
 }
 
+/// Firewalls and people list all tables, and `nft` aborts at what it cannot read.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the program is what is tested")]
+fn netns_the_program_nft_can_list_it() {
+    let net = Net::new();
+    let mut table = net.table();
+    let range = allowed(Direction::Ingress, "10.0.0.0", "10.8.255.255", tcp(80, 90));
+    table
+        .reconcile(&all(isolated(Direction::Ingress, LINK1)
+            .into_iter()
+            .chain([range, allowed(Direction::Ingress, POD2, POD2, tcp(80, 80))])))
+        .unwrap();
+    let listed = net.0.within("node", || std::process::Command::new("nft").args(["list", "ruleset"]).output());
+    let output = match listed {
+        Ok(output) => output,
+        Err(error) => return eprintln!("skipped: no program nft: {error}"),
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{} {text} {}", output.status, String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains(LINK1) && text.contains("10.0.0.0-10.8.255.255") && text.contains("@egress6-ranges"), "{text}");
+}
+
 /// Links change their profiles, and profiles what they allow.
 fn change() -> impl Strategy<Value = (Element, bool)> {
     let direction = prop_oneof![Just(Direction::Ingress), Just(Direction::Egress)];
     let address = |last: u8, v6: bool| -> IpAddr { ip(&if v6 { format!("fd00::{last:x}") } else { format!("10.0.0.{last}") }) };
-    // Ranges that do not overlap: of other profiles, addresses, or ports.
-    let grant = (0_u8..4, any::<bool>(), 0_u16..5).prop_map(move |(block, v6, ports)| Grant {
-        first: address(block * 8, v6),
-        last: address(if ports < 3 { block * 8 } else { block * 8 + 7 }, v6),
+    // Ranges of one profile do not overlap, those of two may.
+    let grant = move |(block, v6, ports): (u8, bool, u16), profile: u8| Grant {
+        first: address(block * 16, v6),
+        last: address(if ports < 3 { block * 16 } else { block * 16 + 5 + profile }, v6),
         ports: match ports {
             0 => Ports::All,
             1 => tcp(80, 80),
@@ -288,12 +311,16 @@ fn change() -> impl Strategy<Value = (Element, bool)> {
             3 => tcp(0, 65535),
             _ => Ports::Of { protocol: Protocol::Sctp, first: 5, last: 9 },
         },
-    });
+    };
     let link = (0_u8..3).prop_map(|n| format!("kp{n}"));
     let element = prop_oneof![
         2 => (direction.clone(), link.clone(), 0_u32..3).prop_map(|(direction, link, profile)| Element::Isolated { direction, link, profile }),
         1 => link.prop_map(|link| Element::Itself { link }),
-        4 => (direction, 0_u32..3, grant).prop_map(|(direction, profile, grant)| Element::Allowed { direction, profile, grant }),
+        4 => (direction, 0_u8..3, (0_u8..4, any::<bool>(), 0_u16..5)).prop_map(move |(direction, profile, what)| Element::Allowed {
+            direction,
+            profile: profile.into(),
+            grant: grant(what, profile),
+        }),
     ];
     (element, prop::bool::weighted(0.6))
 }
@@ -307,15 +334,32 @@ fn netns_any_changes_leave_what_a_fresh_load_would() {
         runner.run(&batches, |batches| {
             let mut table = PolicyTable::open(TABLE).unwrap();
             table.reconcile(&BTreeSet::new()).unwrap();
+            let mut wanted: BTreeSet<Element> = BTreeSet::new();
             for batch in &batches {
-                // The last word on an element counts, as the compiler's changes have one only.
-                let batch: BTreeMap<Element, bool> = batch.iter().cloned().collect();
+                // The last word on an element counts, as the compiler's changes have one only; and a link has one profile.
+                let mut batch: BTreeMap<Element, bool> = batch.iter().cloned().collect();
+                let isolated: Vec<Element> = batch.iter().filter(|(_, there)| **there).map(|(element, _)| element.clone()).collect();
+                for element in isolated {
+                    let Element::Isolated { direction, link, .. } = &element else { continue };
+                    for profile in 0..3 {
+                        let other = Element::Isolated { direction: *direction, link: link.clone(), profile };
+                        let same = other == element;
+                        batch.insert(other, same);
+                    }
+                }
+                for (element, there) in &batch {
+                    if *there {
+                        wanted.insert(element.clone())
+                    } else {
+                        wanted.remove(element)
+                    };
+                }
                 table.apply(&batch.into_iter().collect::<Vec<_>>()).unwrap();
                 prop_assert_eq!(table.verify().unwrap(), Condition::Intact);
             }
             let mut fresh = PolicyTable::open(TABLE).unwrap();
-            fresh.wanted.clone_from(&table.wanted);
-            prop_assert_eq!(fresh.repair().unwrap(), Repaired::default(), "the kernel has exactly this");
+            prop_assert_eq!(fresh.reconcile(&wanted).unwrap(), Repaired::default(), "the kernel has exactly this");
+            prop_assert_eq!(fresh.wanted, table.wanted);
             Ok(())
         })
     };

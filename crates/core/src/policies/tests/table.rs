@@ -24,7 +24,9 @@ fn compiled(policies: &[(&str, Value)]) -> Compiler {
         compiler.apply(Event::Namespace(namespace.into(), [("ns", namespace), ("team", team)].into()));
     }
     for pod in nine() {
-        both(&pod).map(|event| compiler.apply(event));
+        for event in both(&pod) {
+            compiler.apply(event);
+        }
     }
     for (key, spec) in policies {
         compiler.apply(Event::Policy(policy(key, spec.clone())));
