@@ -12,6 +12,7 @@ pub mod image_collection;
 pub mod ipam;
 pub mod node;
 pub mod pod;
+pub mod policies;
 pub mod quantity;
 pub mod quoting;
 pub mod resources;

@@ -7,7 +7,7 @@ use futures::StreamExt;
 use k8s_openapi::api::{
     certificates::v1::CertificateSigningRequest,
     core::v1::{Node, Secret},
-    rbac::v1::ClusterRoleBinding,
+    rbac::v1::{ClusterRole, ClusterRoleBinding},
 };
 use kube::{
     Api, Client,
@@ -24,7 +24,8 @@ const SERVING: &str = "kubernetes.io/kubelet-serving";
 /// Who holds a bootstrap token of the lab.
 const BOOTSTRAPPERS: &str = "system:bootstrappers:kube-pet-lab";
 
-/// Grants what joining nodes need: to ask for a certificate, to have it approved, first and at each renewal, and to serve Services.
+/// Grants what joining nodes need: to ask for a certificate, to have it approved, first and at each renewal, to serve Services,
+/// and to enforce NetworkPolicies.
 ///
 /// # Errors
 /// When the API server refuses.
@@ -34,8 +35,17 @@ pub async fn admit_nodes(client: &Client) -> Result<()> {
         ("kube-pet-lab:approve-first", "system:certificates.k8s.io:certificatesigningrequests:nodeclient", group(BOOTSTRAPPERS)),
         ("kube-pet-lab:approve-renewal", "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient", group("system:nodes")),
         ("kube-pet-lab:node-proxiers", "system:node-proxier", group("system:nodes")),
+        ("kube-pet-lab:network-policies", "kube-pet:network-policies", group("system:nodes")),
         ("kube-pet-lab:kubelet-api", "system:kubelet-api-admin", user("kube-apiserver-kubelet-client")),
     ];
+    let role = json!({
+        "metadata": {"name": "kube-pet:network-policies"},
+        "rules": [
+            {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["list", "watch"]},
+            {"apiGroups": [""], "resources": ["namespaces", "pods"], "verbs": ["list", "watch"]},
+        ],
+    });
+    create::<ClusterRole>(&Api::all(client.clone()), role).await?;
     let api: Api<ClusterRoleBinding> = Api::all(client.clone());
     for (name, role, subject) in bindings {
         let binding = json!({

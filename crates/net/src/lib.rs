@@ -7,6 +7,7 @@ pub mod addresses;
 mod netlink;
 mod nft;
 pub mod pod_links;
+pub mod policies;
 pub mod services;
 
 pub use netlink::NetlinkError;

@@ -1,9 +1,10 @@
-//! nf_tables over netlink: enough of `linux/netfilter/nf_tables.h` for tables, sets, maps and the rules of Services. No program
+//! nf_tables over netlink: enough of `linux/netfilter/nf_tables.h` for tables, sets, maps and the rules of Services and NetworkPolicies. No program
 //! `nft` is needed, and a change of an element costs microseconds instead of the start of one.
 
 pub(crate) mod batch;
 pub(crate) mod expressions;
 pub(crate) mod socket;
+pub(crate) mod table;
 
 /// Subsystems of `NETLINK_NETFILTER` (`linux/netfilter/nfnetlink.h`).
 pub(crate) const SUBSYSTEM_CTNETLINK: u16 = 1;

@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use tracing::{debug, warn};
 
 pub use conntrack::set_timeouts;
+pub(crate) use rules::octets;
 pub use rules::{Address, Family, Forward, Frontend, Network, Protocol, Rule};
 
 use crate::nft::batch::{Batch, Element};

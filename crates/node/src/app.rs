@@ -35,6 +35,7 @@ use crate::pods::mirror::Mirrors;
 use crate::pods::runtime::{PodRuntime, PodRuntimeParts, PodSettings};
 use crate::pods::sources::{self, Source};
 use crate::pods::store::PodStoreWriter;
+use crate::policies::{Policies, PoliciesOptions};
 use crate::sandboxes::{SandboxConfig, SandboxManager};
 use crate::server::{self, BuildVersion, ClientCa, Server, ServerOptions, ServerState};
 use crate::services::{HostPorts, Services, ServicesOptions};
@@ -192,7 +193,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         },
         host_ports,
     );
-    sandboxes.recover().await;
+    let recovered = sandboxes.recover().await;
     let volumes = VolumeManager::new(paths.clone(), objects.clone());
 
     // The Node object, and what the rest needs to know of it.
@@ -227,6 +228,21 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
     }
     tasks.spawn("the service proxy", services.proxy);
 
+    // NetworkPolicies: in force before the first container of a pod that they select.
+    let policies = Policies::new(PoliciesOptions {
+        api: api.clone(),
+        enabled: config.network_policy.enabled,
+        link_prefix: config.link_prefix.clone(),
+        paths: paths.clone(),
+        sandboxes: sandboxes.clone(),
+        pods: store.clone(),
+        recovered,
+    });
+    for (name, watch) in policies.watches {
+        tasks.spawn(name, after(identified.clone(), watch));
+    }
+    tasks.spawn("network policies", policies.enforcer);
+
     // Pods: inventory, sources, one worker each.
     let subscribers = Subscribers::default();
     let (inventory, orphans, inventory_health) = Inventory::new(podman.clone(), config.node_name.clone(), subscribers.clone());
@@ -242,6 +258,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         volumes,
         objects,
         services: services.reader,
+        policies: policies.guard,
         events: events.clone(),
         api: api.clone(),
         node: node.clone(),

@@ -110,6 +110,8 @@ pub struct NodeConfiguration {
     pub non_masquerade_cidrs: Option<Vec<IpNet>>,
     /// Services.
     pub service_proxy: ServiceProxySettings,
+    /// NetworkPolicies.
+    pub network_policy: NetworkPolicySettings,
 
     /// Whether the agent creates its Node object.
     pub register_node: bool,
@@ -294,6 +296,13 @@ fn address_or_nothing<S: serde::Serializer>(address: &Option<SocketAddr>, serial
     address.map(|address| address.to_string()).unwrap_or_default().serialize(serializer)
 }
 
+/// `networkPolicy`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct NetworkPolicySettings {
+    /// Whether the agent enforces NetworkPolicies on its pods.
+    pub enabled: bool,
+}
+
 /// `podman`
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -418,6 +427,7 @@ impl NodeConfiguration {
             link_prefix: "kp".into(),
             non_masquerade_cidrs: None,
             service_proxy: ServiceProxySettings::default(),
+            network_policy: NetworkPolicySettings { enabled: true },
             register_node: true,
             node_labels: BTreeMap::new(),
             register_with_taints: Vec::new(),

@@ -18,6 +18,7 @@ pub mod objects;
 pub mod paths;
 pub mod podman_service;
 pub mod pods;
+pub mod policies;
 pub mod sandboxes;
 pub mod server;
 pub mod services;

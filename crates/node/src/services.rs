@@ -9,13 +9,13 @@
 
 mod health_checks;
 mod host_ports;
-mod objects;
+pub(crate) mod objects;
 mod programmer;
 mod proxy;
 mod reader;
 mod status;
 mod table;
-mod watch;
+pub(crate) mod watch;
 
 use std::pin::Pin;
 use std::sync::Arc;

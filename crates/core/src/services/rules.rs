@@ -125,6 +125,18 @@ pub struct Network {
     pub prefix: u8,
 }
 
+impl Network {
+    /// Whether the address belongs to it.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let common = |own: u128, other: u128, width: u32| (own ^ other).checked_shr(width - u32::from(self.prefix)).unwrap_or(0) == 0;
+        match (self.address, address) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => common(own.to_bits().into(), other.to_bits().into(), 32),
+            (IpAddr::V6(own), IpAddr::V6(other)) => common(own.to_bits(), other.to_bits(), 128),
+            _ => false,
+        }
+    }
+}
+
 /// Not `address/prefix`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a network")]

@@ -16,6 +16,7 @@ mod logs;
 mod node;
 mod node_api;
 mod pod_network;
+mod policies;
 mod pressure;
 mod probes;
 mod selectors;

@@ -103,6 +103,8 @@ impl Field {
     pub(crate) const IPV6: Self = Self { kind: 8, size: 16 };
     pub(crate) const PROTOCOL: Self = Self { kind: 12, size: 1 };
     pub(crate) const PORT: Self = Self { kind: 13, size: 2 };
+    /// The name of a link.
+    pub(crate) const LINK: Self = Self { kind: 41, size: 16 };
     /// A number of the machine's byte order: `mark` to `nft`.
     pub(crate) const INDEX: Self = Self { kind: 19, size: 4 };
     /// Fields begin at whole registers.

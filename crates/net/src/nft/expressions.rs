@@ -38,6 +38,8 @@ pub(crate) enum Original {
 
 /// `IPS_DST_NAT`: the connection's destination is translated.
 const STATUS_DST_NAT: u32 = 0x20;
+/// `NF_CT_STATE_BIT(IP_CT_RELATED)`
+const STATE_RELATED: u32 = 4;
 /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`
 const RANDOM_FULLY: u32 = 16;
 
@@ -66,6 +68,16 @@ impl Writer {
         self.payload(2, 2, 2, to);
     }
 
+    /// The source port of TCP, UDP and SCTP.
+    pub(crate) fn source_port(&mut self, to: Register) {
+        self.payload(2, 0, 2, to);
+    }
+
+    /// The type of a message of ICMP or ICMPv6.
+    pub(crate) fn message_type(&mut self, to: Register) {
+        self.payload(2, 0, 1, to);
+    }
+
     fn payload(&mut self, base: u32, offset: u32, length: u32, to: Register) {
         self.expression("payload", |w| {
             w.number(1, to.number());
@@ -90,6 +102,22 @@ impl Writer {
             w.number(2, u32::from(!equal));
             w.nest(3, |w| w.attribute(DATA_VALUE, bytes));
         });
+    }
+
+    /// Ends the rule unless the register is one of the bytes from the first to the last.
+    pub(crate) fn between(&mut self, register: Register, first: u8, last: u8) {
+        self.expression("range", |w| {
+            w.number(1, register.number());
+            w.number(2, 0);
+            w.nest(3, |w| w.attribute(DATA_VALUE, &[first]));
+            w.nest(4, |w| w.attribute(DATA_VALUE, &[last]));
+        });
+    }
+
+    /// Ends the rule unless the packet is of the protocol.
+    pub(crate) fn protocol_is(&mut self, protocol: u8) {
+        self.meta(Meta::Protocol, Register(0));
+        self.compare(Register(0), true, &[protocol]);
     }
 
     pub(crate) fn mask(&mut self, register: Register, mask: &[u8]) {
@@ -125,6 +153,25 @@ impl Writer {
             w.number(2, 2);
         });
         self.mask(Register(0), &STATUS_DST_NAT.to_ne_bytes());
+        self.compare(Register(0), false, &[0; 4]);
+    }
+
+    /// Ends the rule unless the packet belongs to a connection that the other side began.
+    pub(crate) fn is_reply(&mut self) {
+        self.expression("ct", |w| {
+            w.number(1, Register(0).number());
+            w.number(2, 1);
+        });
+        self.compare(Register(0), true, &[1]);
+    }
+
+    /// Ends the rule unless the packet tells of another connection's trouble.
+    pub(crate) fn is_related(&mut self) {
+        self.expression("ct", |w| {
+            w.number(1, Register(0).number());
+            w.number(2, 0);
+        });
+        self.mask(Register(0), &STATE_RELATED.to_ne_bytes());
         self.compare(Register(0), false, &[0; 4]);
     }
 
@@ -213,11 +260,15 @@ impl Writer {
         self.verdict(-5, None);
     }
 
+    pub(crate) fn accept(&mut self) {
+        self.verdict(1, None);
+    }
+
     pub(crate) fn drop_packet(&mut self) {
         self.verdict(0, None);
     }
 
-    /// `NFT_JUMP`, `NFT_GOTO`, `NFT_RETURN`, `NF_DROP`.
+    /// `NFT_JUMP`, `NFT_GOTO`, `NFT_RETURN`, `NF_ACCEPT`, `NF_DROP`.
     fn verdict(&mut self, code: i32, chain: Option<&str>) {
         self.expression("immediate", |w| {
             w.number(1, 0);

@@ -201,6 +201,9 @@ fn network(top: &Section<'_>, config: &mut NodeConfiguration) {
     proxy.address("healthzBindAddress", &mut config.service_proxy.healthz_bind_address);
     proxy.address("metricsBindAddress", &mut config.service_proxy.metrics_bind_address);
     proxy.finish();
+    let policies = top.section("networkPolicy");
+    policies.bool("enabled", &mut config.network_policy.enabled);
+    policies.finish();
 }
 
 /// One value, or one of each address family.

@@ -73,6 +73,7 @@ mtu: 1400
 linkPrefix: kp2
 nonMasqueradeCIDRs: [10.0.0.0/8, "fd00::/8"]
 serviceProxy: {enabled: false, healthzBindAddress: "", metricsBindAddress: "[::1]:10249"}
+networkPolicy: {enabled: false}
 registerNode: false
 nodeLabels: {example.com/rack: "7", size: 3}
 registerWithTaints: [{key: a/b, value: c, effect: NoExecute}]

@@ -28,6 +28,7 @@ use crate::handlers::Handlers;
 use crate::images::ImageManager;
 use crate::objects::ObjectFetcher;
 use crate::paths::Paths;
+use crate::policies::PolicyGuard;
 use crate::sandboxes::SandboxManager;
 use crate::services::ServiceReader;
 use crate::volumes::{PodVolumes, VolumeManager};
@@ -69,6 +70,7 @@ pub struct PodRuntime {
     pub(super) volumes: Arc<VolumeManager>,
     pub(super) objects: ObjectFetcher,
     pub(super) services: ServiceReader,
+    pub(super) policies: PolicyGuard,
     pub(super) events: EventRecorder,
     pub(super) api: Option<ApiHandle>,
     pub(super) node: watch::Receiver<Arc<NodeInfo>>,
@@ -103,6 +105,8 @@ pub struct PodRuntimeParts {
     pub objects: ObjectFetcher,
     /// Services, for environment variables.
     pub services: ServiceReader,
+    /// Who isolates pods before they start.
+    pub policies: PolicyGuard,
     /// Events.
     pub events: EventRecorder,
     /// The API server, if there is one.
@@ -148,6 +152,7 @@ impl PodRuntime {
             volumes,
             objects,
             services,
+            policies,
             events,
             api,
             node,
@@ -167,6 +172,7 @@ impl PodRuntime {
             volumes: Arc::new(volumes),
             objects,
             services,
+            policies,
             events,
             api,
             node,

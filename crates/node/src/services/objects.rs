@@ -211,7 +211,7 @@ resource!(ServiceObject, "Service", "", "services");
 resource!(SliceObject, "EndpointSlice", "discovery.k8s.io", "endpointslices");
 
 /// `namespace/name` of an object.
-pub(super) fn key_of(metadata: &ObjectMeta) -> Arc<str> {
+pub(crate) fn key_of(metadata: &ObjectMeta) -> Arc<str> {
     format!("{}/{}", metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default()).into()
 }
 

@@ -39,22 +39,26 @@ pub(super) enum Update {
 }
 
 /// The receiver has ended.
-struct Gone;
+pub(crate) struct Gone;
 
 /// A kind that is followed.
-trait Kind: Send {
+pub(crate) trait Kind: Send {
     type Object: kube::Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static;
+    type Update: Send;
     const NAME: &'static str;
-    /// Whom to ask for the permission.
-    const ROLE: &'static str;
-    const SYNCED: Update;
+    /// What does not work without the permission, and whose it is.
+    const REFUSED: &'static str;
 
     /// What an object is here; `None`: nothing, so that it counts as gone.
-    fn put(&mut self, object: Self::Object) -> Option<(Arc<str>, Update)>;
+    fn put(&mut self, object: Self::Object) -> Option<(Arc<str>, Self::Update)>;
     /// It is there no more.
-    fn gone(&mut self, key: Arc<str>) -> Update;
+    fn gone(&mut self, key: Arc<str>) -> Self::Update;
     /// A list is complete.
-    fn synced(&mut self) {}
+    fn synced(&mut self) -> Self::Update;
+    /// The API server does not allow it.
+    fn refused(&mut self) -> Option<Self::Update> {
+        None
+    }
 }
 
 /// Services: for the proxy, and for environment variables.
@@ -65,9 +69,9 @@ pub(super) struct Slices(pub(super) String);
 
 impl Kind for Services {
     type Object = ServiceObject;
+    type Update = Update;
     const NAME: &'static str = "services";
-    const ROLE: &'static str = "system:node or system:node-proxier";
-    const SYNCED: Update = Update::ServicesSynced;
+    const REFUSED: &'static str = "the addresses of Services lead nowhere here: bind the ClusterRole system:node or system:node-proxier";
 
     fn put(&mut self, object: ServiceObject) -> Option<(Arc<str>, Update)> {
         let service = Arc::new(object.into_facts()?);
@@ -80,16 +84,17 @@ impl Kind for Services {
         Update::Changed(Event::ServiceGone(key), None)
     }
 
-    fn synced(&mut self) {
+    fn synced(&mut self) -> Update {
         self.0.synced();
+        Update::ServicesSynced
     }
 }
 
 impl Kind for Slices {
     type Object = SliceObject;
+    type Update = Update;
     const NAME: &'static str = "endpointslices.discovery.k8s.io";
-    const ROLE: &'static str = "system:node-proxier";
-    const SYNCED: Update = Update::SlicesSynced;
+    const REFUSED: &'static str = "the addresses of Services lead nowhere here: bind the ClusterRole system:node-proxier";
 
     fn put(&mut self, object: SliceObject) -> Option<(Arc<str>, Update)> {
         let (slice, trigger) = object.into_facts(&self.0)?;
@@ -98,6 +103,10 @@ impl Kind for Slices {
 
     fn gone(&mut self, key: Arc<str>) -> Update {
         Update::Changed(Event::SliceGone(key), None)
+    }
+
+    fn synced(&mut self) -> Update {
+        Update::SlicesSynced
     }
 }
 
@@ -112,9 +121,9 @@ pub(super) async fn slices(api: ApiHandle, node: String, updates: mpsc::Sender<U
 }
 
 /// Compares what comes with what is known.
-struct Follower<K> {
+pub(crate) struct Follower<K: Kind> {
     kind: K,
-    updates: Option<mpsc::Sender<Update>>,
+    updates: Option<mpsc::Sender<K::Update>>,
     known: HashSet<Arc<str>>,
     /// What a list that is being read has told.
     listed: HashSet<Arc<str>>,
@@ -129,11 +138,11 @@ enum Trouble {
 }
 
 impl<K: Kind> Follower<K> {
-    fn new(kind: K, updates: Option<mpsc::Sender<Update>>) -> Self {
+    pub(crate) fn new(kind: K, updates: Option<mpsc::Sender<K::Update>>) -> Self {
         Self { kind, updates, known: HashSet::new(), listed: HashSet::new(), trouble: None }
     }
 
-    async fn run(mut self, mut api: ApiHandle, config: watcher::Config) {
+    pub(crate) async fn run(mut self, mut api: ApiHandle, config: watcher::Config) {
         loop {
             let objects: Api<K::Object> = Api::all(api.client());
             let stream = watcher::watcher(objects, config.clone().page_size(PAGE).timeout(240));
@@ -166,6 +175,9 @@ impl<K: Kind> Follower<K> {
                 Err(error) => {
                     let refused = is_refused(&error);
                     self.tell(&error, refused);
+                    if let Some(update) = refused.then(|| self.kind.refused()).flatten() {
+                        self.send(update).await?;
+                    }
                     tokio::time::sleep(if refused { REFUSED_RETRY } else { delay }).await;
                     delay = (delay * 2).min(RETRY.1);
                 }
@@ -182,8 +194,8 @@ impl<K: Kind> Follower<K> {
             warn!(
                 kind = K::NAME,
                 error = error as &dyn std::error::Error,
-                "this node may not list them, so the addresses of Services lead nowhere here: bind the ClusterRole {} to the group system:nodes (docs/join.md)",
-                K::ROLE
+                "this node may not list them, so {} to the group system:nodes (docs/join.md)",
+                K::REFUSED
             );
         } else {
             warn!(kind = K::NAME, error = error as &dyn std::error::Error, "watching them failed; retrying");
@@ -206,8 +218,8 @@ impl<K: Kind> Follower<K> {
                     let update = self.kind.gone(key);
                     self.send(update).await?;
                 }
-                self.kind.synced();
-                self.send(K::SYNCED).await?;
+                let synced = self.kind.synced();
+                self.send(synced).await?;
             }
             Watched::Apply(object) => drop(self.put(object).await?),
             Watched::Delete(object) => self.remove(&key_of(kube::Resource::meta(&object))).await?,
@@ -236,7 +248,7 @@ impl<K: Kind> Follower<K> {
         }
     }
 
-    async fn send(&self, update: Update) -> Result<(), Gone> {
+    async fn send(&self, update: K::Update) -> Result<(), Gone> {
         match &self.updates {
             Some(updates) => updates.send(update).await.map_err(|_| Gone),
             None => Ok(()),

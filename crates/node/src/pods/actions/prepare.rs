@@ -113,7 +113,11 @@ impl PodRuntime {
             Err(_) => instruments::RUN_PODSANDBOX_ERRORS.add(&[""]),
         }
         made?;
-        sandbox.map_err(|error| describe(&error))
+        let sandbox = sandbox.map_err(|error| describe(&error))?;
+        if sandbox.netns.is_some() {
+            self.policies.hold(pod, &self.sandboxes.link_name(&uid)).await.map_err(|error| describe(&error))?;
+        }
+        Ok(sandbox)
     }
 
     pub(super) fn hostname_of(&self, pod: &Pod) -> Result<String, String> {
