@@ -73,11 +73,6 @@ impl Writer {
         self.payload(2, 0, 2, to);
     }
 
-    /// The type of a message of ICMP or ICMPv6.
-    pub(crate) fn message_type(&mut self, to: Register) {
-        self.payload(2, 0, 1, to);
-    }
-
     fn payload(&mut self, base: u32, offset: u32, length: u32, to: Register) {
         self.expression("payload", |w| {
             w.number(1, to.number());
@@ -101,16 +96,6 @@ impl Writer {
             w.number(1, register.number());
             w.number(2, u32::from(!equal));
             w.nest(3, |w| w.attribute(DATA_VALUE, bytes));
-        });
-    }
-
-    /// Ends the rule unless the register is one of the bytes from the first to the last.
-    pub(crate) fn between(&mut self, register: Register, first: u8, last: u8) {
-        self.expression("range", |w| {
-            w.number(1, register.number());
-            w.number(2, 0);
-            w.nest(3, |w| w.attribute(DATA_VALUE, &[first]));
-            w.nest(4, |w| w.attribute(DATA_VALUE, &[last]));
         });
     }
 

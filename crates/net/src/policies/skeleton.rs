@@ -5,9 +5,9 @@
 //!         ├ of who began the connection ─► request ─┬► from a pod to itself: passes
 //!         └ of who was called ───────────► reply ───┼► egress-…: may the pod that began it send this? else it is dropped
 //!                                                   └► ingress-…: may the pod that was called receive this? else it is dropped
-//! input ─── errors of ICMP, replies and neighbour discovery pass ─► egress-request: may the pod send this to the node?
 //! ```
-//! `reply` asks the same with the sides of the packet exchanged. Packets that the node sends see none of this.
+//! `reply` asks the same with the sides of the packet exchanged. What a pod and its node send to each other sees none of this: that is
+//! always allowed (Kubernetes' documentation of NetworkPolicies: the exception to IP blocks).
 
 use super::elements::{Direction, Set};
 use crate::nft::batch::{Batch, Field, NewSet, SET_CONCAT, SET_INTERVAL, Writer};
@@ -18,16 +18,13 @@ use crate::services::Family;
 /// Raised with every change of what this module writes: a table of another version is replaced.
 const VERSION: u32 = 1;
 
-/// Hooks of `linux/netfilter.h`.
-const INPUT: u32 = 1;
+/// A hook of `linux/netfilter.h`.
 const FORWARD: u32 = 2;
 /// Behind destination translation (-100): the endpoint counts, not the Service. Before source translation (100).
 const BEFORE_FILTERS: i32 = -5;
 
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
-/// Router and neighbour solicitations and advertisements, and redirects.
-const NEIGHBOUR_DISCOVERY: (u8, u8) = (133, 137);
 
 pub(super) fn userdata() -> Vec<u8> {
     comment(format!("kube-pet policies {VERSION}").as_bytes())
@@ -64,39 +61,24 @@ pub(super) fn build(batch: &mut Batch<'_>) {
         batch.chain(of.name());
     }
     batch.filter_chain("forward", FORWARD, BEFORE_FILTERS);
-    batch.filter_chain("input", INPUT, BEFORE_FILTERS);
     for of in Of::ALL {
         both_sides(batch, of);
         for direction in Direction::ALL {
             one_side(batch, direction, of);
         }
     }
-    for hook in ["forward", "input"] {
-        for protocol in [ICMP, ICMPV6] {
-            batch.rule(hook, |w| {
-                w.protocol_is(protocol);
-                w.is_related();
-                w.accept();
-            });
-        }
+    for protocol in [ICMP, ICMPV6] {
+        batch.rule("forward", |w| {
+            w.protocol_is(protocol);
+            w.is_related();
+            w.accept();
+        });
     }
     batch.rule("forward", |w| {
         w.is_reply();
         w.goto(Of::Reply.name());
     });
     batch.rule("forward", |w| w.goto(Of::Request.name()));
-    // The node began the connection.
-    batch.rule("input", |w| {
-        w.is_reply();
-        w.accept();
-    });
-    batch.rule("input", |w| {
-        w.protocol_is(ICMPV6);
-        w.message_type(Register(0));
-        w.between(Register(0), NEIGHBOUR_DISCOVERY.0, NEIGHBOUR_DISCOVERY.1);
-        w.accept();
-    });
-    isolated(batch, "input", Direction::Egress, Of::Request);
 }
 
 fn check(direction: Direction, of: Of) -> String {
