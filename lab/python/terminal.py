@@ -1,7 +1,7 @@
 """Runs a program in a terminal of its own, as a person would: `terminal.py COLUMNSxROWS PROGRAM ARGUMENT…`.
 
 Lines of standard input drive it: `type TEXT` types a line, `resize COLUMNSxROWS` changes the terminal's size, `expect TEXT` waits until
-TEXT has been shown since the last `expect`. It ends with the program's exit code; 124 when something that is expected does not come.
+TEXT has been shown since the last `expect`; `insist TEXT KEYS` presses KEYS every two seconds until it has. It ends with the program's exit code; 124 when something that is expected does not come.
 """
 
 import fcntl
@@ -13,12 +13,17 @@ import sys
 import termios
 import time
 
-PATIENCE = 60
+# Less than its caller's, who wants to see what was shown.
+PATIENCE = 40
 
 
 def resize(terminal, size):
     columns, rows = (int(number) for number in size.split("x"))
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
+def press(terminal, keys):
+    os.write(terminal, keys.encode().decode("unicode_escape").encode())
 
 
 def main():
@@ -48,12 +53,17 @@ def main():
         if verb == "type":
             os.write(terminal, text.encode() + b"\n")
         elif verb == "keys":
-            os.write(terminal, text.encode().decode("unicode_escape").encode())
+            press(terminal, text)
         elif verb == "resize":
             resize(terminal, text)
-        elif verb == "expect":
-            deadline = time.monotonic() + PATIENCE
+        elif verb in ("expect", "insist"):
+            text, _, keys = text.partition(" ") if verb == "insist" else (text, "", "")
+            now = time.monotonic()
+            deadline, again = now + PATIENCE, now
             while text.encode() not in shown:
+                if keys and time.monotonic() >= again:
+                    press(terminal, keys)
+                    again = time.monotonic() + 2
                 if time.monotonic() > deadline or not read(1):
                     print(f"terminal.py: {text!r} did not come", file=sys.stderr)
                     sys.exit(124)
