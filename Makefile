@@ -16,7 +16,7 @@ CLUSTER ?= --dns
 LIST ?=
 REPORT ?= docs/conformance.md
 # The end-to-end tests mostly wait: more of them at once than there are processors.
-TEST_THREADS ?= 6
+TEST_THREADS ?= 5
 SUITE ?= trixie
 # What `make fuzz` runs, and for how long each.
 FUZZ_TARGETS ?= spdy_frames spdy_headers websocket_frames channel_json remote_command port_forward

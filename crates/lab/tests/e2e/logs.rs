@@ -92,14 +92,14 @@ async fn e2e_logs_survive_odd_bytes_and_long_lines() -> Result<()> {
 /// Numbered lines, fast, through several rotations: a client that follows gets each once, and so do the files that are kept.
 #[tokio::test]
 async fn e2e_logs_rotate_without_losing_a_line() -> Result<()> {
-    const LINES: usize = 800_000;
+    const LINES: usize = 500_000;
     let settings = |options: PetOptions| {
         let options = options.with("containerLogMaxSize", json!("1Mi")).with("containerLogMaxFiles", json!(4));
         options.with("containerLogMonitorInterval", json!("3s"))
     };
     let bed = Bed::own_with("logrotate", settings).await?;
     // 50 000 lines (3.5 MB) at a time, as fast as awk can.
-    let script = r#"n=0; while [ $n -lt 16 ]; do
+    let script = r#"n=0; while [ $n -lt 10 ]; do
         awk -v from=$((n * 50000 + 1)) 'BEGIN { for (i = from; i < from + 50000; i++) printf "%08d the quick brown fox jumps over the lazy dog\n", i }'
         n=$((n + 1)); sleep 1; done; sleep 3600"#;
     bed.pod("p", json!({"containers": [shell("c", script)]})).await?;
