@@ -225,7 +225,6 @@ fn netns_a_change_ends_connections_that_are_not_allowed_any_more() {
     };
     table.apply(&[(grant.clone(), true)]).unwrap();
     assert!(reaches(&peer, &pod) && reaches(&pod, &peer));
-    assert!(echoes(&mut stream) || !echoes(&mut stream), "whether TCP comes back in time is its own affair");
     table.apply(&[(grant, false)]).unwrap();
     assert!(!reaches(&pod, &peer), "an answer to what is not allowed");
     // A pod is isolated while it talks.
