@@ -52,7 +52,7 @@ async fn gone(pid: &Path) {
 
 #[tokio::test]
 async fn component_output_and_code_are_the_process_s() {
-    let machine = Machine::new("begin $$; echo out; echo err >&2; grep -o 'GREETING=[a-z]*' $document; exit 7");
+    let machine = Machine::new("greeting=$(grep -o 'GREETING=[a-z]*' $document); begin $$; echo out; echo $greeting; echo err >&2; exit 7");
     let (output, code) = machine.run().await.unwrap();
     assert_eq!(code, Ok(7));
     assert_eq!(String::from_utf8(output.joined()).unwrap(), "out\nGREETING=hello\nerr\n");
