@@ -18,9 +18,9 @@ mod profile;
 mod ranges;
 mod selector;
 
-pub use compiler::{Changes, Compiler, Element, Event};
-pub use grants::{Grant, Ports};
-pub use objects::{Direction, LocalPod, NamedPort, Peer, PeerPod, Peers, Policy, PolicyPort, PolicyRule, PortNumber};
+pub use compiler::{Changes, Compiler, Event};
+pub use kube_pet_rules::policies::{Direction, Element, Grant, Ports};
+pub use objects::{LocalPod, NamedPort, Peer, PeerPod, Peers, Policy, PolicyPort, PolicyRule, PortNumber};
 pub use parse::named_ports;
 pub use selector::{Labels, Selector};
 

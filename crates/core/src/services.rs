@@ -13,12 +13,12 @@ mod compiler;
 mod endpoints;
 mod host_ports;
 mod objects;
-mod rules;
 
 pub use compiler::{Changes, Compiler, Event, HealthCheck};
 pub use host_ports::host_ports;
+pub use kube_pet_rules::services::{Address, Forward, Frontend, Protocol, Rule};
+pub use kube_pet_rules::{Family, Network};
 pub use objects::{Endpoint, HostPort, Service, ServicePort, Slice, SlicePort};
-pub use rules::{Address, Family, Forward, Frontend, Network, Protocol, Rule};
 
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,10 @@ pub(crate) mod expressions;
 pub(crate) mod socket;
 pub(crate) mod table;
 
+use std::net::IpAddr;
+
+use kube_pet_rules::Family;
+
 /// Subsystems of `NETLINK_NETFILTER` (`linux/netfilter/nfnetlink.h`).
 pub(crate) const SUBSYSTEM_CTNETLINK: u16 = 1;
 pub(crate) const SUBSYSTEM_NFTABLES: u16 = 10;
@@ -90,6 +94,22 @@ pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
 /// The payload of one attribute.
 pub(crate) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(k, _)| *k == kind).map(|(_, payload)| payload)
+}
+
+/// An address as the kernel has it.
+pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+/// In the names of chains and sets.
+pub(crate) fn digit(family: Family) -> char {
+    match family {
+        Family::V4 => '4',
+        Family::V6 => '6',
+    }
 }
 
 /// A name as the kernel writes it, up to its zero.

@@ -16,8 +16,8 @@ use std::io;
 
 use tracing::warn;
 
-pub use crate::services::{Condition, Family, Protocol, Repaired};
-pub use elements::{Direction, Element, Grant, Ports};
+pub use crate::services::{Condition, Repaired};
+pub use kube_pet_rules::policies::{Direction, Element, Grant, Ports};
 
 use crate::nft::batch::{Batch, Element as Written};
 use crate::nft::socket::NetfilterSocket;

@@ -7,7 +7,6 @@
 mod conntrack;
 mod elements;
 mod kernel;
-mod rules;
 mod skeleton;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -17,8 +16,8 @@ use std::net::SocketAddr;
 use tracing::{debug, warn};
 
 pub use conntrack::set_timeouts;
-pub(crate) use rules::octets;
-pub use rules::{Address, Family, Forward, Frontend, Network, Protocol, Rule};
+pub use kube_pet_rules::services::{Address, Forward, Frontend, Protocol, Rule};
+pub use kube_pet_rules::{Family, Network};
 
 use crate::nft::batch::{Batch, Element};
 use crate::nft::socket::NetfilterSocket;

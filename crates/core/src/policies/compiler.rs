@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::grants::Grant;
-use super::objects::{Direction, LocalPod, PeerPod, Policy, PortNumber, namespace_of};
+use super::objects::{LocalPod, PeerPod, Policy, PortNumber, namespace_of};
 use super::profile::{Profile, ProfileKey, allowed, new_id};
 use super::selector::Labels;
+use kube_pet_rules::policies::{Direction, Element, Grant};
 
 /// What has happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,34 +28,6 @@ pub enum Event {
     Local(Arc<LocalPod>),
     /// The pod of this UID is no more on this node.
     LocalGone(Arc<str>),
-}
-
-/// A fact that the kernel should know.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Element {
-    /// In this direction the pod behind the link has only what its profile allows.
-    Isolated {
-        /// Which way.
-        direction: Direction,
-        /// The node's end of the pod's link.
-        link: Arc<str>,
-        /// The profile's number; a link has one of each direction.
-        profile: u32,
-    },
-    /// The pod behind the link is isolated, but not from itself.
-    Itself {
-        /// The node's end of the pod's link.
-        link: Arc<str>,
-    },
-    /// A profile allows this. Of one profile, those that are not exact do not overlap.
-    Allowed {
-        /// Which way.
-        direction: Direction,
-        /// The profile's number.
-        profile: u32,
-        /// What.
-        grant: Grant,
-    },
 }
 
 /// Elements that are to be there, or not to be there, from now on.

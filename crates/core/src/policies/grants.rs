@@ -5,48 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::compiler::World;
-use super::objects::{Direction, NamedPort, Peer, PeerPod, Peers, PolicyPort, PolicyRule, PortNumber, namespace_of};
+use super::objects::{NamedPort, Peer, PeerPod, Peers, PolicyPort, PolicyRule, PortNumber, namespace_of};
 use super::profile::ProfileKey;
 use super::ranges::{everything, without};
-use crate::services::{Family, Protocol};
-
-/// The other side's addresses, and the ports of the side that receives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Grant {
-    /// The first address.
-    pub first: IpAddr,
-    /// The last address.
-    pub last: IpAddr,
-    /// By what.
-    pub ports: Ports,
-}
-
-/// Which packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Ports {
-    /// All, of any protocol.
-    All,
-    /// Those with a destination port in this range.
-    Of {
-        /// The protocol.
-        protocol: Protocol,
-        /// The first port.
-        first: u16,
-        /// The last port.
-        last: u16,
-    },
-}
-
-impl Grant {
-    /// Whether it is one address, and one port or all: grants of this kind may overlap with others.
-    pub fn is_exact(&self) -> bool {
-        self.first == self.last
-            && match self.ports {
-                Ports::All => true,
-                Ports::Of { first, last, .. } => first == last,
-            }
-    }
-}
+use kube_pet_rules::policies::{Direction, Grant, Ports};
+use kube_pet_rules::{Family, Protocol};
 
 /// Several peers may be the reason of one grant.
 pub(super) type Counts = BTreeMap<Grant, u32>;

@@ -4,21 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::selector::{Labels, Selector};
-use crate::services::{Network, Protocol};
-
-/// Which way the pod is affected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Direction {
-    /// What the pod receives.
-    Ingress,
-    /// What the pod sends.
-    Egress,
-}
-
-impl Direction {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Ingress, Self::Egress];
-}
+use kube_pet_rules::policies::Direction;
+use kube_pet_rules::{Network, Protocol};
 
 /// A NetworkPolicy.
 #[derive(Clone, Debug, PartialEq, Eq)]

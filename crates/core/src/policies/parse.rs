@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::objects::{NamedPort, Peer, Peers, Policy, PolicyPort, PolicyRule, PortNumber};
 use crate::resources::is_sidecar;
-use crate::services::Protocol;
+use kube_pet_rules::Protocol;
 
 impl From<NetworkPolicy> for Policy {
     fn from(object: NetworkPolicy) -> Self {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
-use super::compiler::{Changes, Element};
-use super::grants::{Counts, Grant};
-use super::objects::{Direction, NamedPort};
+use super::compiler::Changes;
+use super::grants::Counts;
+use super::objects::NamedPort;
 use super::ranges::disjoint;
+use kube_pet_rules::policies::{Direction, Element, Grant};
 
 /// What pods have in common that have the same rules in a direction.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

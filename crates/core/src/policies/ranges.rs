@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::grants::{Grant, Ports};
-use crate::services::{Family, Network};
+use kube_pet_rules::policies::{Grant, Ports};
+use kube_pet_rules::{Family, Network};
 
 /// The same as the given grants together, without overlaps, in as few pieces as their borders allow: one result for one meaning.
 pub(super) fn disjoint<'a>(grants: impl IntoIterator<Item = &'a Grant>) -> BTreeSet<Grant> {
@@ -81,10 +81,8 @@ pub(super) fn everything(family: Family) -> (IpAddr, IpAddr) {
 }
 
 fn bounds(network: &Network) -> (u128, u128) {
-    let first = number(network.address);
-    let width: u32 = if network.address.is_ipv4() { 32 } else { 128 };
-    let host = width.saturating_sub(u32::from(network.prefix));
-    (first, first | 1_u128.checked_shl(host).map_or(u128::MAX, |size| size - 1))
+    let (first, last) = network.range();
+    (number(first), number(last))
 }
 
 fn number(address: IpAddr) -> u128 {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::endpoints::{self, Usable};
 use super::objects::{HostPort, Service, ServicePort, Slice};
-use super::rules::{Address, Family, Forward, Frontend, Network, Rule};
+use kube_pet_rules::services::{Address, Forward, Frontend, Rule};
+use kube_pet_rules::{Family, Network};
 
 /// Who has a claim on frontends. The order decides between two that are equal otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::claims::{self, Claim, Owner, Precedence};
 use super::objects::{HostPort, Service, Slice};
-use super::rules::{Family, Frontend, Rule};
+use kube_pet_rules::Family;
+use kube_pet_rules::services::{Frontend, Rule};
 
 /// What has happened.
 #[derive(Clone, Debug, PartialEq, Eq)]

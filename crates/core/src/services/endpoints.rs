@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::objects::{Endpoint, ServicePort, Slice};
-use super::rules::Family;
+use kube_pet_rules::Family;
 
 /// The endpoints that can be used for one port of a Service, sorted.
 #[derive(Debug, Default)]

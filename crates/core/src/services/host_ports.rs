@@ -3,8 +3,8 @@
 use k8s_openapi::api::core::v1::Pod;
 
 use super::objects::HostPort;
-use super::rules::Protocol;
 use crate::resources::is_sidecar;
+use kube_pet_rules::Protocol;
 
 /// The ports of the node that lead into the pod: those of all containers that run as long as it does. None in the host's
 /// network, where its ports are the node's already.

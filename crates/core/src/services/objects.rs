@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::rules::{Family, Network, Protocol};
+use kube_pet_rules::{Family, Network, Protocol};
 
 /// A Service.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,83 +2,10 @@
 
 use std::net::IpAddr;
 
-use crate::services::{Family, Protocol, octets};
+use kube_pet_rules::Family;
+use kube_pet_rules::policies::{Direction, Grant, Ports};
 
-/// Which way the pod is affected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Direction {
-    /// What it receives.
-    Ingress,
-    /// What it sends.
-    Egress,
-}
-
-impl Direction {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Ingress, Self::Egress];
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Ingress => "ingress",
-            Self::Egress => "egress",
-        }
-    }
-}
-
-/// What the table is told.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Element {
-    /// In this direction the pod behind the link has only what its profile allows. A link has one profile for each direction.
-    Isolated {
-        /// Which way.
-        direction: Direction,
-        /// The node's end of the pod's link.
-        link: String,
-        /// The profile's number.
-        profile: u32,
-    },
-    /// What the pod behind the link sends to itself passes.
-    Itself {
-        /// The node's end of the pod's link.
-        link: String,
-    },
-    /// A profile allows this. Of one profile, those that are ranges must not overlap.
-    Allowed {
-        /// Which way.
-        direction: Direction,
-        /// The profile's number.
-        profile: u32,
-        /// What.
-        grant: Grant,
-    },
-}
-
-/// The other side's addresses, and the ports of the side that receives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Grant {
-    /// The first address.
-    pub first: IpAddr,
-    /// The last address, of the same family.
-    pub last: IpAddr,
-    /// By what.
-    pub ports: Ports,
-}
-
-/// Which packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Ports {
-    /// All, of any protocol.
-    All,
-    /// Those with a destination port in this range.
-    Of {
-        /// The protocol.
-        protocol: Protocol,
-        /// The first port.
-        first: u16,
-        /// The last port.
-        last: u16,
-    },
-}
+use crate::nft::{digit, octets};
 
 /// A set or map of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -108,7 +35,7 @@ impl Set {
     }
 
     pub(super) fn name(self) -> String {
-        let named = |direction: Direction, family: Family, what: &str| format!("{}{}-{what}", direction.name(), family.digit());
+        let named = |direction: Direction, family: Family, what: &str| format!("{}{}-{what}", direction.name(), digit(family));
         match self {
             Self::Isolated(direction) => direction.name().to_owned(),
             Self::Itself => "itself".to_owned(),

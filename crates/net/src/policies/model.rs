@@ -3,14 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::elements::{Direction, Element, Grant, Place, allowed, isolated, itself};
+use kube_pet_rules::policies::{Direction, Element, Grant};
+use std::sync::Arc;
+
+use super::elements::{Place, allowed, isolated, itself};
 
 type Profile = (Direction, u32);
 
 /// What is wanted.
 #[derive(Default)]
 pub(super) struct Model {
-    links: BTreeMap<Profile, BTreeSet<String>>,
+    links: BTreeMap<Profile, BTreeSet<Arc<str>>>,
     grants: BTreeMap<Profile, BTreeSet<Grant>>,
 }
 

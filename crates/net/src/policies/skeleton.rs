@@ -9,11 +9,12 @@
 //! `reply` asks the same with the sides of the packet exchanged. What a pod and its node send to each other sees none of this: that is
 //! always allowed (Kubernetes' documentation of NetworkPolicies: the exception to IP blocks).
 
-use super::elements::{Direction, Set};
+use super::elements::Set;
 use crate::nft::batch::{Batch, Field, NewSet, SET_CONCAT, SET_INTERVAL, Writer};
 use crate::nft::expressions::{Meta, Register};
 use crate::nft::table::comment;
-use crate::services::Family;
+use kube_pet_rules::Family;
+use kube_pet_rules::policies::Direction;
 
 /// Raised with every change of what this module writes: a table of another version is replaced.
 const VERSION: u32 = 1;

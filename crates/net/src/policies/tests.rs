@@ -8,6 +8,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
+use kube_pet_rules::Protocol;
+
 use super::*;
 use crate::pod_links::tests::{Scene, ip};
 
@@ -316,8 +318,8 @@ fn change() -> impl Strategy<Value = (Element, bool)> {
     };
     let link = (0_u8..3).prop_map(|n| format!("kp{n}"));
     let element = prop_oneof![
-        2 => (direction.clone(), link.clone(), 0_u32..3).prop_map(|(direction, link, profile)| Element::Isolated { direction, link, profile }),
-        1 => link.prop_map(|link| Element::Itself { link }),
+        2 => (direction.clone(), link.clone(), 0_u32..3).prop_map(|(direction, link, profile)| Element::Isolated { direction, link: link.into(), profile }),
+        1 => link.prop_map(|link| Element::Itself { link: link.into() }),
         4 => (direction, 0_u8..3, (0_u8..4, any::<bool>(), 0_u16..5)).prop_map(move |(direction, profile, what)| Element::Allowed {
             direction,
             profile: profile.into(),

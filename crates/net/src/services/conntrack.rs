@@ -8,10 +8,11 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use super::rules::{Address, Family, Frontend, Protocol};
 use crate::addresses::host_addresses;
 use crate::nft::socket::NetfilterSocket;
 use crate::nft::{IPV4, IPV6, SUBSYSTEM_CTNETLINK, find};
+use kube_pet_rules::Family;
+use kube_pet_rules::services::{Address, Frontend, Protocol};
 
 /// `IPCTNL_MSG_CT_GET`, `IPCTNL_MSG_CT_DELETE` and `CTA_…` of `linux/netfilter/nfnetlink_conntrack.h`.
 const GET: u16 = SUBSYSTEM_CTNETLINK << 8 | 1;

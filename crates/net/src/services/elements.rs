@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 
-use super::rules::{Address, Family, Forward, Frontend, Network, Protocol, Rule, octets};
+use crate::nft::{digit, octets};
+use kube_pet_rules::services::{Address, Forward, Frontend, Protocol, Rule};
+use kube_pet_rules::{Family, Network};
 
 /// Where a packet's rule is looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,7 +39,7 @@ impl Lane {
     /// `service4`, `node-port6-inside`: the beginning of names of chains and sets.
     pub(super) fn name(self) -> String {
         let to = prefix(self.to);
-        format!("{to}{}{}", self.family.digit(), if self.inside { "-inside" } else { "" })
+        format!("{to}{}{}", digit(self.family), if self.inside { "-inside" } else { "" })
     }
 }
 
@@ -78,7 +80,7 @@ pub(super) enum Set {
 
 impl Set {
     pub(super) fn name(self) -> String {
-        let named = |family: Family, to, what: &str| format!("{}{}-{what}", prefix(to), family.digit());
+        let named = |family: Family, to, what: &str| format!("{}{}-{what}", prefix(to), digit(family));
         match self {
             Self::Count(lane, count) => format!("{}-of-{count}", lane.name()),
             Self::Endpoints(lane) => format!("{}-endpoints", lane.name()),
@@ -89,9 +91,9 @@ impl Set {
             Self::Clients(family, to) => named(family, to, "clients"),
             Self::Restricted(family, to) => named(family, to, "restricted"),
             Self::Sources(family, to) => named(family, to, "sources"),
-            Self::Addresses(family) => format!("addresses{}", family.digit()),
-            Self::Closed(family) => format!("closed{}", family.digit()),
-            Self::Hairpin(family) => format!("hairpin{}", family.digit()),
+            Self::Addresses(family) => format!("addresses{}", digit(family)),
+            Self::Closed(family) => format!("closed{}", digit(family)),
+            Self::Hairpin(family) => format!("hairpin{}", digit(family)),
         }
     }
 
@@ -269,9 +271,9 @@ pub(super) fn elements(frontend: &Frontend, rule: &Rule, local: &[Network]) -> E
                 own(Set::Restricted(family, to), &key, Vec::new());
             }
             for source in minimal(sources, family) {
-                let (first, last) = source.bounds();
+                let (first, last) = source.range();
                 let ends = |bound: Vec<u8>| [key.clone(), bound].concat().into();
-                let place = Place { set: Set::Sources(family, to), key: ends(first), end: ends(last) };
+                let place = Place { set: Set::Sources(family, to), key: ends(octets(first)), end: ends(octets(last)) };
                 found.own.push((place, Box::default()));
             }
             for endpoint in endpoints.iter().chain(inside.iter().flatten()).filter(|e| local.iter().any(|n| n.contains(e.ip()))) {

@@ -16,9 +16,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Config;
 use super::elements::{Lane, Set, To};
-use super::rules::{Family, Network, octets};
 use crate::nft::batch::{Batch, Field, NewSet, SET_CONCAT, SET_EVAL, SET_INTERVAL, SET_MAP, SET_TIMEOUT, Writer};
 use crate::nft::expressions::{Meta, Original, Register};
+use crate::nft::{digit, octets};
+use kube_pet_rules::{Family, Network};
 
 /// Raised with every change of what this module writes: a table of another version is replaced.
 pub(super) const VERSION: u32 = 2;
@@ -129,7 +130,7 @@ pub(super) fn build(batch: &mut Batch<'_>, config: &Config, userdata: &[u8]) {
 
 fn chain_names() -> Vec<String> {
     let mut names = vec!["refuse".to_owned()];
-    for family in Family::ALL.map(Family::digit) {
+    for family in Family::ALL.map(digit) {
         names.extend(["dispatch", "masquerade", "remember", "world"].map(|chain| format!("{chain}{family}")));
         names.push(format!("dispatch{family}-inside"));
     }
@@ -144,7 +145,7 @@ fn chain_names() -> Vec<String> {
 
 /// From the hooks to the chains of a family.
 fn hooks(batch: &mut Batch<'_>, config: &Config, family: Family) {
-    let digit = family.digit();
+    let digit = digit(family);
     batch.rule("prerouting", |w| {
         w.family_is(is_v6(family));
         w.meta(Meta::InputName, Register(0));
@@ -180,7 +181,7 @@ fn hooks(batch: &mut Batch<'_>, config: &Config, family: Family) {
 /// No endpoint stands for the whole of an address, so the node answers a ping: it must not be sent out to where the address is nobody's.
 /// A link without an address of IPv6 but its own network's drops it.
 fn echo(batch: &mut Batch<'_>, family: Family, inside: bool) {
-    batch.rule(&format!("dispatch{}{}", family.digit(), if inside { "-inside" } else { "" }), |w| {
+    batch.rule(&format!("dispatch{}{}", digit(family), if inside { "-inside" } else { "" }), |w| {
         w.meta(Meta::Protocol, Register(0));
         // `IPPROTO_ICMP`, `IPPROTO_ICMPV6`
         w.compare(Register(0), true, &[if is_v6(family) { 58 } else { 1 }]);
@@ -191,7 +192,7 @@ fn echo(batch: &mut Batch<'_>, family: Family, inside: bool) {
 }
 
 fn dispatch(batch: &mut Batch<'_>, config: &Config, family: Family, inside: bool) {
-    let digit = family.digit();
+    let digit = digit(family);
     let chain = format!("dispatch{digit}{}", if inside { "-inside" } else { "" });
     batch.rule(&chain, |w| {
         destination(w, family, Register(0));
@@ -274,7 +275,7 @@ fn lane_rules(batch: &mut Batch<'_>, lane: Lane) {
 }
 
 fn masquerade(batch: &mut Batch<'_>, config: &Config, family: Family) {
-    let chain = format!("masquerade{}", family.digit());
+    let chain = format!("masquerade{}", digit(family));
     // The machine speaks to itself.
     batch.rule(&chain, |w| {
         w.meta(Meta::OutputName, Register(0));
@@ -306,7 +307,7 @@ fn masquerade(batch: &mut Batch<'_>, config: &Config, family: Family) {
 
 /// From pods to what is not of the cluster.
 fn world(batch: &mut Batch<'_>, config: &Config, family: Family) {
-    let chain = format!("world{}", family.digit());
+    let chain = format!("world{}", digit(family));
     let Some(cluster) = &config.masquerade_except else { return };
     batch.rule(&chain, |w| {
         w.meta(Meta::InputName, Register(0));
@@ -331,8 +332,8 @@ fn world(batch: &mut Batch<'_>, config: &Config, family: Family) {
 /// Ends the rule unless the address in the first registers belongs to the network.
 fn within(w: &mut Writer, network: &Network) {
     if network.prefix > 0 {
-        w.mask(Register(0), &network.mask());
-        w.compare(Register(0), true, &network.bounds().0);
+        w.mask(Register(0), &octets(network.mask()));
+        w.compare(Register(0), true, &octets(network.range().0));
     }
 }
 
@@ -377,7 +378,7 @@ pub(super) fn remove_sets(batch: &mut Batch<'_>, unused: &BTreeSet<Set>, stay: &
 fn chain_of(set: Set) -> Option<String> {
     match set {
         Set::Count(lane, _) => Some(format!("{}-pick", lane.name())),
-        Set::Affinity(family, ..) => Some(format!("remember{}", family.digit())),
+        Set::Affinity(family, ..) => Some(format!("remember{}", digit(family))),
         _ => None,
     }
 }

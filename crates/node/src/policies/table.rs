@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use kube_pet_core::policies::{Direction, Element, Grant, Ports};
-use kube_pet_core::services::Protocol;
+use kube_pet_core::policies::{Direction, Element};
 use kube_pet_net::policies as kernel;
 
 /// Where tables are. Calls are synchronous and short.
@@ -74,20 +73,19 @@ impl Kernel for NfTables {
 
 impl Table for kernel::PolicyTable {
     fn apply(&mut self, changes: &[(Element, bool)]) -> Result<(), TableError> {
-        let changes: Vec<_> = changes.iter().map(|(one, there)| (element(one), *there)).collect();
-        Ok(self.apply(&changes)?)
+        Ok(self.apply(changes)?)
     }
 
     fn reconcile(&mut self, elements: &BTreeSet<Element>) -> Result<usize, TableError> {
-        Ok(count(self.reconcile(&elements.iter().map(element).collect())?))
+        Ok(count(self.reconcile(elements)?))
     }
 
     fn adopt(&mut self) -> Result<(), TableError> {
         Ok(self.adopt()?)
     }
 
-    fn isolates(&self, link: &str, of: Direction) -> bool {
-        self.isolates(link, direction(of))
+    fn isolates(&self, link: &str, direction: Direction) -> bool {
+        self.isolates(link, direction)
     }
 
     fn repair(&mut self) -> Result<usize, TableError> {
@@ -101,36 +99,4 @@ impl Table for kernel::PolicyTable {
 fn count(repaired: kernel::Repaired) -> usize {
     let kernel::Repaired { rebuilt, added, removed } = repaired;
     usize::from(rebuilt) + added + removed
-}
-
-fn direction(direction: Direction) -> kernel::Direction {
-    match direction {
-        Direction::Ingress => kernel::Direction::Ingress,
-        Direction::Egress => kernel::Direction::Egress,
-    }
-}
-
-fn element(element: &Element) -> kernel::Element {
-    match element {
-        Element::Isolated { direction: of, link, profile } => {
-            kernel::Element::Isolated { direction: direction(*of), link: link.to_string(), profile: *profile }
-        }
-        Element::Itself { link } => kernel::Element::Itself { link: link.to_string() },
-        Element::Allowed { direction: of, profile, grant: Grant { first, last, ports } } => {
-            let ports = match *ports {
-                Ports::All => kernel::Ports::All,
-                Ports::Of { protocol, first, last } => kernel::Ports::Of { protocol: self::protocol(protocol), first, last },
-            };
-            let grant = kernel::Grant { first: *first, last: *last, ports };
-            kernel::Element::Allowed { direction: direction(*of), profile: *profile, grant }
-        }
-    }
-}
-
-fn protocol(protocol: Protocol) -> kernel::Protocol {
-    match protocol {
-        Protocol::Tcp => kernel::Protocol::Tcp,
-        Protocol::Udp => kernel::Protocol::Udp,
-        Protocol::Sctp => kernel::Protocol::Sctp,
-    }
 }

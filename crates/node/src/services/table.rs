@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kube_pet_core::services::{Address, Family, Forward, Frontend, Network, Protocol, Rule};
+use kube_pet_core::services::{Frontend, Network, Rule};
 use kube_pet_net::services as kernel;
 pub use kube_pet_net::services::Condition;
 
@@ -87,12 +87,11 @@ impl KernelTable {
 
 fn open(options: &TableOptions) -> Result<kernel::ServiceTable, kernel::ServiceTableError> {
     let TableOptions { name, link_prefix, pods, loopback, rank, masquerade_except } = options;
-    let networks = |networks: &[Network]| networks.iter().map(network).collect::<Vec<_>>();
     kernel::ServiceTable::open(kernel::Config {
         table: name.clone(),
         pod_links: link_prefix.clone(),
-        local_pods: networks(pods),
-        masquerade_except: masquerade_except.as_deref().map(networks),
+        local_pods: pods.clone(),
+        masquerade_except: masquerade_except.clone(),
         node_addresses: None,
         loopback: *loopback,
         rank: *rank,
@@ -101,13 +100,11 @@ fn open(options: &TableOptions) -> Result<kernel::ServiceTable, kernel::ServiceT
 
 impl Table for KernelTable {
     fn apply(&mut self, changes: &[(Frontend, Option<Rule>)]) -> Result<(), TableError> {
-        let changes: Vec<_> = changes.iter().map(|(f, r)| (frontend(f), r.as_ref().map(rule))).collect();
-        Ok(self.0.apply(&changes)?)
+        Ok(self.0.apply(changes)?)
     }
 
     fn reconcile(&mut self, rules: &BTreeMap<Frontend, Rule>) -> Result<usize, TableError> {
-        let rules: BTreeMap<_, _> = rules.iter().map(|(f, r)| (frontend(f), rule(r))).collect();
-        Ok(count(self.0.reconcile(&rules)?))
+        Ok(count(self.0.reconcile(rules)?))
     }
 
     fn verify(&mut self) -> Result<Condition, TableError> {
@@ -122,40 +119,4 @@ impl Table for KernelTable {
 fn count(repaired: kernel::Repaired) -> usize {
     let kernel::Repaired { rebuilt, added, removed } = repaired;
     usize::from(rebuilt) + added + removed
-}
-
-fn network(network: &Network) -> kernel::Network {
-    kernel::Network { address: network.address, prefix: network.prefix }
-}
-
-fn frontend(frontend: &Frontend) -> kernel::Frontend {
-    let Frontend { address, protocol, port } = *frontend;
-    kernel::Frontend {
-        address: match address {
-            Address::Ip(ip) => kernel::Address::Ip(ip),
-            Address::Node(Family::V4) => kernel::Address::Node(kernel::Family::V4),
-            Address::Node(Family::V6) => kernel::Address::Node(kernel::Family::V6),
-            Address::Rest(ip) => kernel::Address::Rest(ip),
-        },
-        protocol: match protocol {
-            Protocol::Tcp => kernel::Protocol::Tcp,
-            Protocol::Udp => kernel::Protocol::Udp,
-            Protocol::Sctp => kernel::Protocol::Sctp,
-        },
-        port,
-    }
-}
-
-fn rule(rule: &Rule) -> kernel::Rule {
-    match rule {
-        Rule::Reject => kernel::Rule::Reject,
-        Rule::Drop => kernel::Rule::Drop,
-        Rule::Forward(Forward { endpoints, inside, masquerade, affinity, sources }) => kernel::Rule::Forward(kernel::Forward {
-            endpoints: endpoints.clone(),
-            inside: inside.clone(),
-            masquerade: *masquerade,
-            affinity: *affinity,
-            sources: sources.iter().map(network).collect(),
-        }),
-    }
 }
