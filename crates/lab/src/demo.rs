@@ -54,6 +54,7 @@ impl Demo {
         say("\n# Logs and Events");
         let pod = self.pods().await?.remove(0).0;
         self.kubectl(&format!("logs {pod} --tail 3")).await?;
+        self.started_is_told(&pod).await?;
         self.kubectl(&format!("describe pod {pod}")).await?;
         say("\n# Up to ten replicas, and back");
         self.kubectl("scale deployment hello --replicas 10").await?;
@@ -88,6 +89,17 @@ impl Demo {
         eventually(Duration::from_secs(90), "old pods are gone", || async {
             let pods = self.pods().await?;
             ensure!(pods.len() == count, "{} pods", pods.len());
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits for the Event of a pod's start, which is on its way for a moment after the pod is ready.
+    async fn started_is_told(&self, pod: &str) -> Result<()> {
+        let selector = format!("involvedObject.name={pod},reason=Started");
+        eventually(Duration::from_secs(30), &format!("the start of {pod} is told"), || async {
+            let events = self.lab.kubectl(&["get", "events", "-o", "name", "--field-selector", &selector]).await?;
+            ensure!(!events.trim().is_empty(), "no such Event");
             Ok(())
         })
         .await
