@@ -5,7 +5,8 @@
 //!            └ else ────────────────────► dispatch4 ────────┤
 //! output ───────────────────────────────► dispatch4-inside ─┤
 //!      an address of a frontend ► service4[-inside], an address of the node ► node-port4[-inside]
-//!          may the client? does it have an endpoint already? ► …-pick: one rule for each number of endpoints ► dropped, refused
+//!          may the client? does it have an endpoint already? ► …-pick: one rule for each number of endpoints ► its first endpoint
+//!          ► dropped, refused
 //! postrouting ─► remember the client's endpoint ─► masquerade: what could not come back, what endpoints must not see, pods to the world
 //! input ───────► remember the client's endpoint
 //! ```
@@ -22,7 +23,7 @@ use crate::nft::{digit, octets};
 use kube_pet_rules::{Family, Network};
 
 /// Raised with every change of what this module writes: a table of another version is replaced.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 
 /// Hooks of `linux/netfilter.h`.
 const PREROUTING: u32 = 0;
@@ -236,7 +237,7 @@ fn lane_rules(batch: &mut Batch<'_>, lane: Lane) {
         w.value_of(&Set::Clients(family, to).name());
         w.translate_destination(is_v6(family));
     });
-    batch.rule(&name, |w| w.jump(&format!("{name}-pick")));
+    pick_any(batch, &name, lane);
     batch.rule(&name, |w| {
         frontend(w, family, to, 0);
         w.in_set(&Set::Drop(lane).name());
@@ -244,7 +245,7 @@ fn lane_rules(batch: &mut Batch<'_>, lane: Lane) {
     });
     if inside {
         // Where nothing is said for the inside, the outside's holds.
-        batch.rule(&name, |w| w.jump(&format!("{}-pick", outside.name())));
+        pick_any(batch, &name, outside);
         batch.rule(&name, |w| {
             frontend(w, family, to, 0);
             w.in_set(&Set::Drop(outside).name());
@@ -392,16 +393,27 @@ fn look_into(batch: &mut Batch<'_>, set: Set, name: &str) {
     }
 }
 
+/// The rules for each number of endpoints, and then the first endpoint: each lookup sees the elements of its own moment, so a packet that
+/// a change overtakes may find its frontend neither in the set of before nor in that of after, or not the endpoint that was drawn.
+fn pick_any(batch: &mut Batch<'_>, chain: &str, lane: Lane) {
+    batch.rule(chain, |w| w.jump(&format!("{}-pick", lane.name())));
+    batch.rule(chain, |w| first_endpoints(w, lane, 1));
+}
+
+/// To one of so many first endpoints; the rule ends if there are none.
+fn first_endpoints(w: &mut Writer, lane: Lane, count: u16) {
+    let next = frontend(w, lane.family, lane.to, 0);
+    w.random(u32::from(count), Register(next));
+    w.value_of(&Set::Endpoints(lane).name());
+    w.translate_destination(is_v6(lane.family));
+}
+
 fn pick(batch: &mut Batch<'_>, chain: &str, lane: Lane, count: u16, name: &str) {
-    let Lane { family, to, .. } = lane;
     batch.rule(chain, |w| {
-        let next = frontend(w, family, to, 0);
+        frontend(w, lane.family, lane.to, 0);
         w.in_set(name);
         // A lookup leaves its key as it was, but `nft` lists a rule only where each key is loaded for itself.
-        frontend(w, family, to, 0);
-        w.random(u32::from(count), Register(next));
-        w.value_of(&Set::Endpoints(lane).name());
-        w.translate_destination(is_v6(family));
+        first_endpoints(w, lane, count);
     });
 }
 

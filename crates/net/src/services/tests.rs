@@ -3,6 +3,7 @@
 mod leftovers;
 mod loopback;
 mod many;
+mod overtaken;
 mod property;
 mod refused;
 
@@ -298,15 +299,16 @@ fn netns_another_start_changes_nothing_and_what_others_did_is_put_right() {
     let mut second = net.table(config());
     assert_eq!(second.reconcile(&rules).unwrap(), Repaired::default());
     assert_eq!(first.verify().unwrap(), Condition::Intact, "reading is no change");
-    // An element is taken away.
+    // Elements are taken away: the frontend's number of endpoints, and its first one.
     let key = frontend_key(&vip(VIP, Protocol::Tcp, 80));
     let lane = Lane { family: Family::V4, to: To::Address, inside: false };
     let mut batch = Batch::new("kube-pet-test");
     batch.delete(&Set::Count(lane, 2).name(), Element { key: &key, end: &[], value: &[] });
+    batch.delete(&Set::Endpoints(lane).name(), Element { key: &endpoint_key(&key, 0), end: &[], value: &[] });
     first.socket.commit(batch).unwrap();
     assert!(net.dropped("outside", at(VIP, 80)));
     assert_eq!(second.verify().unwrap(), Condition::Touched);
-    assert_eq!(second.repair().unwrap(), Repaired { rebuilt: false, added: 1, removed: 0 });
+    assert_eq!(second.repair().unwrap(), Repaired { rebuilt: false, added: 2, removed: 0 });
     assert!(net.ask("outside", at(VIP, 80)).is_ok());
     // The rules are.
     let mut batch = Batch::new("kube-pet-test");
