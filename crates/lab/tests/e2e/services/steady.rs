@@ -68,7 +68,11 @@ async fn e2e_no_connection_is_lost_while_the_agent_is_killed_and_endpoints_chang
         if kill % 2 == 0 {
             tokio::time::sleep(Duration::from_millis(600)).await;
         } else {
-            kube_pet_lab::eventually(SOON, "the rules are compared", || async { Ok(ensure!(compared(&bed) > before)) }).await?;
+            kube_pet_lab::eventually(SOON, "the rules are compared", || async {
+                ensure!(compared(&bed) > before);
+                Ok(())
+            })
+            .await?;
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
         bed.pet.kill_agent().await?;

@@ -30,7 +30,7 @@ fn netns_no_connection_is_refused_while_endpoints_change() {
         let asked = (0..20_000).map(|_| net.ask("node", at(VIP, 80)));
         let failed: Vec<_> = asked.filter_map(Result::err).map(|error| error.to_string()).collect();
         done.store(true, Ordering::Relaxed);
-        assert!(changes.join().unwrap() > 1000);
+        assert!(changes.join().unwrap() > 100);
         failed
     });
     assert!(failed.is_empty(), "{} of 20000: {failed:?}", failed.len());
