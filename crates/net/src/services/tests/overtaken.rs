@@ -6,6 +6,17 @@ use super::*;
 
 #[test]
 fn netns_no_connection_is_refused_while_endpoints_change() {
+    changes_refuse_nothing(forward);
+}
+
+#[test]
+fn netns_no_connection_is_refused_while_endpoints_of_the_inside_change() {
+    // Nobody is where traffic from outside would go.
+    let outside = || vec![at(POD2, 9)];
+    changes_refuse_nothing(|few| Rule::Forward(Forward { endpoints: outside(), inside: Some(few.to_vec()), ..Forward::default() }));
+}
+
+fn changes_refuse_nothing(rule: impl Fn(&[SocketAddr]) -> Rule + Sync) {
     let net = Net::new();
     let mut table = net.table(config());
     let (served, rest) = (vip(VIP, Protocol::Tcp, 80), Frontend::rest(ip(VIP)));
@@ -13,15 +24,15 @@ fn netns_no_connection_is_refused_while_endpoints_change() {
     for (pod, place) in [("pod1", "one"), ("pod2", "two")] {
         net.serve(pod, place, 8081);
     }
-    table.reconcile(&desired(&[(served, forward(&endpoints)), (rest, Rule::Reject)])).unwrap();
-    let (net, done) = (&net, &AtomicBool::new(false));
+    table.reconcile(&desired(&[(served, rule(&endpoints)), (rest, Rule::Reject)])).unwrap();
+    let (net, done, rule) = (&net, &AtomicBool::new(false), &rule);
     let failed = std::thread::scope(|threads| {
         let changes = threads.spawn(move || {
             net.within("node", || {
                 let mut changes = 0;
                 while !done.load(Ordering::Relaxed) {
                     let few = [&endpoints[..], &endpoints[..1], &endpoints[1..], &endpoints[2..3]][changes % 4];
-                    table.apply(&[(served, Some(forward(few)))]).unwrap();
+                    table.apply(&[(served, Some(rule(few)))]).unwrap();
                     changes += 1;
                 }
                 changes
