@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use kube_pet_host::mounts;
 use kube_pet_host::namespaces::{self, Kind};
-use kube_pet_net::services::{Address, Config, Forward, Frontend, Network, Protocol, Repaired, Rule, ServiceTable};
+use kube_pet_net::services::{Address, Config, Forward, Frontend, Network, Protocol, Rule, ServiceTable};
+use kube_pet_net::tables::{OwnChanges, Repaired};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -33,7 +34,7 @@ fn main() -> Result<(), Failure> {
 fn run(netns: &Path) -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.iter().any(|a| a == "--list") {
-        ServiceTable::open(config())?.reconcile(&example())?;
+        ServiceTable::open(config(), OwnChanges::default())?.reconcile(&example())?;
         println!("nsenter --net={} nft list ruleset", netns.display());
         std::thread::sleep(Duration::from_secs(3600));
         return Ok(());
@@ -86,7 +87,7 @@ fn example() -> BTreeMap<Frontend, Rule> {
 
 fn measure(count: u32) -> Result<(), Failure> {
     let before = kernel_bytes();
-    let mut table = ServiceTable::open(config())?;
+    let mut table = ServiceTable::open(config(), OwnChanges::default())?;
     let rules: BTreeMap<Frontend, Rule> = (0..count).map(|n| (frontend(n), rule(n * ENDPOINTS))).collect();
     let resident = resident_bytes();
     let start = Instant::now();
@@ -110,7 +111,7 @@ fn measure(count: u32) -> Result<(), Failure> {
     }
     let desired = table.rules().clone();
     let start = Instant::now();
-    let again = ServiceTable::open(config())?.reconcile(&desired)?;
+    let again = ServiceTable::open(config(), OwnChanges::default())?.reconcile(&desired)?;
     let again_in = start.elapsed();
     if again != Repaired::default() {
         return Err(format!("a second start changed something: {again:?}").into());

@@ -9,5 +9,6 @@ mod nft;
 pub mod pod_links;
 pub mod policies;
 pub mod services;
+pub mod tables;
 
 pub use netlink::NetlinkError;

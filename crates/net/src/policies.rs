@@ -16,38 +16,21 @@ use std::io;
 
 use tracing::warn;
 
-pub use crate::services::{Condition, Repaired};
 pub use kube_pet_rules::policies::{Direction, Element, Grant, Ports};
 
 use crate::nft::batch::{Batch, Element as Written};
-use crate::nft::socket::NetfilterSocket;
 use crate::nft::{INET, attribute, find, message, table, text};
+use crate::tables::{Condition, OwnChanges, OwnTable, Repaired, TableError, Unusable};
 use elements::{Place, Set, isolated};
 use model::Model;
-
-/// The kernel refused a request.
-#[derive(Debug, thiserror::Error)]
-#[error("{doing} of nf_tables {table:?}: {source}")]
-pub struct PolicyTableError {
-    doing: &'static str,
-    table: String,
-    #[source]
-    source: io::Error,
-}
 
 type Content = BTreeSet<Place>;
 
 /// The table, and what it should hold. Every call is synchronous, and is made in the network namespace in which it was opened.
 pub struct PolicyTable {
-    socket: NetfilterSocket,
-    table: String,
+    table: OwnTable,
     model: Model,
     wanted: Content,
-    /// That of the last reading or writing, if nobody else has changed anything since.
-    generation: u32,
-    handle: Option<u64>,
-    /// Whether what the kernel has is known.
-    known: bool,
 }
 
 impl PolicyTable {
@@ -55,25 +38,15 @@ impl PolicyTable {
     ///
     /// # Errors
     /// When the kernel cannot be talked to.
-    pub fn open(table: &str) -> Result<Self, PolicyTableError> {
-        let failed = |source| PolicyTableError { doing: "opening the netlink socket", table: table.to_owned(), source };
-        let socket = NetfilterSocket::open().map_err(failed)?;
-        Ok(Self {
-            socket,
-            table: table.to_owned(),
-            model: Model::default(),
-            wanted: Content::new(),
-            generation: 0,
-            handle: None,
-            known: false,
-        })
+    pub fn open(table: &str, changes: OwnChanges) -> Result<Self, TableError> {
+        Ok(Self { table: OwnTable::open(table, changes)?, model: Model::default(), wanted: Content::new() })
     }
 
     /// Makes the kernel have exactly these elements, and changes only what differs. In one step, or not at all.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn reconcile(&mut self, elements: &BTreeSet<Element>) -> Result<Repaired, PolicyTableError> {
+    pub fn reconcile(&mut self, elements: &BTreeSet<Element>) -> Result<Repaired, TableError> {
         self.model = Model::default();
         let elements: Vec<_> = elements.iter().map(|element| (element.clone(), true)).collect();
         self.wanted = self.model.apply(&elements).into_keys().collect();
@@ -84,7 +57,7 @@ impl PolicyTable {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn adopt(&mut self) -> Result<(), PolicyTableError> {
+    pub fn adopt(&mut self) -> Result<(), TableError> {
         self.model = Model::default();
         self.wanted = self.read()?.unwrap_or_default();
         self.repair().map(drop)
@@ -94,10 +67,8 @@ impl PolicyTable {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn repair(&mut self) -> Result<Repaired, PolicyTableError> {
-        self.known = false;
-        // Before reading: what others change meanwhile makes another repair due.
-        self.generation = table::generation(&mut self.socket).map_err(|e| self.failed("asking for the generation", e))?;
+    pub fn repair(&mut self) -> Result<Repaired, TableError> {
+        self.table.begin_reading()?;
         let read = self.read()?;
         let rebuild = read.as_ref().err().copied();
         let found = read.unwrap_or_default();
@@ -113,7 +84,7 @@ impl PolicyTable {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn apply(&mut self, changes: &[(Element, bool)]) -> Result<(), PolicyTableError> {
+    pub fn apply(&mut self, changes: &[(Element, bool)]) -> Result<(), TableError> {
         let (mut remove, mut add) = (Vec::new(), Vec::new());
         for (place, there) in self.model.apply(changes) {
             if there && self.wanted.insert(place.clone()) {
@@ -122,7 +93,7 @@ impl PolicyTable {
                 remove.push(place);
             }
         }
-        if self.known {
+        if self.table.is_known() {
             match self.commit(&remove, &add, None) {
                 Ok(()) => return Ok(()),
                 Err(error) => warn!(%error, "the table is not as it was left; it is read again"),
@@ -135,13 +106,8 @@ impl PolicyTable {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn verify(&mut self) -> Result<Condition, PolicyTableError> {
-        let generation = table::generation(&mut self.socket).map_err(|e| self.failed("asking for the generation", e))?;
-        if self.known && self.generation == generation {
-            return Ok(Condition::Intact);
-        }
-        let handle = table::handle(&mut self.socket, &self.table).map_err(|e| self.failed("asking for the table", e))?;
-        Ok(if handle.is_none() || handle != self.handle { Condition::Gone } else { Condition::Touched })
+    pub fn verify(&mut self) -> Result<Condition, TableError> {
+        self.table.condition()
     }
 
     /// Whether the pod behind the link should be isolated in the direction.
@@ -153,77 +119,53 @@ impl PolicyTable {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn remove(mut self) -> Result<bool, PolicyTableError> {
-        let there = table::handle(&mut self.socket, &self.table).map_err(|e| self.failed("asking for the table", e))?;
-        if there.is_none() {
-            return Ok(false);
-        }
-        let mut batch = Batch::new(&self.table);
-        batch.delete_table();
-        self.socket.commit(batch).map_err(|e| self.failed("removal", e))
+    pub fn remove(self) -> Result<bool, TableError> {
+        self.table.remove()
     }
 
-    /// The table's content; if it is not one that this version makes, whether there is another one of its name.
-    fn read(&mut self) -> Result<Result<Content, bool>, PolicyTableError> {
-        self.try_read().map_err(|e| self.failed("reading", e))
+    /// The table's content, if it is one that this version makes.
+    fn read(&mut self) -> Result<Result<Content, Unusable>, TableError> {
+        self.try_read().map_err(|e| self.table.failed("reading", e))
     }
 
-    fn try_read(&mut self) -> io::Result<Result<Content, bool>> {
-        let Some(there) = table::table(&mut self.socket, &self.table)? else { return Ok(Err(false)) };
-        if !table::is_as_made(&there, &skeleton::userdata()) {
-            return Ok(Err(true));
+    fn try_read(&mut self) -> io::Result<Result<Content, Unusable>> {
+        if let Err(unusable) = self.table.find(&skeleton::userdata())? {
+            return Ok(Err(unusable));
         }
-        let name = &self.table;
-        let sets = self.socket.dump(table::kind(message::GET_SET), INET, |w| w.name(attribute::SET_TABLE, name))?;
+        let name = self.table.name().to_owned();
+        let socket = &mut self.table.socket;
+        let sets = socket.dump(table::kind(message::GET_SET), INET, |w| w.name(attribute::SET_TABLE, &name))?;
         let mut names: Vec<String> = sets.iter().map(|set| find(set, attribute::SET_NAME).map(text).unwrap_or_default()).collect();
         names.sort();
         let mut expected: Vec<String> = Set::all().iter().map(|set| set.name()).collect();
         expected.sort();
-        let rules = self.socket.dump(table::kind(message::GET_RULE), INET, |w| w.name(attribute::RULE_TABLE, name))?.len();
-        let mut fresh = Batch::new(&self.table);
+        let rules = socket.dump(table::kind(message::GET_RULE), INET, |w| w.name(attribute::RULE_TABLE, &name))?.len();
+        let mut fresh = Batch::new(&name);
         skeleton::build(&mut fresh);
         if names != expected || rules != fresh.rules() {
-            return Ok(Err(true));
+            return Ok(Err(Unusable::Different));
         }
         let mut found = Content::new();
         for set in Set::all() {
-            let elements = table::elements(&mut self.socket, &self.table, &set.name())?;
+            let elements = table::elements(socket, &name, &set.name())?;
             found.extend(elements.into_iter().map(|((key, end), _)| Place { set, key, end }));
         }
-        self.handle = table::handle_of(&there);
         Ok(Ok(found))
     }
 
-    /// `rebuild`: make the table; `true` if there is another one in its place.
-    fn commit(&mut self, remove: &[Place], add: &[Place], rebuild: Option<bool>) -> Result<(), PolicyTableError> {
-        self.known = false;
-        let mut batch = Batch::new(&self.table);
-        if let Some(there) = rebuild {
-            if there {
-                batch.delete_table();
+    fn commit(&mut self, remove: &[Place], add: &[Place], rebuild: Option<Unusable>) -> Result<(), TableError> {
+        self.table.commit(rebuild, |batch| {
+            if rebuild.is_some() {
+                skeleton::build(batch);
             }
-            skeleton::build(&mut batch);
-        }
-        // Sorted: elements of the same set share a message.
-        for place in remove {
-            batch.delete(&place.set.name(), Written { key: &place.key, end: &place.end, value: &[] });
-        }
-        for place in add {
-            batch.add(&place.set.name(), Written { key: &place.key, end: &place.end, value: &[] });
-        }
-        // Each batch is one generation: if others' lie between, the number that is expected is not the kernel's.
-        if self.socket.commit(batch).map_err(|e| self.failed("change", e))? {
-            self.generation = self.generation.wrapping_add(1).max(1);
-        }
-        if rebuild.is_some() {
-            self.handle = table::handle(&mut self.socket, &self.table).map_err(|e| self.failed("asking for the table", e))?;
-        }
-        self.known = true;
-        Ok(())
-    }
-
-    fn failed(&self, doing: &'static str, source: io::Error) -> PolicyTableError {
-        PolicyTableError { doing, table: self.table.clone(), source }
+            // Sorted: elements of the same set share a message.
+            for place in remove {
+                batch.delete(&place.set.name(), Written { key: &place.key, end: &place.end, value: &[] });
+            }
+            for place in add {
+                batch.add(&place.set.name(), Written { key: &place.key, end: &place.end, value: &[] });
+            }
+        })
     }
 }
 

@@ -19,8 +19,8 @@ pub use conntrack::set_timeouts;
 pub use kube_pet_rules::services::{Address, Forward, Frontend, Protocol, Rule};
 pub use kube_pet_rules::{Family, Network};
 
-use crate::nft::batch::{Batch, Element};
-use crate::nft::socket::NetfilterSocket;
+use crate::nft::batch::Element;
+use crate::tables::{Condition, OwnChanges, OwnTable, Repaired, TableError, Unusable};
 use elements::{Place, Set, elements, endpoint_key, endpoint_of, endpoint_value, frontend_key, keep_places, to_of, usable};
 
 /// What the table depends on. A table that was made with another configuration is replaced, in one step.
@@ -43,42 +43,10 @@ pub struct Config {
     pub rank: u8,
 }
 
-/// The kernel refused a request.
-#[derive(Debug, thiserror::Error)]
-#[error("{doing} of nf_tables {table:?}: {source}")]
-pub struct ServiceTableError {
-    doing: &'static str,
-    table: String,
-    #[source]
-    source: io::Error,
-}
-
-/// What [`ServiceTable::reconcile`] found to do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Repaired {
-    /// The table was not there, or another one was.
-    pub rebuilt: bool,
-    /// Elements that were missing or wrong.
-    pub added: usize,
-    /// Elements that did not belong there.
-    pub removed: usize,
-}
-
-/// What somebody else did to the table, as far as it can be told at no cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Condition {
-    /// Nobody has changed anything in nf_tables since this table was written or read.
-    Intact,
-    /// Somebody has changed something, most likely elsewhere: [`ServiceTable::repair`] looks.
-    Touched,
-    /// The table is gone: [`ServiceTable::repair`] makes it again.
-    Gone,
-}
-
 /// The table, and what it should hold. Every call is synchronous, and is made in the network namespace
 /// in which it was opened.
 pub struct ServiceTable {
-    socket: NetfilterSocket,
+    table: OwnTable,
     config: Config,
     rules: BTreeMap<Frontend, Rule>,
     /// Sets that were made because they were needed.
@@ -87,11 +55,6 @@ pub struct ServiceTable {
     crowded: usize,
     /// How many frontends share an element.
     shared: HashMap<Place, u32>,
-    /// That of the last reading or writing, if nobody else has changed anything since.
-    generation: u32,
-    handle: Option<u64>,
-    /// Whether what the kernel has is known.
-    known: bool,
 }
 
 /// So many sets that nobody uses may be there: the next change may need one again.
@@ -129,40 +92,32 @@ impl Plan {
 
 impl ServiceTable {
     /// Changes nothing: [`Self::reconcile`] is first.
-    pub fn open(config: Config) -> Result<Self, ServiceTableError> {
-        let table = config.table.clone();
-        let socket = NetfilterSocket::open().map_err(|source| ServiceTableError { doing: "opening the netlink socket", table, source })?;
+    pub fn open(config: Config, changes: OwnChanges) -> Result<Self, TableError> {
         Ok(Self {
-            socket,
+            table: OwnTable::open(&config.table, changes)?,
             config,
             rules: BTreeMap::new(),
             made: BTreeSet::new(),
             crowded: SPARE,
             shared: HashMap::new(),
-            generation: 0,
-            handle: None,
-            known: false,
         })
     }
 
     /// Makes the kernel have exactly these rules, and changes only what differs: connections go on meanwhile. In one step, or not at all.
-    pub fn reconcile(&mut self, desired: &BTreeMap<Frontend, Rule>) -> Result<Repaired, ServiceTableError> {
-        self.known = false;
+    pub fn reconcile(&mut self, desired: &BTreeMap<Frontend, Rule>) -> Result<Repaired, TableError> {
+        self.table.forget();
         self.rules.clone_from(desired);
         self.repair()
     }
 
     /// [`Self::reconcile`] with the rules of before.
-    pub fn repair(&mut self) -> Result<Repaired, ServiceTableError> {
-        self.known = false;
+    pub fn repair(&mut self) -> Result<Repaired, TableError> {
         self.shared.clear();
-        // Before reading: what others change meanwhile makes another repair due.
-        self.generation = kernel::generation(&mut self.socket).map_err(|e| self.failed("asking for the generation", e))?;
-        let read = kernel::read(&mut self.socket, &self.config).map_err(|e| self.failed("reading", e))?;
+        self.table.begin_reading()?;
+        let read = kernel::read(&mut self.table, &self.config).map_err(|e| self.table.failed("reading", e))?;
         let rebuild = read.as_ref().err().copied();
         let mut found = read.unwrap_or_default();
         self.made = found.made;
-        self.handle = found.handle;
         let mut plan = Plan { unused: self.made.clone(), ..Plan::default() };
         for (frontend, rule) in &mut self.rules {
             let key = frontend_key(frontend);
@@ -219,14 +174,14 @@ impl ServiceTable {
 
     /// Changes some frontends, in one step or not at all; `None` takes one away. If the kernel has something else than expected, all of
     /// it is put right.
-    pub fn apply(&mut self, changes: &[(Frontend, Option<Rule>)]) -> Result<(), ServiceTableError> {
+    pub fn apply(&mut self, changes: &[(Frontend, Option<Rule>)]) -> Result<(), TableError> {
         let mut plan = Plan::default();
         // The last word on a frontend counts.
         let last: BTreeMap<&Frontend, Option<&Rule>> = changes.iter().map(|(frontend, rule)| (frontend, rule.as_ref())).collect();
         for (frontend, rule) in last {
             self.stage(frontend, rule.cloned(), &mut plan);
         }
-        if self.known {
+        if self.table.is_known() {
             match self.commit(&plan, None) {
                 Ok(()) => {
                     self.forget(&plan);
@@ -241,7 +196,7 @@ impl ServiceTable {
     }
 
     /// Each number of endpoints has a set and a rule, which would stay for ever, and new connections pass every rule.
-    fn tidy(&mut self) -> Result<(), ServiceTableError> {
+    fn tidy(&mut self) -> Result<(), TableError> {
         if self.made.len() <= self.crowded {
             return Ok(());
         }
@@ -257,24 +212,13 @@ impl ServiceTable {
     }
 
     /// Whether somebody else has changed the table. Costs two requests to the kernel.
-    pub fn verify(&mut self) -> Result<Condition, ServiceTableError> {
-        let generation = kernel::generation(&mut self.socket).map_err(|e| self.failed("asking for the generation", e))?;
-        if self.known && self.generation == generation {
-            return Ok(Condition::Intact);
-        }
-        let handle = kernel::handle(&mut self.socket, &self.config.table).map_err(|e| self.failed("asking for the table", e))?;
-        Ok(if handle.is_none() || handle != self.handle { Condition::Gone } else { Condition::Touched })
+    pub fn verify(&mut self) -> Result<Condition, TableError> {
+        self.table.condition()
     }
 
-    /// Takes the table away, and with it every rule.
-    pub fn remove(mut self) -> Result<(), ServiceTableError> {
-        let there = kernel::handle(&mut self.socket, &self.config.table).map_err(|e| self.failed("asking for the table", e))?;
-        if there.is_none() {
-            return Ok(());
-        }
-        let mut batch = Batch::new(&self.config.table);
-        batch.delete_table();
-        self.socket.commit(batch).map(drop).map_err(|e| self.failed("removal", e))
+    /// Takes the table away, and with it every rule. Whether it was there.
+    pub fn remove(self) -> Result<bool, TableError> {
+        self.table.remove()
     }
 
     /// What it should hold.
@@ -318,42 +262,33 @@ impl ServiceTable {
         self.rules.extend(new.map(|rule| (*frontend, rule)));
     }
 
-    /// `rebuild`: make the table; `true` if there is another one in its place.
-    fn commit(&mut self, plan: &Plan, rebuild: Option<bool>) -> Result<(), ServiceTableError> {
-        self.known = false;
-        let mut batch = Batch::new(&self.config.table);
-        if let Some(there) = rebuild {
-            if there {
-                batch.delete_table();
+    fn commit(&mut self, plan: &Plan, rebuild: Option<Unusable>) -> Result<(), TableError> {
+        let Self { table, config, made: there, .. } = self;
+        table.commit(rebuild, |batch| {
+            if rebuild.is_some() {
+                there.clear();
+                skeleton::build(batch, config, &kernel::userdata(config));
             }
-            self.made.clear();
-            skeleton::build(&mut batch, &self.config, &kernel::userdata(&self.config));
-        }
-        let mut made = BTreeSet::new();
-        for (place, _) in &plan.add {
-            let when_needed = matches!(place.set, Set::Count(..) | Set::Affinity(..));
-            if when_needed && !self.made.contains(&place.set) && made.insert(place.set) {
-                skeleton::make_set(&mut batch, place.set);
+            let mut made = BTreeSet::new();
+            for (place, _) in &plan.add {
+                let when_needed = matches!(place.set, Set::Count(..) | Set::Affinity(..));
+                if when_needed && !there.contains(&place.set) && made.insert(place.set) {
+                    skeleton::make_set(batch, place.set);
+                }
             }
-        }
-        let mut remove: Vec<&Place> = plan.remove.iter().collect();
-        let mut add: Vec<&(Place, Box<[u8]>)> = plan.add.iter().collect();
-        // Elements of the same set share a message.
-        remove.sort_unstable_by_key(|place| place.set);
-        add.sort_unstable_by_key(|(place, _)| place.set);
-        for_each_set(&remove, |p| p.set, |name, place| batch.delete(name, Element { key: &place.key, end: &place.end, value: &[] }));
-        for_each_set(&add, |(p, _)| p.set, |name, (place, value)| batch.add(name, Element { key: &place.key, end: &place.end, value }));
-        self.made.extend(made);
-        self.made.retain(|set| !plan.unused.contains(set));
-        if rebuild.is_none() {
-            skeleton::remove_sets(&mut batch, &plan.unused, &self.made);
-        }
-        own(&mut self.socket, &mut self.generation, batch).map_err(|e| self.failed("change", e))?;
-        if rebuild.is_some() {
-            self.handle = kernel::handle(&mut self.socket, &self.config.table).map_err(|e| self.failed("asking for the table", e))?;
-        }
-        self.known = true;
-        Ok(())
+            let mut remove: Vec<&Place> = plan.remove.iter().collect();
+            let mut add: Vec<&(Place, Box<[u8]>)> = plan.add.iter().collect();
+            // Elements of the same set share a message.
+            remove.sort_unstable_by_key(|place| place.set);
+            add.sort_unstable_by_key(|(place, _)| place.set);
+            for_each_set(&remove, |p| p.set, |name, place| batch.delete(name, Element { key: &place.key, end: &place.end, value: &[] }));
+            for_each_set(&add, |(p, _)| p.set, |name, (place, value)| batch.add(name, Element { key: &place.key, end: &place.end, value }));
+            there.extend(made);
+            there.retain(|set| !plan.unused.contains(set));
+            if rebuild.is_none() {
+                skeleton::remove_sets(batch, &plan.unused, there);
+            }
+        })
     }
 
     /// What the kernel remembers of endpoints that are gone, and of clients that need not be remembered any more. Rules are in place already; a failure costs a client its time-out.
@@ -362,7 +297,7 @@ impl ServiceTable {
             warn!(%error, "clients of removed endpoints stay remembered until their time is over");
         }
         if !plan.forget.is_empty() {
-            match conntrack::forget(&mut self.socket, &plan.forget) {
+            match conntrack::forget(&mut self.table.socket, &plan.forget) {
                 Ok(count) => debug!(count, "UDP connections to removed endpoints forgotten"),
                 Err(error) => warn!(%error, "UDP connections to removed endpoints stay until they are idle"),
             }
@@ -382,15 +317,14 @@ impl ServiceTable {
                 .collect();
             let Some(width) = serving.keys().map(Vec::len).next() else { continue };
             let name = set.name();
-            for (client, endpoint) in kernel::elements(&mut self.socket, &self.config.table, &name)? {
+            for (client, endpoint) in kernel::elements(&mut self.table.socket, &self.config.table, &name)? {
                 let key = client.0.len().checked_sub(width).and_then(|at| client.0.get(at..)).unwrap_or_default();
                 if serving.get(key).is_none_or(|values| values.iter().any(|s| **s == *endpoint)) {
                     continue;
                 }
-                let mut batch = Batch::new(&self.config.table);
-                batch.delete(&name, Element { key: &client.0, end: &[], value: &[] });
+                let forgotten = self.table.write(|batch| batch.delete(&name, Element { key: &client.0, end: &[], value: &[] }));
                 // Its time may have been over.
-                if let Err(error) = own(&mut self.socket, &mut self.generation, batch)
+                if let Err(error) = forgotten
                     && error.kind() != io::ErrorKind::NotFound
                 {
                     return Err(error);
@@ -399,24 +333,11 @@ impl ServiceTable {
         }
         Ok(())
     }
-
-    fn failed(&self, doing: &'static str, source: io::Error) -> ServiceTableError {
-        ServiceTableError { doing, table: self.config.table.clone(), source }
-    }
 }
 
 /// Whether the same client goes to the same endpoint again.
 fn remembers(rule: Option<&Rule>) -> bool {
     matches!(rule, Some(Rule::Forward(Forward { affinity: Some(_), .. })))
-}
-
-/// Each batch is one generation: if others' lie between, the number that is expected is not the kernel's, and
-/// [`ServiceTable::verify`] tells.
-fn own(socket: &mut NetfilterSocket, generation: &mut u32, batch: Batch<'_>) -> io::Result<()> {
-    if socket.commit(batch)? {
-        *generation = generation.wrapping_add(1).max(1);
-    }
-    Ok(())
 }
 
 fn for_each_set<'a, T>(sorted: &[&'a T], set: impl Fn(&T) -> Set, mut each: impl FnMut(&str, &'a T)) {

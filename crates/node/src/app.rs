@@ -25,6 +25,7 @@ use crate::handlers::Handlers;
 use crate::identity::{self, IdentityOptions, ServingNames, ServingOptions};
 use crate::images::collection::ImageCollector;
 use crate::images::{ImageManager, ImageManagerOptions, PullLimits};
+use crate::kernel_tables::OwnChanges;
 use crate::log_rotation::{LogPolicy, LogRotator};
 use crate::node_status::{NodeManager, NodeManagerOptions};
 use crate::objects::ObjectFetcher;
@@ -214,6 +215,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
     tasks.spawn("the pod networks", follow_networks(sandboxes.clone(), node.clone()));
 
     // Services: their environment variables, the way to their endpoints, and host ports.
+    let own_changes = OwnChanges::default();
     let services = Services::new(ServicesOptions {
         api: api.clone(),
         proxy: config.service_proxy.clone(),
@@ -222,6 +224,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         host_ports: host_port_requests,
         link_prefix: config.link_prefix.clone(),
         masquerade_except: masquerade_except(&config, api.is_none()),
+        own_changes: own_changes.clone(),
     });
     for (name, watch) in services.watches {
         tasks.spawn(name, after(identified.clone(), watch));
@@ -237,6 +240,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         sandboxes: sandboxes.clone(),
         pods: store.clone(),
         recovered,
+        own_changes,
     });
     for (name, watch) in policies.watches {
         tasks.spawn(name, after(identified.clone(), watch));

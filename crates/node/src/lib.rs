@@ -12,6 +12,7 @@ pub mod handlers;
 pub mod identity;
 pub mod images;
 pub mod instruments;
+pub mod kernel_tables;
 pub mod log_rotation;
 pub mod node_status;
 pub mod objects;

@@ -17,7 +17,6 @@ mod table;
 mod watch;
 
 use std::pin::Pin;
-use std::sync::Arc;
 
 use kube_pet_core::ids::PodUid;
 use tokio::sync::mpsc;
@@ -26,6 +25,7 @@ use tracing::warn;
 pub use guard::{PolicyError, PolicyGuard};
 
 use crate::api::ApiHandle;
+use crate::kernel_tables::{OwnChanges, blocking};
 use crate::paths::Paths;
 use crate::pods::store::PodStore;
 use crate::sandboxes::SandboxManager;
@@ -66,13 +66,15 @@ pub struct PoliciesOptions {
     pub pods: PodStore,
     /// Pods that an earlier run has left a sandbox of.
     pub recovered: Vec<PodUid>,
+    /// Shared by all tables of the agent's.
+    pub own_changes: OwnChanges,
 }
 
 impl Policies {
     /// Nothing runs yet.
     pub fn new(options: PoliciesOptions) -> Self {
-        let PoliciesOptions { api, enabled, link_prefix, paths, sandboxes, pods, recovered } = options;
-        let kernel = NfTables::new(&link_prefix);
+        let PoliciesOptions { api, enabled, link_prefix, paths, sandboxes, pods, recovered, own_changes } = options;
+        let kernel = NfTables::new(&link_prefix, own_changes);
         let Some(api) = api.filter(|_| enabled) else {
             return Self { guard: PolicyGuard::open(), watches: Vec::new(), enforcer: Box::pin(idle(kernel)) };
         };
@@ -93,8 +95,7 @@ impl Policies {
 
 /// An earlier run has enforced policies, this one does not.
 async fn idle(kernel: NfTables) {
-    let kernel = Arc::new(kernel);
-    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || kernel.remove()).await {
+    if let Err(error) = blocking(move || kernel.remove()).await {
         warn!(error = &error as &dyn std::error::Error, "what an earlier run has programmed for NetworkPolicies is not taken away");
     }
     std::future::pending().await

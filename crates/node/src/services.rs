@@ -27,10 +27,11 @@ use tracing::warn;
 
 pub use host_ports::{HostPortError, HostPortRequests, HostPorts};
 pub use reader::ServiceReader;
-pub use table::{KernelTable, Table, TableError, TableOptions};
+pub use table::{KernelTable, Table, TableOptions};
 
 use crate::api::ApiHandle;
 use crate::config::ServiceProxySettings;
+use crate::kernel_tables::{OwnChanges, blocking};
 use programmer::Open;
 use proxy::{Parts, Proxy};
 use status::ProxyStatus;
@@ -68,17 +69,24 @@ pub struct ServicesOptions {
     pub link_prefix: String,
     /// Pods' traffic to elsewhere than here, and to other than pods of this node, gets the node's address; none does if `None`.
     pub masquerade_except: Option<Vec<Network>>,
+    /// Shared by all tables of the agent's.
+    pub own_changes: OwnChanges,
 }
 
 impl Services {
     /// Nothing runs yet.
     pub fn new(options: ServicesOptions) -> Self {
-        let ServicesOptions { api, proxy, node_name, node, host_ports, link_prefix, masquerade_except } = options;
+        let ServicesOptions { api, proxy, node_name, node, host_ports, link_prefix, masquerade_except, own_changes } = options;
         let ServiceProxySettings { enabled: proxy, healthz_bind_address, metrics_bind_address } = proxy;
         let (updates_tx, updates) = mpsc::channel(QUEUE);
         let mut watches: Vec<(&'static str, Task)> = Vec::new();
         let mut services: Option<Open<KernelTable>> = None;
-        let table = TableOptions { name: format!("{link_prefix}-services"), link_prefix: link_prefix.clone(), ..TableOptions::default() };
+        let table = TableOptions {
+            name: format!("{link_prefix}-services"),
+            link_prefix: link_prefix.clone(),
+            changes: own_changes.clone(),
+            ..TableOptions::default()
+        };
         let reader = match api {
             None => ServiceReader::none(),
             Some(api) => {
@@ -102,6 +110,7 @@ impl Services {
             // A Service's node port comes before a pod's host port with the same number, whichever is first.
             rank: 1,
             masquerade_except,
+            changes: own_changes,
         });
         let status = ProxyStatus::default();
         let told = status::serve(healthz_bind_address, metrics_bind_address, status.clone(), node.clone());
@@ -125,7 +134,7 @@ impl Services {
 
 /// An earlier run has served Services, this one does not.
 async fn retire(table: TableOptions) {
-    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || KernelTable::remove(&table)).await {
+    if let Err(error) = blocking(move || KernelTable::remove(&table)).await {
         warn!(error = &error as &dyn std::error::Error, "what an earlier run has programmed for Services is not taken away");
     }
 }

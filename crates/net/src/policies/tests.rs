@@ -49,7 +49,7 @@ impl Net {
     }
 
     fn table(&self) -> PolicyTable {
-        self.0.within("node", || PolicyTable::open(TABLE).unwrap())
+        self.0.within("node", || PolicyTable::open(TABLE, OwnChanges::default()).unwrap())
     }
 
     fn serve(&self, place: &str, port: u16) {
@@ -264,7 +264,7 @@ fn netns_another_start_changes_nothing_and_what_others_did_is_put_right() {
     // The rules are gone, then everything.
     let mut batch = Batch::new(TABLE);
     batch.flush_chain("forward");
-    first.socket.commit(batch).unwrap();
+    first.table.socket.commit(batch).unwrap();
     assert!(net.tcp("outside", POD1, 80));
     assert!(second.repair().unwrap().rebuilt);
     assert!(!net.tcp("outside", POD1, 80));
@@ -336,7 +336,7 @@ fn netns_any_changes_leave_what_a_fresh_load_would() {
         let mut runner = TestRunner::new(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() });
         let batches = prop::collection::vec(prop::collection::vec(change(), 0..6), 1..12);
         runner.run(&batches, |batches| {
-            let mut table = PolicyTable::open(TABLE).unwrap();
+            let mut table = PolicyTable::open(TABLE, OwnChanges::default()).unwrap();
             table.reconcile(&BTreeSet::new()).unwrap();
             let mut wanted: BTreeSet<Element> = BTreeSet::new();
             for batch in &batches {
@@ -361,7 +361,7 @@ fn netns_any_changes_leave_what_a_fresh_load_would() {
                 table.apply(&batch.into_iter().collect::<Vec<_>>()).unwrap();
                 prop_assert_eq!(table.verify().unwrap(), Condition::Intact);
             }
-            let mut fresh = PolicyTable::open(TABLE).unwrap();
+            let mut fresh = PolicyTable::open(TABLE, OwnChanges::default()).unwrap();
             prop_assert_eq!(fresh.reconcile(&wanted).unwrap(), Repaired::default(), "the kernel has exactly this");
             prop_assert_eq!(fresh.wanted, table.wanted);
             Ok(())

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::elements::{Lane, To};
 use super::*;
+use crate::nft::batch::Batch;
 use crate::pod_links::tests::{Scene, ip};
 
 const POD1: &str = "10.9.0.5";
@@ -85,7 +86,7 @@ impl Net {
     }
 
     fn table(&self, config: Config) -> ServiceTable {
-        self.within("node", || ServiceTable::open(config).unwrap())
+        self.within("node", || ServiceTable::open(config, OwnChanges::default()).unwrap())
     }
 
     fn serve(&self, place: &str, name: &str, port: u16) {
@@ -305,7 +306,7 @@ fn netns_another_start_changes_nothing_and_what_others_did_is_put_right() {
     let mut batch = Batch::new("kube-pet-test");
     batch.delete(&Set::Count(lane, 2).name(), Element { key: &key, end: &[], value: &[] });
     batch.delete(&Set::Endpoints(lane).name(), Element { key: &endpoint_key(&key, 0), end: &[], value: &[] });
-    first.socket.commit(batch).unwrap();
+    first.table.socket.commit(batch).unwrap();
     assert!(net.dropped("outside", at(VIP, 80)));
     assert_eq!(second.verify().unwrap(), Condition::Touched);
     assert_eq!(second.repair().unwrap(), Repaired { rebuilt: false, added: 2, removed: 0 });
@@ -313,7 +314,7 @@ fn netns_another_start_changes_nothing_and_what_others_did_is_put_right() {
     // The rules are.
     let mut batch = Batch::new("kube-pet-test");
     batch.flush_chain("prerouting");
-    first.socket.commit(batch).unwrap();
+    first.table.socket.commit(batch).unwrap();
     assert!(second.repair().unwrap().rebuilt);
     // Everything is.
     net.table(config()).remove().unwrap();

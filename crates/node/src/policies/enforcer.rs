@@ -20,8 +20,9 @@ use tracing::{debug, info, warn};
 use super::guard::{Command, PolicyError};
 use super::record::Record;
 use super::residents::Residents;
-use super::table::{Kernel, Table, TableError};
+use super::table::{Kernel, Table};
 use super::watch::{List, Update};
+use crate::kernel_tables::{TableError, TableSlot, blocking};
 
 /// How often the kernel's rules are looked at.
 const VERIFY: Duration = Duration::from_secs(1);
@@ -64,7 +65,7 @@ struct Waiting {
 
 pub(super) struct Enforcer<K: Kernel, R> {
     kernel: Arc<K>,
-    table: Option<K::Table>,
+    table: TableSlot<K::Table>,
     residents: R,
     record: Record,
     updates: mpsc::Receiver<Update>,
@@ -91,7 +92,7 @@ impl<K: Kernel, R: Residents> Enforcer<K, R> {
         let Parts { kernel, residents, record, updates, commands, peers_wanted, recovered } = parts;
         Self {
             kernel: Arc::new(kernel),
-            table: None,
+            table: TableSlot::new(),
             residents,
             record,
             updates,
@@ -287,12 +288,12 @@ impl<K: Kernel, R: Residents> Enforcer<K, R> {
         let isolated = self.compiler.isolated();
         if isolated.is_empty() {
             let kernel = self.kernel.clone();
-            self.table = None;
-            let removed = tokio::task::spawn_blocking(move || kernel.remove()).await.unwrap_or(Err(TableError::Interrupted))?;
+            self.table.close();
+            let removed = blocking(move || kernel.remove()).await?;
             if removed {
                 info!("no pod is isolated by NetworkPolicies any more");
             }
-        } else if self.in_step && self.table.is_some() {
+        } else if self.in_step && self.table.is_open() {
             let changes: Vec<_> = std::mem::take(&mut self.pending).into_iter().collect();
             debug!(changes = changes.len(), "programming NetworkPolicies");
             self.with_table(move |table| table.apply(&changes)).await?;
@@ -310,10 +311,10 @@ impl<K: Kernel, R: Residents> Enforcer<K, R> {
 
     /// Looks whether somebody else has changed the kernel's rules, and puts that right.
     async fn verify(&mut self) {
-        if !self.in_step || self.table.is_none() {
+        if !self.in_step {
             return;
         }
-        match self.with_table(Table::repair).await {
+        match self.table.look().await {
             Ok(0) => {}
             Ok(changed) => warn!(changed, "somebody has changed the kernel's rules for NetworkPolicies; they are put right"),
             Err(error) => {
@@ -324,23 +325,12 @@ impl<K: Kernel, R: Residents> Enforcer<K, R> {
         }
     }
 
-    /// Work of the kernel's, on a blocking thread; the table is opened if it is not.
     async fn with_table<O: Send + 'static>(
         &mut self,
         work: impl FnOnce(&mut K::Table) -> Result<O, TableError> + Send + 'static,
     ) -> Result<O, TableError> {
-        let (table, kernel) = (self.table.take(), self.kernel.clone());
-        let done = tokio::task::spawn_blocking(move || {
-            let mut table = match table {
-                Some(table) => table,
-                None => kernel.open()?,
-            };
-            let result = work(&mut table);
-            Ok((table, result))
-        });
-        let (table, result) = done.await.unwrap_or(Err(TableError::Interrupted))?;
-        self.table = Some(table);
-        result
+        let kernel = self.kernel.clone();
+        self.table.work(move || kernel.open(), work).await
     }
 }
 

@@ -7,7 +7,7 @@ use kube_pet_core::policies::LocalPod;
 use tokio::sync::{mpsc, oneshot};
 
 use super::residents::local_pod;
-use super::table::TableError;
+use crate::kernel_tables::TableError;
 
 /// A pod cannot be isolated as it should be.
 #[derive(Debug, thiserror::Error)]

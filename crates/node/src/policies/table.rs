@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use kube_pet_core::policies::{Direction, Element};
 use kube_pet_net::policies as kernel;
 
+use crate::kernel_tables::{Condition, OwnChanges, SharedTable, TableError};
+
 /// Where tables are. Calls are synchronous and short.
 pub(super) trait Kernel: Send + Sync + 'static {
     type Table: Table;
@@ -17,7 +19,7 @@ pub(super) trait Kernel: Send + Sync + 'static {
 }
 
 /// Rules in the kernel. Calls are synchronous and short.
-pub(super) trait Table: Send + 'static {
+pub(super) trait Table: SharedTable {
     /// Changes elements, all or none of them. [`Table::reconcile`] or [`Table::adopt`] comes first.
     fn apply(&mut self, changes: &[(Element, bool)]) -> Result<(), TableError>;
 
@@ -29,33 +31,17 @@ pub(super) trait Table: Send + 'static {
 
     /// Whether the pod behind the link is isolated.
     fn isolates(&self, link: &str, direction: Direction) -> bool;
-
-    /// Looks whether somebody else has changed the rules, and puts that right. Returns how much that was.
-    fn repair(&mut self) -> Result<usize, TableError>;
-}
-
-/// Rules in the kernel could not be read or changed.
-#[derive(Debug, thiserror::Error)]
-pub enum TableError {
-    /// The kernel said no.
-    #[error(transparent)]
-    Kernel(#[from] kernel::PolicyTableError),
-    /// The work ended in a panic.
-    #[error("work on the kernel's rules for NetworkPolicies was interrupted")]
-    Interrupted,
-    #[cfg(test)]
-    #[error("the kernel refuses")]
-    Refused,
 }
 
 /// The kernel's own.
 pub(super) struct NfTables {
     name: String,
+    changes: OwnChanges,
 }
 
 impl NfTables {
-    pub(super) fn new(link_prefix: &str) -> Self {
-        Self { name: format!("{link_prefix}-policies") }
+    pub(super) fn new(link_prefix: &str, changes: OwnChanges) -> Self {
+        Self { name: format!("{link_prefix}-policies"), changes }
     }
 }
 
@@ -63,11 +49,11 @@ impl Kernel for NfTables {
     type Table = kernel::PolicyTable;
 
     fn open(&self) -> Result<Self::Table, TableError> {
-        Ok(kernel::PolicyTable::open(&self.name)?)
+        Ok(kernel::PolicyTable::open(&self.name, self.changes.clone())?)
     }
 
     fn remove(&self) -> Result<bool, TableError> {
-        Ok(kernel::PolicyTable::open(&self.name)?.remove()?)
+        Ok(self.open()?.remove()?)
     }
 }
 
@@ -77,7 +63,7 @@ impl Table for kernel::PolicyTable {
     }
 
     fn reconcile(&mut self, elements: &BTreeSet<Element>) -> Result<usize, TableError> {
-        Ok(count(self.reconcile(elements)?))
+        Ok(self.reconcile(elements)?.count())
     }
 
     fn adopt(&mut self) -> Result<(), TableError> {
@@ -87,16 +73,14 @@ impl Table for kernel::PolicyTable {
     fn isolates(&self, link: &str, direction: Direction) -> bool {
         self.isolates(link, direction)
     }
-
-    fn repair(&mut self) -> Result<usize, TableError> {
-        match self.verify()? {
-            kernel::Condition::Intact => Ok(0),
-            kernel::Condition::Touched | kernel::Condition::Gone => Ok(count(self.repair()?)),
-        }
-    }
 }
 
-fn count(repaired: kernel::Repaired) -> usize {
-    let kernel::Repaired { rebuilt, added, removed } = repaired;
-    usize::from(rebuilt) + added + removed
+impl SharedTable for kernel::PolicyTable {
+    fn verify(&mut self) -> Result<Condition, TableError> {
+        Ok(self.verify()?)
+    }
+
+    fn repair(&mut self) -> Result<usize, TableError> {
+        Ok(self.repair()?.count())
+    }
 }

@@ -12,6 +12,7 @@ use kube_pet_host::{mounts, namespaces};
 
 use super::*;
 use crate::config::ServiceProxySettings;
+use crate::kernel_tables::OwnChanges;
 use crate::services::{Services, ServicesOptions};
 
 /// A node: a network namespace, a root folder, and a runtime whose threads all live in that namespace (as those of an agent
@@ -204,6 +205,7 @@ fn start_with_proxy(node: &mut Node) -> tokio::task::JoinHandle<()> {
         host_ports: requests,
         link_prefix: "t".to_owned(),
         masquerade_except: None,
+        own_changes: OwnChanges::default(),
     });
     node.runtime.as_ref().unwrap().spawn(services.proxy)
 }

@@ -7,7 +7,7 @@ use kube_pet_core::ids::PodUid;
 use kube_pet_core::services::{Event, HostPort};
 use tokio::sync::{mpsc, oneshot};
 
-use super::table::TableError;
+use crate::kernel_tables::TableError;
 
 /// Host ports could not be opened or closed.
 #[derive(Debug, thiserror::Error)]

@@ -7,16 +7,14 @@ use kube_pet_core::services::{Changes, Compiler, Event, Network};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::table::{Condition, Table, TableError};
+use super::table::Table;
 use crate::instruments::service_proxy as instruments;
+use crate::kernel_tables::{TableError, TableSlot};
 
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(1);
 /// A proxy that has failed for so long counts as broken.
 const BROKEN: Duration = Duration::from_secs(60);
-/// A look at all rules is followed by so many times its own duration without one: somebody who changes other tables all the time
-/// costs no more than a twentieth of a processor.
-const REST: u32 = 20;
 
 /// Opens the kernel's table, for a node with these networks for pods.
 pub(super) type Open<T> = Arc<dyn Fn(&[Network]) -> Result<T, TableError> + Send + Sync>;
@@ -27,14 +25,12 @@ pub(super) struct Programmer<T> {
     name: &'static str,
     open: Open<T>,
     pods: Vec<Network>,
-    table: Option<T>,
+    table: TableSlot<T>,
     compiler: Compiler,
     /// Whether the kernel has what the compiler has, but for `pending`.
     in_step: bool,
     pending: Changes,
     failing: Option<Failing>,
-    /// Not before is all of it read only because somebody has changed something in nf_tables.
-    next_look: Instant,
 }
 
 struct Failing {
@@ -48,12 +44,11 @@ impl<T: Table> Programmer<T> {
             name,
             open,
             pods: Vec::new(),
-            table: None,
+            table: TableSlot::new(),
             compiler: Compiler::default(),
             in_step: false,
             pending: Changes::new(),
             failing: None,
-            next_look: Instant::now(),
         }
     }
 
@@ -72,7 +67,7 @@ impl<T: Table> Programmer<T> {
     pub(super) fn use_networks(&mut self, pods: &[Network]) {
         if self.pods != pods {
             self.pods = pods.to_vec();
-            self.table = None;
+            self.table.close();
             self.in_step = false;
             self.pending.clear();
         }
@@ -130,29 +125,16 @@ impl<T: Table> Programmer<T> {
         self.failing.as_ref().is_some_and(|failing| Instant::now() < failing.retry)
     }
 
-    /// Looks whether somebody else has changed the kernel's rules, and puts that right: at once if the table is gone, and if it may
-    /// be as it was, when the time for a look has come.
+    /// Looks whether somebody else has changed the kernel's rules, and puts that right.
     pub(super) async fn verify(&mut self) {
         if !self.in_step {
             return;
         }
-        let resting = Instant::now() < self.next_look;
-        let looked = self.with_table(move |table| match table.verify()? {
-            Condition::Intact => Ok(None),
-            Condition::Touched if resting => Ok(None),
-            Condition::Touched | Condition::Gone => {
-                let began = Instant::now();
-                Ok(Some((table.repair()?, began.elapsed())))
-            }
-        });
-        match looked.await {
-            Ok(None) => {}
-            Ok(Some((changed, took))) => {
-                self.next_look = Instant::now() + took * REST;
-                if changed > 0 {
-                    warn!(table = self.name, changed, "somebody has changed the kernel's rules; they are put right");
-                    instruments::REPAIRS.add(&[]);
-                }
+        match self.table.look().await {
+            Ok(0) => {}
+            Ok(changed) => {
+                warn!(table = self.name, changed, "somebody has changed the kernel's rules; they are put right");
+                instruments::REPAIRS.add(&[]);
             }
             Err(error) => self.failed(&error),
         }
@@ -173,22 +155,11 @@ impl<T: Table> Programmer<T> {
         self.failing = Some(Failing { since, retry: Instant::now() + RETRY });
     }
 
-    /// Work of the kernel's, on a blocking thread; the table is opened if it is not.
     async fn with_table<R: Send + 'static>(
         &mut self,
         work: impl FnOnce(&mut T) -> Result<R, TableError> + Send + 'static,
     ) -> Result<R, TableError> {
-        let (table, open, pods) = (self.table.take(), self.open.clone(), self.pods.clone());
-        let done = tokio::task::spawn_blocking(move || {
-            let mut table = match table {
-                Some(table) => table,
-                None => open(&pods)?,
-            };
-            let result = work(&mut table);
-            Ok((table, result))
-        });
-        let (table, result) = done.await.unwrap_or(Err(TableError::Interrupted))?;
-        self.table = Some(table);
-        result
+        let (open, pods) = (self.open.clone(), self.pods.clone());
+        self.table.work(move || open(&pods), work).await
     }
 }

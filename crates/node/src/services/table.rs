@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use kube_pet_core::services::{Frontend, Network, Rule};
 use kube_pet_net::services as kernel;
-pub use kube_pet_net::services::Condition;
+
+use crate::kernel_tables::{Condition, OwnChanges, SharedTable, TableError};
 
 /// Rules in the kernel. Calls are synchronous and short.
-pub trait Table: Send + 'static {
+pub trait Table: SharedTable {
     /// Changes rules, all or none of them. [`Table::reconcile`] comes first.
     ///
     /// # Errors
@@ -19,36 +20,10 @@ pub trait Table: Send + 'static {
     /// # Errors
     /// As [`Table::apply`].
     fn reconcile(&mut self, rules: &BTreeMap<Frontend, Rule>) -> Result<usize, TableError>;
-
-    /// Whether somebody else has changed the rules, as far as that costs next to nothing.
-    ///
-    /// # Errors
-    /// As [`Table::apply`].
-    fn verify(&mut self) -> Result<Condition, TableError>;
-
-    /// Reads the rules and puts right what somebody else has changed. Returns how much that was.
-    ///
-    /// # Errors
-    /// As [`Table::apply`].
-    fn repair(&mut self) -> Result<usize, TableError>;
-}
-
-/// Rules in the kernel could not be read or changed.
-#[derive(Debug, thiserror::Error)]
-pub enum TableError {
-    /// The kernel said no.
-    #[error(transparent)]
-    Kernel(#[from] kernel::ServiceTableError),
-    /// The work ended in a panic.
-    #[error("work on the kernel's rules for Services was interrupted")]
-    Interrupted,
-    #[cfg(test)]
-    #[error("the kernel refuses")]
-    Refused,
 }
 
 /// How a table is to be.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct TableOptions {
     /// Its name.
     pub name: String,
@@ -62,6 +37,8 @@ pub struct TableOptions {
     pub rank: u8,
     /// Pods' traffic to elsewhere than here gets the node's address; none does if `None`.
     pub masquerade_except: Option<Vec<Network>>,
+    /// Shared by all tables of the agent's.
+    pub changes: OwnChanges,
 }
 
 /// The kernel's own.
@@ -81,13 +58,14 @@ impl KernelTable {
     /// # Errors
     /// When the kernel refuses.
     pub fn remove(options: &TableOptions) -> Result<(), TableError> {
-        Ok(open(options)?.remove()?)
+        open(options)?.remove()?;
+        Ok(())
     }
 }
 
-fn open(options: &TableOptions) -> Result<kernel::ServiceTable, kernel::ServiceTableError> {
-    let TableOptions { name, link_prefix, pods, loopback, rank, masquerade_except } = options;
-    kernel::ServiceTable::open(kernel::Config {
+fn open(options: &TableOptions) -> Result<kernel::ServiceTable, TableError> {
+    let TableOptions { name, link_prefix, pods, loopback, rank, masquerade_except, changes } = options;
+    let config = kernel::Config {
         table: name.clone(),
         pod_links: link_prefix.clone(),
         local_pods: pods.clone(),
@@ -95,7 +73,8 @@ fn open(options: &TableOptions) -> Result<kernel::ServiceTable, kernel::ServiceT
         node_addresses: None,
         loopback: *loopback,
         rank: *rank,
-    })
+    };
+    Ok(kernel::ServiceTable::open(config, changes.clone())?)
 }
 
 impl Table for KernelTable {
@@ -104,19 +83,16 @@ impl Table for KernelTable {
     }
 
     fn reconcile(&mut self, rules: &BTreeMap<Frontend, Rule>) -> Result<usize, TableError> {
-        Ok(count(self.0.reconcile(rules)?))
+        Ok(self.0.reconcile(rules)?.count())
     }
+}
 
+impl SharedTable for KernelTable {
     fn verify(&mut self) -> Result<Condition, TableError> {
         Ok(self.0.verify()?)
     }
 
     fn repair(&mut self) -> Result<usize, TableError> {
-        Ok(count(self.0.repair()?))
+        Ok(self.0.repair()?.count())
     }
-}
-
-fn count(repaired: kernel::Repaired) -> usize {
-    let kernel::Repaired { rebuilt, added, removed } = repaired;
-    usize::from(rebuilt) + added + removed
 }

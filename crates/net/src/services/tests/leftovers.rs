@@ -61,7 +61,7 @@ fn netns_a_change_does_not_hide_what_others_did() {
     table.reconcile(&desired(&[(first, forward(&[at(POD1, 8080)]))])).unwrap();
     let mut batch = Batch::new("kube-pet-test");
     batch.flush_chain("prerouting");
-    other.socket.commit(batch).unwrap();
+    other.table.socket.commit(batch).unwrap();
     table.apply(&[(second, Some(forward(&[at(POD2, 8080)])))]).unwrap();
     assert_eq!(table.verify().unwrap(), Condition::Touched);
     assert!(table.repair().unwrap().rebuilt);
@@ -71,7 +71,7 @@ fn netns_a_change_does_not_hide_what_others_did() {
     let mut batch = Batch::new("kube-pet-test");
     let lane = Lane { family: Family::V4, to: To::Address, inside: false };
     batch.delete(&Set::Count(lane, 1).name(), Element { key: &frontend_key(&first), end: &[], value: &[] });
-    other.socket.commit(batch).unwrap();
+    other.table.socket.commit(batch).unwrap();
     table.apply(&[(second, Some(forward(&[at(POD2, 8080)])))]).unwrap();
     assert_eq!(table.verify().unwrap(), Condition::Touched);
     assert_eq!(table.repair().unwrap(), Repaired { rebuilt: false, added: 1, removed: 0 });
@@ -84,7 +84,7 @@ fn netns_a_table_that_sleeps_is_woken() {
     table.reconcile(&desired(&[(vip(VIP, Protocol::Tcp, 80), forward(&[at(POD1, 8080)]))])).unwrap();
     let mut batch = Batch::new("kube-pet-test");
     batch.sleep();
-    net.table(config()).socket.commit(batch).unwrap();
+    net.table(config()).table.socket.commit(batch).unwrap();
     assert!(net.ask("outside", at(VIP, 80)).is_err());
     assert_eq!(table.verify().unwrap(), Condition::Touched);
     assert!(table.repair().unwrap().rebuilt);

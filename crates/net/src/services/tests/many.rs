@@ -19,7 +19,7 @@ fn netns_hundreds_of_endpoints() {
 
 /// The sets that were made when needed.
 fn made(table: &mut ServiceTable) -> usize {
-    kernel::read(&mut table.socket, &table.config).unwrap().expect("the table is as it was made").made.len()
+    kernel::read(&mut table.table, &table.config).unwrap().expect("the table is as it was made").made.len()
 }
 
 #[test]

@@ -62,7 +62,7 @@ type State = BTreeMap<(Set, Vec<u8>, Vec<u8>), Vec<Box<[u8]>>>;
 
 /// What the kernel has. Which endpoint has which number says nothing.
 fn state(table: &mut ServiceTable) -> State {
-    let found = kernel::read(&mut table.socket, &table.config).unwrap().expect("a table of ours");
+    let found = kernel::read(&mut table.table, &table.config).unwrap().expect("a table of ours");
     let mut state: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for (Place { set, key, end }, value) in found.elements {
         let key = if matches!(set, Set::Endpoints(_)) { &key[..key.len() - 4] } else { &key[..] };
@@ -73,17 +73,17 @@ fn state(table: &mut ServiceTable) -> State {
 }
 
 fn strip(table: &mut ServiceTable, set: Set) {
-    let found = kernel::read(&mut table.socket, &table.config).unwrap().expect("a table of ours");
-    let mut stranger = ServiceTable::open(config()).unwrap();
+    let found = kernel::read(&mut table.table, &table.config).unwrap().expect("a table of ours");
+    let mut stranger = ServiceTable::open(config(), OwnChanges::default()).unwrap();
     let mut batch = Batch::new("kube-pet-test");
     for place in found.elements.keys().filter(|place| place.set == set) {
         batch.delete(&set.name(), Element { key: &place.key, end: &place.end, value: &[] });
     }
-    stranger.socket.commit(batch).unwrap();
+    stranger.table.socket.commit(batch).unwrap();
 }
 
 fn case(steps: Vec<Step>) -> Result<(), TestCaseError> {
-    let mut table = ServiceTable::open(config()).unwrap();
+    let mut table = ServiceTable::open(config(), OwnChanges::default()).unwrap();
     table.reconcile(&BTreeMap::new()).unwrap();
     let mut model = BTreeMap::new();
     for step in steps {
@@ -98,11 +98,11 @@ fn case(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 }
             }
             Step::Restart => {
-                table = ServiceTable::open(config()).unwrap();
+                table = ServiceTable::open(config(), OwnChanges::default()).unwrap();
                 prop_assert_eq!(table.reconcile(&model).unwrap(), Repaired::default());
             }
             Step::Flush => {
-                ServiceTable::open(config()).unwrap().remove().unwrap();
+                ServiceTable::open(config(), OwnChanges::default()).unwrap().remove().unwrap();
                 prop_assert_eq!(table.verify().unwrap(), Condition::Gone);
                 prop_assert!(table.repair().unwrap().rebuilt);
             }
@@ -114,11 +114,11 @@ fn case(steps: Vec<Step>) -> Result<(), TestCaseError> {
         prop_assert_eq!(table.verify().unwrap(), Condition::Intact);
     }
     let shared = table.shared.clone();
-    let mut scratch = ServiceTable::open(Config { table: "kube-pet-scratch".into(), ..config() }).unwrap();
+    let mut scratch = ServiceTable::open(Config { table: "kube-pet-scratch".into(), ..config() }, OwnChanges::default()).unwrap();
     scratch.reconcile(&model).unwrap();
     prop_assert_eq!(state(&mut table), state(&mut scratch));
     scratch.remove().unwrap();
-    let mut fresh = ServiceTable::open(config()).unwrap();
+    let mut fresh = ServiceTable::open(config(), OwnChanges::default()).unwrap();
     prop_assert_eq!(fresh.reconcile(&model).unwrap(), Repaired::default(), "the kernel has exactly this");
     prop_assert_eq!(&fresh.rules, &table.rules);
     prop_assert_eq!(fresh.shared, shared);

@@ -5,6 +5,7 @@ use kube_pet_core::policies::{Element, PeerPod, Policy};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::kernel_tables::{Condition, SharedTable};
 use crate::paths::Paths;
 
 /// The kernel: what is there, and whether it refuses.
@@ -15,6 +16,8 @@ struct Fake(Arc<Mutex<State>>);
 struct State {
     elements: Option<BTreeSet<Element>>,
     refuses: bool,
+    /// What the table is known to hold, while somebody has changed it.
+    expected: Option<BTreeSet<Element>>,
 }
 
 impl Fake {
@@ -83,9 +86,18 @@ impl Table for Fake {
         let is = |element: &Element| matches!(element, Element::Isolated { direction: d, link: l, .. } if *d == direction && **l == *link);
         self.state().elements.iter().flatten().any(is)
     }
+}
+
+impl SharedTable for Fake {
+    fn verify(&mut self) -> Result<Condition, TableError> {
+        Ok(if self.state().expected.is_some() { Condition::Touched } else { Condition::Intact })
+    }
 
     fn repair(&mut self) -> Result<usize, TableError> {
-        Ok(0)
+        let mut state = self.state();
+        let Some(expected) = state.expected.take() else { return Ok(0) };
+        state.elements = Some(expected);
+        Ok(1)
     }
 }
 
@@ -250,4 +262,17 @@ async fn component_without_the_right_to_read_policies_pods_start() {
     bed.tell([policy("web", json!([])), Update::Known(List::Policies)]).await;
     assert!(bed.hold("web").await.unwrap().is_ok());
     assert_eq!(bed.kernel.isolated().unwrap(), ["kp-web Ingress"], "the right was given");
+}
+
+#[tokio::test(start_paused = true)]
+async fn component_what_somebody_else_has_changed_is_put_right() {
+    let bed = Bed::new(Fake::default(), &[], &[]);
+    bed.tell([policy("web", json!([])), Update::Known(List::Policies)]).await;
+    assert!(bed.hold("web").await.unwrap().is_ok());
+    {
+        let mut state = bed.kernel.state();
+        state.expected = state.elements.replace(BTreeSet::new());
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(bed.kernel.isolated().unwrap(), ["kp-web Ingress"]);
 }

@@ -6,8 +6,8 @@ use kube_pet_core::ids::PodUid;
 use kube_pet_core::services::{Address, Endpoint, Family, Frontend, HostPort, Protocol, Rule, Service, ServicePort, Slice, SlicePort};
 
 use super::super::HostPorts;
-use super::super::table::{Condition, TableError};
 use super::*;
+use crate::kernel_tables::{Condition, SharedTable, TableError};
 
 /// What the fake kernel has, and how it behaves.
 #[derive(Default)]
@@ -75,7 +75,9 @@ impl Table for Fake {
         kernel.expected.clone_from(rules);
         Ok(0)
     }
+}
 
+impl SharedTable for Fake {
     fn verify(&mut self) -> Result<Condition, TableError> {
         let kernel = self.kernel();
         Ok(match kernel.rules.is_empty() && !kernel.expected.is_empty() {
