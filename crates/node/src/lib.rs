@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod events;
 pub mod eviction;
 pub mod exec;
+mod follower;
 pub mod handlers;
 pub mod identity;
 pub mod images;

@@ -9,13 +9,13 @@
 
 mod health_checks;
 mod host_ports;
-pub(crate) mod objects;
+mod objects;
 mod programmer;
 mod proxy;
 mod reader;
 mod status;
 mod table;
-pub(crate) mod watch;
+mod watch;
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -10,7 +10,7 @@ use kube_pet_core::policies::{Labels, NamedPort, PeerPod};
 use kube_pet_core::services::Protocol;
 use serde::{Deserialize, Deserializer};
 
-use crate::services::objects::key_of;
+use crate::follower::key_of;
 
 /// A pod.
 #[derive(Clone, Debug, Deserialize)]

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::objects::{NamespaceObject, PodObject};
 use crate::api::ApiHandle;
-use crate::services::watch::{Follower, Kind};
+use crate::follower::{Follower, Kind};
 
 /// Pods that are over have no address any more.
 const ALIVE: &str = "status.phase!=Succeeded,status.phase!=Failed";

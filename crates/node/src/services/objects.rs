@@ -3,13 +3,14 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube_pet_core::services::{Endpoint, Family, Protocol, Service, ServicePort, Slice, SlicePort};
 use serde::{Deserialize, Deserializer};
+
+use crate::follower::key_of;
 
 /// Another proxy serves the Service.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
@@ -209,11 +210,6 @@ macro_rules! resource {
 }
 resource!(ServiceObject, "Service", "", "services");
 resource!(SliceObject, "EndpointSlice", "discovery.k8s.io", "endpointslices");
-
-/// `namespace/name` of an object.
-pub(crate) fn key_of(metadata: &ObjectMeta) -> Arc<str> {
-    format!("{}/{}", metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default()).into()
-}
 
 fn label<'a>(metadata: &'a ObjectMeta, name: &str) -> Option<&'a str> {
     metadata.labels.as_ref()?.get(name).map(String::as_str)

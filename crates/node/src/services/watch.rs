@@ -1,31 +1,19 @@
-//! One list and watch for each of the two kinds, for the whole cluster.
-//!
-//! A list that is read again, after a disconnection or with a new identity, is compared with what is known: what is in it goes
-//! on without a gap, and nothing is taken away before it is complete.
+//! What the API server tells: Services and EndpointSlices of the whole cluster.
 
-use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::{Stream, TryStreamExt as _};
 use jiff::Timestamp;
-use kube::Api;
-use kube::runtime::watcher::{self, Event as Watched};
+use kube::runtime::watcher;
 use kube_pet_core::services::Event;
 use tokio::sync::mpsc;
-use tracing::{info, warn};
 
-use super::objects::{ServiceObject, SliceObject, key_of};
+use super::objects::{ServiceObject, SliceObject};
 use super::reader::ServiceWriter;
 use crate::api::ApiHandle;
+use crate::follower::{Follower, Kind};
 
 /// Slices of headless Services are not for proxies: there may be very many, and nobody's address leads to them.
 const SLICES: &str = "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name";
-/// Objects of a list that are in memory as a whole at a time.
-const PAGE: u32 = 100;
-const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-/// A missing permission is not given within seconds.
-const REFUSED_RETRY: Duration = Duration::from_secs(15);
 
 /// What the proxy is told.
 #[derive(Clone, Debug)]
@@ -36,29 +24,6 @@ pub(super) enum Update {
     ServicesSynced,
     /// The list of EndpointSlices is complete.
     SlicesSynced,
-}
-
-/// The receiver has ended.
-pub(crate) struct Gone;
-
-/// A kind that is followed.
-pub(crate) trait Kind: Send {
-    type Object: kube::Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static;
-    type Update: Send;
-    const NAME: &'static str;
-    /// What does not work without the permission, and whose it is.
-    const REFUSED: &'static str;
-
-    /// What an object is here; `None`: nothing, so that it counts as gone.
-    fn put(&mut self, object: Self::Object) -> Option<(Arc<str>, Self::Update)>;
-    /// It is there no more.
-    fn gone(&mut self, key: Arc<str>) -> Self::Update;
-    /// A list is complete.
-    fn synced(&mut self) -> Self::Update;
-    /// The API server does not allow it.
-    fn refused(&mut self) -> Option<Self::Update> {
-        None
-    }
 }
 
 /// Services: for the proxy, and for environment variables.
@@ -119,153 +84,3 @@ pub(super) async fn services(api: ApiHandle, writer: ServiceWriter, updates: Opt
 pub(super) async fn slices(api: ApiHandle, node: String, updates: mpsc::Sender<Update>) {
     Follower::new(Slices(node), Some(updates)).run(api, watcher::Config::default().labels(SLICES)).await;
 }
-
-/// Compares what comes with what is known.
-pub(crate) struct Follower<K: Kind> {
-    kind: K,
-    updates: Option<mpsc::Sender<K::Update>>,
-    known: HashSet<Arc<str>>,
-    /// What a list that is being read has told.
-    listed: HashSet<Arc<str>>,
-    trouble: Option<Trouble>,
-}
-
-/// Told once, until it is over.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Trouble {
-    Refused,
-    Other,
-}
-
-impl<K: Kind> Follower<K> {
-    pub(crate) fn new(kind: K, updates: Option<mpsc::Sender<K::Update>>) -> Self {
-        Self { kind, updates, known: HashSet::new(), listed: HashSet::new(), trouble: None }
-    }
-
-    pub(crate) async fn run(mut self, mut api: ApiHandle, config: watcher::Config) {
-        loop {
-            let objects: Api<K::Object> = Api::all(api.client());
-            let stream = watcher::watcher(objects, config.clone().page_size(PAGE).timeout(240));
-            let ended = tokio::select! {
-                ended = self.follow(stream) => ended,
-                () = api.replaced() => Ok(()),
-            };
-            if ended.is_err() {
-                return;
-            }
-        }
-    }
-
-    async fn follow(&mut self, stream: impl Stream<Item = watcher::Result<Watched<K::Object>>> + Send) -> Result<(), Gone> {
-        let mut stream = std::pin::pin!(stream);
-        let mut delay = RETRY.0;
-        loop {
-            match stream.try_next().await {
-                Ok(Some(event)) => {
-                    // `Init` only says that a list is being tried.
-                    if !matches!(event, Watched::Init) {
-                        delay = RETRY.0;
-                        if self.trouble.take().is_some() {
-                            info!(kind = K::NAME, "the watch is back");
-                        }
-                    }
-                    self.take(event).await?;
-                }
-                Ok(None) => return Ok(()),
-                Err(error) => {
-                    let refused = is_refused(&error);
-                    self.tell(&error, refused);
-                    if let Some(update) = refused.then(|| self.kind.refused()).flatten() {
-                        self.send(update).await?;
-                    }
-                    tokio::time::sleep(if refused { REFUSED_RETRY } else { delay }).await;
-                    delay = (delay * 2).min(RETRY.1);
-                }
-            }
-        }
-    }
-
-    fn tell(&mut self, error: &watcher::Error, refused: bool) {
-        let trouble = if refused { Trouble::Refused } else { Trouble::Other };
-        if self.trouble.replace(trouble) == Some(trouble) {
-            return;
-        }
-        if refused {
-            warn!(
-                kind = K::NAME,
-                error = error as &dyn std::error::Error,
-                "this node may not list them, so {} to the group system:nodes (docs/join.md)",
-                K::REFUSED
-            );
-        } else {
-            warn!(kind = K::NAME, error = error as &dyn std::error::Error, "watching them failed; retrying");
-        }
-    }
-
-    async fn take(&mut self, event: Watched<K::Object>) -> Result<(), Gone> {
-        match event {
-            Watched::Init => self.listed.clear(),
-            Watched::InitApply(object) => {
-                if let Some(key) = self.put(object).await? {
-                    self.listed.insert(key);
-                }
-            }
-            Watched::InitDone => {
-                let listed = std::mem::take(&mut self.listed);
-                let gone: Vec<_> = self.known.difference(&listed).cloned().collect();
-                self.known = listed;
-                for key in gone {
-                    let update = self.kind.gone(key);
-                    self.send(update).await?;
-                }
-                let synced = self.kind.synced();
-                self.send(synced).await?;
-            }
-            Watched::Apply(object) => drop(self.put(object).await?),
-            Watched::Delete(object) => self.remove(&key_of(kube::Resource::meta(&object))).await?,
-        }
-        Ok(())
-    }
-
-    async fn put(&mut self, object: K::Object) -> Result<Option<Arc<str>>, Gone> {
-        let key = key_of(kube::Resource::meta(&object));
-        let Some((key, update)) = self.kind.put(object) else {
-            self.remove(&key).await?;
-            return Ok(None);
-        };
-        self.known.insert(key.clone());
-        self.send(update).await?;
-        Ok(Some(key))
-    }
-
-    async fn remove(&mut self, key: &str) -> Result<(), Gone> {
-        match self.known.take(key) {
-            Some(key) => {
-                let update = self.kind.gone(key);
-                self.send(update).await
-            }
-            None => Ok(()),
-        }
-    }
-
-    async fn send(&self, update: K::Update) -> Result<(), Gone> {
-        match &self.updates {
-            Some(updates) => updates.send(update).await.map_err(|_| Gone),
-            None => Ok(()),
-        }
-    }
-}
-
-fn is_refused(error: &watcher::Error) -> bool {
-    use watcher::Error::{InitialListFailed, WatchFailed, WatchStartFailed};
-    match error {
-        InitialListFailed(kube::Error::Api(status))
-        | WatchStartFailed(kube::Error::Api(status))
-        | WatchFailed(kube::Error::Api(status)) => status.code == 403,
-        watcher::Error::WatchError(status) => status.code == 403,
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests;

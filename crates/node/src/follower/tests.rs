@@ -1,35 +1,46 @@
+use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::json;
 
 use super::*;
 
-fn object(name: &str, endpoint: &str) -> SliceObject {
-    serde_json::from_value(json!({
-        "metadata": {"namespace": "ns", "name": name, "labels": {"kubernetes.io/service-name": "web"}},
-        "addressType": "IPv4",
-        "endpoints": [{"addresses": [endpoint]}],
-    }))
-    .unwrap()
+/// ConfigMaps with a value.
+struct Values;
+
+impl Kind for Values {
+    type Object = ConfigMap;
+    type Update = String;
+    const NAME: &'static str = "configmaps";
+    const REFUSED: &'static str = "nothing works";
+
+    fn put(&mut self, object: ConfigMap) -> Option<(Arc<str>, String)> {
+        let key = key_of(&object.metadata);
+        let text = format!("{key} {}", object.data?.get("value")?);
+        Some((key, text))
+    }
+
+    fn gone(&mut self, key: Arc<str>) -> String {
+        format!("{key} gone")
+    }
+
+    fn synced(&mut self) -> String {
+        "synced".to_owned()
+    }
 }
 
-/// What is sent on, in short.
-async fn sent(follower: &mut Follower<Slices>, updates: &mut mpsc::Receiver<Update>, event: Watched<SliceObject>) -> Vec<String> {
+fn object(name: &str, value: &str) -> ConfigMap {
+    serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": name}, "data": {"value": value}})).unwrap()
+}
+
+/// What is sent on.
+async fn sent(follower: &mut Follower<Values>, updates: &mut mpsc::Receiver<String>, event: Watched<ConfigMap>) -> Vec<String> {
     assert!(follower.take(event).await.is_ok());
-    let mut texts = Vec::new();
-    while let Ok(update) = updates.try_recv() {
-        texts.push(match update {
-            Update::Changed(Event::Slice(slice), _) => format!("{} {}", slice.key, slice.endpoints[0].address),
-            Update::Changed(Event::SliceGone(key), _) => format!("{key} gone"),
-            Update::SlicesSynced => "synced".to_owned(),
-            other => format!("{other:?}"),
-        });
-    }
-    texts
+    std::iter::from_fn(|| updates.try_recv().ok()).collect()
 }
 
 #[tokio::test]
 async fn a_list_that_is_read_again_takes_nothing_away_before_it_is_complete() {
     let (tx, mut rx) = mpsc::channel(16);
-    let mut follower = Follower::new(Slices("here".into()), Some(tx));
+    let mut follower = Follower::new(Values, Some(tx));
     let mut next = async |event| sent(&mut follower, &mut rx, event).await;
     let nothing: [&str; 0] = [];
 
@@ -52,11 +63,11 @@ async fn a_list_that_is_read_again_takes_nothing_away_before_it_is_complete() {
 #[tokio::test]
 async fn an_object_that_becomes_none_is_gone() {
     let (tx, mut rx) = mpsc::channel(16);
-    let mut follower = Follower::new(Slices("here".into()), Some(tx));
+    let mut follower = Follower::new(Values, Some(tx));
     let mut next = async |event| sent(&mut follower, &mut rx, event).await;
     assert_eq!(next(Watched::Apply(object("a", "10.0.0.1"))).await, ["ns/a 10.0.0.1"]);
     let mut nobodys = object("a", "10.0.0.1");
-    kube::Resource::meta_mut(&mut nobodys).labels = None;
+    nobodys.data = None;
     assert_eq!(next(Watched::Apply(nobodys.clone())).await, ["ns/a gone"]);
     assert!(next(Watched::Apply(nobodys)).await.is_empty());
 }
