@@ -14,6 +14,7 @@ use kube::{
 };
 use serde_json::json;
 
+mod crowd;
 pub mod interactive;
 pub mod services;
 
@@ -38,6 +39,8 @@ pub struct Plan {
     pub sequence: usize,
     /// Pods at once.
     pub burst: usize,
+    /// Pods with a probe each.
+    pub crowd: usize,
     /// How long the idle node is watched, for each number of pods.
     pub idle: Duration,
 }
@@ -70,6 +73,7 @@ pub async fn run(plan: &Plan) -> Result<()> {
     bench.idle(10, plan.idle).await?;
     bench.resize(0).await?;
     bench.sequence(plan.sequence).await?;
+    bench.crowd(plan.crowd, plan.idle).await?;
     lab.stop().await
 }
 

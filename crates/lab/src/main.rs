@@ -114,6 +114,9 @@ enum Command {
         /// Pods at once.
         #[arg(long, default_value_t = 30)]
         burst: usize,
+        /// Pods with a probe each, all of them asked for their numbers.
+        #[arg(long, default_value_t = 100)]
+        crowd: usize,
         /// Seconds for which the idle node is watched.
         #[arg(long, default_value_t = 120)]
         idle: u64,
@@ -186,9 +189,9 @@ async fn run(command: Command) -> Result<ExitCode> {
             let selection = Selection { focus, skip, procs, topology: network.topology(nodes), limit: Duration::from_secs(3 * 3600) };
             conform(&selection, report).await?;
         }
-        Command::Bench { sequence, burst, idle } => {
+        Command::Bench { sequence, burst, crowd, idle } => {
             let idle = Duration::from_secs(idle);
-            bench::run(&Plan { sequence, burst, idle }).await?;
+            bench::run(&Plan { sequence, burst, crowd, idle }).await?;
         }
         Command::BenchInteractive { commands, transfers } => bench::interactive::run(&interactive::Plan { commands, transfers }).await?,
         Command::BenchServices { sizes, changes, busy } => services::run(&services::Plan { sizes, changes, busy }).await?,

@@ -103,11 +103,26 @@ impl Subject {
         self.daemon()?.stop(Duration::from_secs(10)).await?;
         self.pet.shell("nft flush ruleset").await?;
         let start = Instant::now();
-        match self.proxy {
-            ServiceProxy::Agent => self.pet.start_agent().await?,
-            ServiceProxy::KubeProxy => drop(kube_proxy::launch(lab, &self.pet).await?),
-        }
-        Ok(wire::all_answered(self.pet.machine(), sample, LIMIT).await?.duration_since(start))
+        // Beside the start, which only returns when it is known that the program has not ended at once.
+        let launched = async {
+            match self.proxy {
+                ServiceProxy::Agent => self.pet.start_agent().await,
+                ServiceProxy::KubeProxy => kube_proxy::launch(lab, &self.pet).await.map(drop),
+            }
+        };
+        let ((), answered) = tokio::try_join!(launched, wire::all_answered(self.pet.machine(), sample, LIMIT))?;
+        Ok(answered.duration_since(start))
+    }
+
+    /// How long it has been at changing the kernel's rules since its start, and how often, by its own account: both have kube-proxy's
+    /// metrics.
+    async fn at_work(&self, syncs: Syncs) -> Result<(f64, f64)> {
+        let text = self.pet.shell("curl -sf http://127.0.0.1:10249/metrics").await?;
+        let value = |suffix: &str| -> Option<f64> {
+            let name = format!("kubeproxy_sync_{}proxy_rules_duration_seconds_{suffix} ", syncs.infix());
+            text.lines().find_map(|line| line.strip_prefix(&name))?.trim().parse().ok()
+        };
+        value("sum").zip(value("count")).with_context(|| format!("{} does not tell how long it takes", self.pet.name()))
     }
 
     fn cpu(&self) -> Result<u64> {
@@ -116,6 +131,24 @@ impl Subject {
 
     fn rss(&self) -> Result<f64> {
         Ok(process::rss_kib(self.daemon()?.process.pid) as f64 / 1024.0)
+    }
+}
+
+/// What a proxy does to the kernel's rules.
+#[derive(Clone, Copy)]
+enum Syncs {
+    /// All of them.
+    Full,
+    /// Those that have changed.
+    Partial,
+}
+
+impl Syncs {
+    fn infix(self) -> &'static str {
+        match self {
+            Self::Full => "full_",
+            Self::Partial => "partial_",
+        }
     }
 }
 
@@ -173,15 +206,21 @@ impl Bench {
         let addresses: Vec<Ipv4Addr> =
             services.iter().filter_map(|service| service.spec.as_ref()?.cluster_ip.as_deref()?.parse().ok()).collect();
         let sample: Vec<Ipv4Addr> = addresses.iter().step_by(addresses.len().div_ceil(SAMPLE)).copied().collect();
-        let mut cold = Vec::new();
+        let (mut cold, mut full) = (Vec::new(), Vec::new());
         for subject in &self.subjects {
             // Before the clock starts it has seen them all: what is timed is a start, not the creation.
             wire::all_answered(subject.pet.machine(), sample.clone(), LIMIT).await?;
             cold.push(format!("{:.2} s", subject.cold(lab, sample.clone()).await?.as_secs_f64()));
+            full.push(format!("{:.1} ms", subject.at_work(Syncs::Full).await?.0 * 1e3));
         }
         row("start → all work", &cold);
+        row("  of it at the kernel's rules, by its metrics", &full);
+        let before = self.partial().await?;
         let changes = self.changes(plan.changes).await?;
+        let after = self.partial().await?;
         row("one endpoint changed → traffic moves", &changes.map(|mut took| milliseconds(&mut took)));
+        let mean = |index: usize| (after[index].0 - before[index].0) / (after[index].1 - before[index].1) * 1e3;
+        row("  of it at the kernel's rules, mean", &[0, 1].map(mean).map(|mean| format!("{mean:.2} ms")));
         let mut connections = Vec::new();
         for subject in &self.subjects {
             connections.push(microseconds(&mut wire::connections(subject.pet.machine(), PROBE_IP, 2000).await?));
@@ -191,6 +230,11 @@ impl Bench {
         let rss = [self.subjects[0].rss()?, self.subjects[1].rss()?];
         row("memory, RSS", &rss.map(|rss| format!("{rss:.1} MB")));
         Ok(())
+    }
+
+    async fn partial(&self) -> Result<[(f64, f64); 2]> {
+        let [one, two] = &self.subjects;
+        Ok([one.at_work(Syncs::Partial).await?, two.at_work(Syncs::Partial).await?])
     }
 
     /// How long each change takes, for each subject, from the moment that the API server is asked.
@@ -243,7 +287,7 @@ fn listed(endpoints: &[Ipv4Addr]) -> Value {
 
 fn row(what: &str, values: &[impl AsRef<str>]) {
     let values: String = values.iter().map(|value| format!("{:>28}", value.as_ref())).collect();
-    say(format!("  {what:<40}{values}"));
+    say(format!("  {what:<46}{values}"));
 }
 
 fn milliseconds(took: &mut [Duration]) -> String {

@@ -18,6 +18,8 @@ pub const ENDPOINT_PORT: u16 = 8080;
 pub const SERVICE_PORT: u16 = 80;
 /// How long a connection may take that has a live endpoint.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How long one is waited for that may have none yet: not always is that told, as the kernel limits how often it does.
+const GLANCE: Duration = Duration::from_millis(20);
 
 /// Endpoint number `number`.
 pub fn endpoint(number: u32) -> Ipv4Addr {
@@ -49,9 +51,9 @@ pub async fn serve(machine: &Machine) -> Result<()> {
 }
 
 /// Which endpoint answers behind a ClusterIP.
-fn ask(service: Ipv4Addr) -> Result<Ipv4Addr> {
-    let mut connection = TcpStream::connect_timeout(&SocketAddr::from((service, SERVICE_PORT)), PATIENCE)?;
-    connection.set_read_timeout(Some(PATIENCE))?;
+fn ask(service: Ipv4Addr, patience: Duration) -> Result<Ipv4Addr> {
+    let mut connection = TcpStream::connect_timeout(&SocketAddr::from((service, SERVICE_PORT)), patience)?;
+    connection.set_read_timeout(Some(patience))?;
     let mut octets = [0; 4];
     connection.read_exact(&mut octets)?;
     Ok(Ipv4Addr::from(octets))
@@ -66,7 +68,7 @@ pub async fn answered_by(machine: &Machine, service: Ipv4Addr, wanted: Ipv4Addr,
         .in_network(move || {
             let start = Instant::now();
             loop {
-                let answer = ask(service);
+                let answer = ask(service, GLANCE);
                 if answer.as_ref().is_ok_and(|endpoint| *endpoint == wanted) {
                     return Ok(Instant::now());
                 }
@@ -88,7 +90,7 @@ pub async fn all_answered(machine: &Machine, services: Vec<Ipv4Addr>, limit: Dur
         .in_network(move || {
             let start = Instant::now();
             for service in services {
-                while let Err(error) = ask(service) {
+                while let Err(error) = ask(service, GLANCE) {
                     ensure!(start.elapsed() < limit, "{service} is not answered after {limit:?}: {error}");
                     std::thread::sleep(Duration::from_millis(5));
                 }
@@ -109,7 +111,7 @@ pub async fn connections(machine: &Machine, service: Ipv4Addr, count: usize) -> 
             let mut failed = 0;
             while took.len() < count {
                 let start = Instant::now();
-                match ask(service) {
+                match ask(service, PATIENCE) {
                     Ok(_) => took.push(start.elapsed()),
                     // The kernel remembers for two minutes, without a translation, what was sent before the Service was there: a
                     // port that comes round again in this time meets that.
