@@ -69,7 +69,12 @@ fn dns_port(machine: &Machine, address: Ipv4Addr) -> Finding {
             Some((_, name)) if name == "kube-pet" => Finding::ok(ID, format!("the agent listens on port {DNS_PORT} of {address}")),
             found => {
                 let who = found.map_or_else(|| "some process".to_owned(), |(pid, name)| format!("process {pid} ({name})"));
-                Finding::error(ID, format!("port {DNS_PORT} of {address} is taken"), format!("{who} listens on it: there is no DNS cache"), FIX)
+                Finding::error(
+                    ID,
+                    format!("port {DNS_PORT} of {address} is taken"),
+                    format!("{who} listens on it: there is no DNS cache"),
+                    FIX,
+                )
             }
         },
         Err(error) => Finding::error(ID, format!("nothing can listen on {address}:{DNS_PORT}"), error.to_string(), FIX),

@@ -124,7 +124,8 @@ fn networks_in_each_others_way_are_found() {
 fn the_dns_caches_port_is_looked_at_where_there_is_one() {
     let files = Files::new(&[]);
     let mut config = NodeConfiguration::defaults("/");
-    let found = |config: &NodeConfiguration| network::examine(&files.machine(), config).into_iter().find(|finding| finding.id == "port-dns");
+    let found =
+        |config: &NodeConfiguration| network::examine(&files.machine(), config).into_iter().find(|finding| finding.id == "port-dns");
     assert!(found(&config).is_none());
     config.dns_cache.enabled = true;
     // An address of the loopback that no name server has by itself.
