@@ -224,12 +224,13 @@ fn header(bytes: &[u8]) -> Option<Header> {
     Header::read(&mut BinDecoder::new(bytes.get(..HEADER_BYTES)?)).ok()
 }
 
-/// What is kept of an upstream's answer, and for how many seconds it holds: none where it must not be kept.
-pub(crate) fn keep(mut message: Message) -> Option<(Vec<u8>, u32)> {
+/// What is kept of an upstream's answer, and for how many seconds it holds: none where it must not be kept. That there is nothing holds for
+/// `negative` seconds at most.
+pub(crate) fn keep(mut message: Message, negative: u32) -> Option<(Vec<u8>, u32)> {
     message.edns = None;
     message.signature = None;
     message.metadata.id = 0;
-    let negative = negative_ttl(&message);
+    let negative = negative_ttl(&message).map(|ttl| ttl.min(negative));
     for record in message.answers.iter_mut().chain(&mut message.authorities).chain(&mut message.additionals) {
         record.ttl = record.ttl.min(MAX_TTL);
         if let (Some(limit), RData::SOA(_)) = (negative, &record.data) {
@@ -254,7 +255,7 @@ fn negative_ttl(message: &Message) -> Option<u32> {
         return None;
     }
     message.authorities.iter().find_map(|record| match &record.data {
-        RData::SOA(soa) => Some(record.ttl.min(soa.minimum).min(MAX_NEGATIVE_TTL)),
+        RData::SOA(soa) => Some(record.ttl.min(soa.minimum)),
         _ => None,
     })
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::Name;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
@@ -22,6 +23,10 @@ const CLIENT_PATIENCE: Duration = Duration::from_millis(1800);
 const AWAY: Duration = Duration::from_secs(30);
 /// Questions that are upstream at a time, each with one to four sockets.
 const MAX_FLIGHTS: usize = 256;
+
+/// How long it holds that there is no such name where names come and go: as in Kubernetes' own node-local cache, so that a new one is found
+/// soon.
+const CHANGING_NEGATIVE_TTL: u32 = 5;
 
 /// Something that happened, to be counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +68,8 @@ pub struct DnsCache(Arc<Inner>);
 struct Inner {
     state: Mutex<State>,
     upstream: Upstream,
+    /// A domain whose names come and go.
+    changing: Option<Name>,
     clock: Clock,
     observe: Observe,
     flights: mpsc::UnboundedSender<Flight>,
@@ -94,10 +101,16 @@ pub(crate) struct Wait {
 }
 
 impl DnsCache {
-    pub(crate) fn new(limits: Limits, upstream: Upstream, clock: Clock, observe: Observe) -> (Self, mpsc::UnboundedReceiver<Flight>) {
+    pub(crate) fn new(
+        limits: Limits,
+        upstream: Upstream,
+        changing: Option<Name>,
+        clock: Clock,
+        observe: Observe,
+    ) -> (Self, mpsc::UnboundedReceiver<Flight>) {
         let (flights, departures) = mpsc::unbounded_channel();
         let state = State { cache: Cache::new(limits), flights: HashMap::new(), away: None };
-        let inner = Inner { state: Mutex::new(state), upstream, clock, observe, flights, changes: AtomicU64::new(0) };
+        let inner = Inner { state: Mutex::new(state), upstream, changing, clock, observe, flights, changes: AtomicU64::new(0) };
         (Self(Arc::new(inner)), departures)
     }
 
@@ -192,7 +205,9 @@ impl DnsCache {
         let asked = self.0.upstream.ask(&ask).await;
         // What no message can be made of is no answer.
         let failed = Failure { code: ResponseCode::ServFail, unreachable: false };
-        let outcome = asked.and_then(|reply| message::keep(reply).ok_or(failed)).map(|(kept, ttl)| (Arc::from(kept), ttl));
+        let changing = self.0.changing.as_ref().is_some_and(|domain| domain.zone_of(&ask.query.name));
+        let negative = if changing { CHANGING_NEGATIVE_TTL } else { message::MAX_NEGATIVE_TTL };
+        let outcome = asked.and_then(|reply| message::keep(reply, negative).ok_or(failed)).map(|(kept, ttl)| (Arc::from(kept), ttl));
         let now = self.now();
         let mut state = self.state();
         match &outcome {

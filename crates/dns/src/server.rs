@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::Name;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
@@ -33,6 +34,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct Options {
     /// The servers that are asked, in order.
     pub upstream: Vec<SocketAddr>,
+    /// A domain whose names come and go: that it has no such name holds for five seconds at most.
+    pub changing: Option<String>,
     /// How much is kept, and for how long.
     pub limits: Limits,
     /// Who may ask; others get no answer.
@@ -52,9 +55,10 @@ pub struct Server {
 
 /// A cache, and the server that answers from it.
 pub fn new(options: Options) -> (DnsCache, Server) {
-    let Options { upstream, limits, allowed, clock, observe } = options;
+    let Options { upstream, changing, limits, allowed, clock, observe } = options;
     let upstream = Upstream::new(upstream, observe.clone());
-    let (cache, flights) = DnsCache::new(limits, upstream, clock, observe);
+    let changing = changing.and_then(|domain| Name::from_ascii(domain.trim_end_matches('.').to_owned() + ".").ok());
+    let (cache, flights) = DnsCache::new(limits, upstream, changing, clock, observe);
     (cache.clone(), Server { cache, flights, allowed })
 }
 

@@ -248,6 +248,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
     let dns = DnsCache::new(DnsCacheOptions {
         settings: config.dns_cache.clone(),
         servers: config.cluster_dns.clone(),
+        domain: config.cluster_domain.clone(),
         link_prefix: config.link_prefix.clone(),
         paths: paths.clone(),
         sandboxes: sandboxes.clone(),

@@ -80,6 +80,8 @@ pub struct DnsCacheOptions {
     pub settings: DnsCacheSettings,
     /// `clusterDNS`
     pub servers: Vec<IpAddr>,
+    /// `clusterDomain`
+    pub domain: String,
     /// How the names of the node's ends of pods' links begin, and the label of the address.
     pub link_prefix: String,
     /// Folders.
@@ -93,7 +95,7 @@ pub struct DnsCacheOptions {
 impl DnsCache {
     /// Nothing runs yet.
     pub fn new(options: DnsCacheOptions) -> Self {
-        let DnsCacheOptions { settings, servers, link_prefix, paths, sandboxes, node } = options;
+        let DnsCacheOptions { settings, servers, domain, link_prefix, paths, sandboxes, node } = options;
         let DnsCacheSettings { enabled, address, max_entries, max_stale } = settings;
         let label = format!("{link_prefix}-dns");
         let file = paths.state_dir().join("dns-cache");
@@ -113,6 +115,7 @@ impl DnsCache {
         };
         let (cache, server) = kube_pet_dns::new(Options {
             upstream: servers.into_iter().map(|server| (server, PORT).into()).collect(),
+            changing: Some(domain),
             limits: Limits { entries, bytes, max_stale },
             allowed: Arc::new(allowed),
             clock: Arc::new(now),

@@ -118,7 +118,7 @@ fn how_long_an_answer_holds() {
         let mut message = reply(&asked, code);
         message.add_answers(answers.to_vec());
         message.add_authorities(authorities.to_vec());
-        keep(message).unwrap().1
+        keep(message, MAX_NEGATIVE_TTL).unwrap().1
     };
     let alias = Record::from_rdata(name("a.example."), 20, RData::CNAME(CNAME(name("b.example."))));
     assert_eq!(holds(ResponseCode::NoError, &[address("a.example.", 30, 1), address("a.example.", 10, 2)], &[]), 10);
@@ -140,7 +140,7 @@ fn times_count_down_and_old_answers_say_so() {
     let asked = with_edns(question("A.example.", RecordType::A), 4096, false);
     let mut message = reply(&asked, ResponseCode::NoError);
     message.add_answers([address("a.example.", 30, 1), address("a.example.", 60, 2)]);
-    let (kept, _) = keep(message).unwrap();
+    let (kept, _) = keep(message, MAX_NEGATIVE_TTL).unwrap();
     let client = ask(&asked);
     let fresh = client.tell(&kept, Told::Fresh { age: 12 }, 0);
     assert_eq!(ttls(&fresh), [18, 48]);
@@ -150,7 +150,7 @@ fn times_count_down_and_old_answers_say_so() {
     assert_eq!(extended_error(&fresh), None);
     let stale = client.tell(&kept, Told::Stale, 0);
     assert_eq!((ttls(&stale), extended_error(&stale)), (vec![30, 30], Some(3)));
-    let (kept, _) = keep(reply(&asked, ResponseCode::NXDomain)).unwrap();
+    let (kept, _) = keep(reply(&asked, ResponseCode::NXDomain), MAX_NEGATIVE_TTL).unwrap();
     assert_eq!(extended_error(&client.tell(&kept, Told::Stale, 0)), Some(19));
     // Who sends no OPT gets none.
     assert!(ask(&question("a.example.", RecordType::A)).tell(&kept, Told::Stale, 0).edns.is_none());
@@ -162,7 +162,7 @@ fn addresses_take_turns_behind_their_alias() {
     let mut message = reply(&asked, ResponseCode::NoError);
     message.add_answer(Record::from_rdata(name("a.example."), 20, RData::CNAME(CNAME(name("b.example.")))));
     message.add_answers([1, 2, 3].map(|last| address("b.example.", 30, last)));
-    let (kept, _) = keep(message).unwrap();
+    let (kept, _) = keep(message, MAX_NEGATIVE_TTL).unwrap();
     let firsts: Vec<_> = (0..4).map(|turn| ask(&asked).tell(&kept, Told::Fresh { age: 0 }, turn).answers[1].data.to_string()).collect();
     assert_eq!(firsts, ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.1"]);
 }
@@ -173,7 +173,7 @@ fn authentic_data_is_told_to_who_knows_the_bit() {
     let mut message = reply(&asked, ResponseCode::NoError);
     message.add_answer(address("a.example.", 30, 1));
     message.metadata.authentic_data = true;
-    let (kept, _) = keep(message).unwrap();
+    let (kept, _) = keep(message, MAX_NEGATIVE_TTL).unwrap();
     let told = |message: &Message| ask(message).tell(&kept, Told::Fresh { age: 0 }, 0).metadata.authentic_data;
     assert!(!told(&asked));
     assert!(told(&with_edns(asked.clone(), 1232, true)));
@@ -189,7 +189,7 @@ fn a_long_answer_is_cut_to_what_the_client_takes() {
         let mut message = reply(asked, ResponseCode::NoError);
         message.add_answers((0..=60).map(|last| address("a.example.", 30, last)));
         let client = ask(asked);
-        let (kept, _) = keep(message).unwrap();
+        let (kept, _) = keep(message, MAX_NEGATIVE_TTL).unwrap();
         let bytes = write(&client.tell(&kept, Told::Fresh { age: 0 }, 0), client.datagram()).unwrap();
         Message::from_vec(&bytes).map(|message| (message.metadata.truncation, message.answers.len(), bytes.len())).unwrap()
     };
@@ -230,7 +230,7 @@ proptest! {
             Request::Ask(ask) => {
                 prop_assert!(write(&ask.fail(ResponseCode::ServFail, true), ask.datagram()).unwrap().len() <= 512);
                 prop_assert!(ask.forward().to_vec().is_ok());
-                prop_assert_eq!(restore(ask.key().bytes(), &keep(reply(&ask.forward(), ResponseCode::NXDomain)).unwrap().0), Some(ask.key()));
+                prop_assert_eq!(restore(ask.key().bytes(), &keep(reply(&ask.forward(), ResponseCode::NXDomain), 5).unwrap().0), Some(ask.key()));
             }
         }
     }
@@ -245,7 +245,7 @@ proptest! {
             }
         }
         if let Some(Ok(message)) = read_reply(&bytes, &asked)
-            && let Some((kept, ttl)) = keep(message)
+            && let Some((kept, ttl)) = keep(message, MAX_NEGATIVE_TTL)
         {
             prop_assert!(ttl <= MAX_TTL);
             prop_assert!(kept.len() <= usize::from(u16::MAX));

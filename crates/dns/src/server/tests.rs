@@ -126,6 +126,7 @@ impl Scene {
         let tell = seen.clone();
         let (cache, mut server) = new(Options {
             upstream,
+            changing: Some("cluster.local".to_owned()),
             limits: Limits { entries: NonZeroUsize::new(1000).unwrap(), bytes: 1 << 20, max_stale: Duration::from_secs(3600) },
             allowed: Arc::new(allowed),
             clock: Arc::new(move || Moment::after(began.elapsed())),
@@ -300,6 +301,19 @@ async fn component_that_there_is_no_such_name_is_kept_too() {
     fake.set(Mood::Silent);
     let (told, _) = scene.ask("a.example.").await;
     assert_eq!((told.metadata.response_code, extended_error(&told)), (ResponseCode::NXDomain, Some(19)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn component_a_new_name_of_the_cluster_is_found_soon() {
+    let fake = Fake::start(Mood::NoName).await;
+    let scene = Scene::start(&[&fake]).await;
+    for (name, ttl) in [("new.cluster.local.", 5), ("new.Cluster.local.", 5), ("newcluster.local.", 20)] {
+        assert_eq!(scene.ask(name).await.0.authorities[0].ttl, ttl, "{name}");
+    }
+    fake.set(Mood::Answer(1, 30));
+    advance(Duration::from_secs(5)).await;
+    assert_eq!(scene.last("new.cluster.local.").await, 1);
+    assert_eq!(scene.last("newcluster.local.").await, 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -25,7 +25,7 @@ fn written() -> Vec<u8> {
         let asked = question(name, RecordType::A);
         let mut message = reply(&asked, ResponseCode::NoError);
         message.add_answer(address(name, ttl, 1));
-        let (kept, ttl) = message::keep(message).unwrap();
+        let (kept, ttl) = message::keep(message, message::MAX_NEGATIVE_TTL).unwrap();
         cache.put(ask(&asked).key(), kept.into(), ttl, at(100));
     }
     write(&cache, at(110), WALL)

@@ -60,10 +60,32 @@ async fn stranger_is_not_answered(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
+/// A process of the node's own asks for [`NAME`], with neither a resolver nor a container.
+async fn the_node_is_answered(bed: &Bed) -> Result<()> {
+    let mut question = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in NAME.split('.') {
+        question.push(u8::try_from(label.len())?);
+        question.extend(label.bytes());
+    }
+    question.extend([0, 1, 0, 1]);
+    let answered = bed.pet.machine().in_network(move || {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+        socket.connect((CACHE, 53))?;
+        socket.send(&question)?;
+        let mut buffer = [0; 512];
+        let length = socket.recv(&mut buffer)?;
+        Ok::<_, std::io::Error>(buffer[..length].to_vec())
+    });
+    let answer = answered.await??;
+    ensure!(answer.ends_with(&[0, 4, 10, 96, 0, 1]), "{answer:?}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn e2e_dns_cache_answers_when_the_cluster_cannot_be_reached() -> Result<()> {
     coredns().await?;
-    let bed = Bed::own_with("dnscache", |options| options.with("dnsCache", json!({"enabled": true}))).await?;
+    let mut bed = Bed::own_with("dnscache", |options| options.with("dnsCache", json!({"enabled": true}))).await?;
     bed.pod("asker", json!({"containers": [{"name": "c", "image": AGNHOST}]})).await?;
     bed.phase("asker", "Running").await?;
     let conf = inside(&bed, &["cat", "/etc/resolv.conf"]).await?;
@@ -120,6 +142,13 @@ async fn e2e_dns_cache_answers_when_the_cluster_cannot_be_reached() -> Result<()
     })
     .await?;
     resolves(&bed).await?;
+
+    // So does the one after a reboot. Its pods wait for the API server, and what else runs on the machine can ask.
+    bed.pet.power_cycle(&bed.lab).await?;
+    bed.pet.set_online(false).await?;
+    bed.pet.start_agent().await?;
+    eventually(Duration::from_secs(30), "the cache of a machine that booted without network answers", || the_node_is_answered(&bed))
+        .await?;
     bed.pet.set_online(true).await?;
     bed.pet.ready(SOON).await?;
     bed.done().await

@@ -80,6 +80,7 @@ async fn cluster_dns() -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<()>)
 fn cache(upstream: SocketAddr) -> (kube_pet_dns::DnsCache, Server) {
     kube_pet_dns::new(Options {
         upstream: vec![upstream],
+        changing: None,
         limits: Limits { entries: NonZeroUsize::MIN, bytes: 10_000, max_stale: Duration::from_secs(60) },
         allowed: Arc::new(|_| true),
         clock: Arc::new(now),
