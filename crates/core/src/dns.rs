@@ -17,6 +17,8 @@ pub struct ClusterDns {
     pub servers: Vec<String>,
     /// `clusterDomain`
     pub domain: String,
+    /// The node's own cache of it, which is asked first.
+    pub cache: Option<String>,
 }
 
 /// What a resolv.conf says.
@@ -132,9 +134,26 @@ pub fn pod_resolv_conf(pod: &Pod, host: &str, cluster: &ClusterDns) -> PodResolv
             set_option(&mut conf.options, option);
         }
     }
+    if wants_cluster
+        && !cluster.servers.is_empty()
+        && let Some(cache) = &cluster.cache
+    {
+        ask_first(&mut conf.servers, cache, &cluster.servers);
+    }
     fit(&mut conf, &mut out.warnings);
     out.text = conf.render();
     out
+}
+
+/// Puts the cache before the others, of which one of the cluster's own makes room for it where there are three. A pod whose own servers
+/// need the room is left without it.
+fn ask_first(servers: &mut Vec<String>, cache: &str, cluster: &[String]) {
+    if servers.len() > MAX_SERVERS || (servers.len() == MAX_SERVERS && cluster.len() < MAX_SERVERS) {
+        return;
+    }
+    servers.retain(|server| server != cache);
+    servers.truncate(MAX_SERVERS - 1);
+    servers.insert(0, cache.to_owned());
 }
 
 /// Adds an option, in the place of one with the same name.

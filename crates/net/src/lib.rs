@@ -4,6 +4,7 @@
 //! calling thread: the agent may itself live in another one than the machine's first.
 
 pub mod addresses;
+pub mod loopback;
 mod netlink;
 mod nft;
 pub mod pod_links;

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::config::{AuthorizationMode, NodeConfiguration};
+use crate::dns_cache::{DnsCache, DnsCacheOptions};
 use crate::events::{EventRate, EventRecorder, EventType};
 use crate::eviction::{EvictionManager, EvictionOptions};
 use crate::exec::Executor;
@@ -247,6 +248,18 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
     }
     tasks.spawn("network policies", policies.enforcer);
 
+    // The cluster's DNS, kept on the node where that is wanted.
+    let dns = DnsCache::new(DnsCacheOptions {
+        settings: config.dns_cache.clone(),
+        servers: config.cluster_dns.clone(),
+        domain: config.cluster_domain.clone(),
+        link_prefix: config.link_prefix.clone(),
+        paths: paths.clone(),
+        sandboxes: sandboxes.clone(),
+        node: node.clone(),
+    });
+    tasks.spawn("the DNS cache", dns.task);
+
     // Pods: inventory, sources, one worker each.
     let subscribers = Subscribers::default();
     let (inventory, orphans, inventory_health) = Inventory::new(podman.clone(), config.node_name.clone(), subscribers.clone());
@@ -387,6 +400,9 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
     };
     shutdown.cancel();
     let end = async {
+        if let Some(record) = &dns.record {
+            record.save().await;
+        }
         while tasks.set.join_next().await.is_some() {}
         handlers.idle().await;
     };
@@ -441,6 +457,7 @@ fn pod_settings(config: &NodeConfiguration) -> PodSettings {
         node_name: config.node_name.clone(),
         cluster_dns: config.cluster_dns.iter().map(ToString::to_string).collect(),
         cluster_domain: config.cluster_domain.clone(),
+        dns_cache: config.dns_cache.enabled.then(|| config.dns_cache.address.to_string()),
         resolv_conf: config.resolv_conf.clone(),
         cgroup_root: config.pods_cgroup(),
         allowed_unsafe_sysctls: config.allowed_unsafe_sysctls.clone(),

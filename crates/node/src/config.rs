@@ -5,6 +5,7 @@
 //! with its file, line, field and what to do. Files in `<config>.d/` are laid over the configuration in the order of their
 //! names, flags over both.
 
+mod dns_cache;
 mod duration;
 mod hints;
 mod labels;
@@ -24,6 +25,7 @@ use k8s_openapi::api::core::v1::Taint;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde::Serialize;
 
+pub use dns_cache::DnsCacheSettings;
 pub use problem::{ConfigErrors, Problem};
 pub use source::{ConfigSource, Override};
 pub use tree::Origin;
@@ -88,6 +90,8 @@ pub struct NodeConfiguration {
     pub cluster_dns: Vec<IpAddr>,
     /// The cluster's domain, for search lists.
     pub cluster_domain: String,
+    /// A cache of the cluster's DNS on the node.
+    pub dns_cache: DnsCacheSettings,
     /// The resolv.conf that pods with `dnsPolicy: Default` get; empty for none.
     pub resolv_conf: PathBuf,
     /// The node's InternalIPs, primary first; at most one of each family. Default: the default route's.
@@ -419,6 +423,7 @@ impl NodeConfiguration {
             enable_system_log_query: false,
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".into(),
+            dns_cache: DnsCacheSettings::default(),
             resolv_conf: "/etc/resolv.conf".into(),
             node_ip: Vec::new(),
             external_ip_sources: Vec::new(),

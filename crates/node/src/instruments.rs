@@ -6,6 +6,7 @@
 //! Written here and not with the crate `prometheus-client`, which writes OpenMetrics: other names for counters, no timestamps per
 //! sample, `# EOF`. What the kubelet serves is the older text format, and that is the hundred lines of [`crate::stats::text`].
 
+pub(crate) mod dns_cache;
 mod family;
 pub(crate) mod service_proxy;
 
@@ -251,6 +252,7 @@ pub(crate) fn write(text: &mut Text) {
         family.write(text);
     }
     service_proxy::write(text);
+    dns_cache::write(text);
 }
 
 /// A call to Podman. Calls that the kubelet has no name for (pings, waits) are not counted.

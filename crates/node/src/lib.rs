@@ -4,6 +4,7 @@ pub mod api;
 pub mod app;
 pub mod config;
 pub mod containers;
+pub mod dns_cache;
 pub mod doctor;
 pub mod events;
 pub mod eviction;

@@ -326,6 +326,12 @@ impl SandboxManager {
         self.inner.books().get(uid)?.sandbox.clone()
     }
 
+    /// Whether it is the address of one of this node's pods.
+    pub fn has_address(&self, address: IpAddr) -> bool {
+        let books = self.inner.books();
+        books.uids().filter_map(|uid| books.get(uid)).any(|entry| entry.attached && entry.record.ips.contains(&address))
+    }
+
     /// Why new pods get no address although the node has a network for them: the text of the last
     /// [`SandboxError::CidrInUse`], until it is resolved.
     pub fn cidr_conflict(&self) -> Option<String> {

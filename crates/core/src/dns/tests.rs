@@ -6,7 +6,40 @@ const HOST: &str = "# mine\nnameserver 192.0.2.1\nsearch home.arpa.\noptions tim
 
 fn of(spec: &Value) -> PodResolvConf {
     let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": spec})).unwrap();
-    pod_resolv_conf(&pod, HOST, &ClusterDns { servers: vec!["10.96.0.10".into()], domain: "cluster.local".into() })
+    let cluster = ClusterDns { servers: vec!["10.96.0.10".into()], domain: "cluster.local".into(), cache: None };
+    pod_resolv_conf(&pod, HOST, &cluster)
+}
+
+/// The name servers of a pod on a node with a cache, and how many warnings there are.
+fn with_cache(spec: &Value, cluster: &[&str]) -> (Vec<String>, usize) {
+    let pod: Pod = serde_json::from_value(json!({"metadata": {"namespace": "ns"}, "spec": spec})).unwrap();
+    let servers = cluster.iter().map(|server| (*server).to_owned()).collect();
+    let cluster = ClusterDns { servers, domain: "cluster.local".into(), cache: Some("169.254.20.10".into()) };
+    let out = pod_resolv_conf(&pod, HOST, &cluster);
+    (ResolvConf::parse(&out.text).servers, out.warnings.len())
+}
+
+#[test]
+fn the_nodes_cache_is_asked_before_the_cluster_and_by_nobody_else() {
+    let cluster = ["10.96.0.10"];
+    let servers = |spec: &Value| with_cache(spec, &cluster).0;
+    assert_eq!(servers(&json!({})), ["169.254.20.10", "10.96.0.10"]);
+    assert_eq!(servers(&json!({"dnsPolicy": "ClusterFirstWithHostNet", "hostNetwork": true})), ["169.254.20.10", "10.96.0.10"]);
+    assert_eq!(servers(&json!({"hostNetwork": true})), ["192.0.2.1"]);
+    assert_eq!(servers(&json!({"dnsPolicy": "Default"})), ["192.0.2.1"]);
+    assert_eq!(servers(&json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"]}})), ["1.1.1.1"]);
+    assert_eq!(with_cache(&json!({}), &[]), (vec!["192.0.2.1".to_owned()], 0));
+}
+
+#[test]
+fn the_cache_takes_no_place_from_a_pods_own_servers() {
+    let own = |count: usize| json!({"dnsConfig": {"nameservers": (1..=count).map(|n| format!("{n}.{n}.{n}.{n}")).collect::<Vec<_>>()}});
+    assert_eq!(with_cache(&own(1), &["10.96.0.10"]).0, ["169.254.20.10", "10.96.0.10", "1.1.1.1"]);
+    assert_eq!(with_cache(&own(2), &["10.96.0.10"]), (["10.96.0.10", "1.1.1.1", "2.2.2.2"].map(str::to_owned).to_vec(), 0));
+    assert_eq!(with_cache(&own(3), &["10.96.0.10"]).1, 1, "as without a cache");
+    // The cluster's third: the cache asks it.
+    let three = ["10.96.0.10", "10.96.0.11", "10.96.0.12"];
+    assert_eq!(with_cache(&json!({}), &three), (["169.254.20.10", "10.96.0.10", "10.96.0.11"].map(str::to_owned).to_vec(), 0));
 }
 
 const CLUSTER: &str = "search ns.svc.cluster.local svc.cluster.local cluster.local home.arpa\nnameserver 10.96.0.10\noptions ndots:5\n";

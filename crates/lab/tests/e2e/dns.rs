@@ -83,12 +83,21 @@ async fn e2e_host_names_and_aliases() -> Result<()> {
     bed.done().await
 }
 
-/// A pod that asks CoreDNS, which is started by the first test that needs it.
-async fn asking(test: &str) -> Result<Bed> {
+/// CoreDNS, which is started by the first test that needs it: on the pet that stays, the tests' own pets come and go.
+pub async fn coredns() -> Result<()> {
     static STARTED: OnceCell<()> = OnceCell::const_new();
+    let start = || async {
+        let bed = Bed::shared("coredns").await?;
+        cluster_dns::start(&bed.lab, Some(bed.pet.name()), 1).await?;
+        bed.done().await
+    };
+    STARTED.get_or_try_init(start).await.map(drop)
+}
+
+/// A pod that asks CoreDNS.
+async fn asking(test: &str) -> Result<Bed> {
+    coredns().await?;
     let bed = Bed::shared(test).await?;
-    // On the pet that stays: the tests' own pets come and go.
-    STARTED.get_or_try_init(|| cluster_dns::start(&bed.lab, Some(bed.pet.name()), 1)).await?;
     bed.pod("asker", json!({"containers": [{"name": "c", "image": AGNHOST}]})).await?;
     bed.phase("asker", "Running").await?;
     Ok(bed)

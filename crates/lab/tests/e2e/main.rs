@@ -7,6 +7,7 @@ mod crash;
 mod deletion;
 mod demo;
 mod dns;
+mod dns_cache;
 mod doctor;
 mod environment;
 mod harness;

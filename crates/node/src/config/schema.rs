@@ -7,6 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Taint;
 use kube_pet_core::quantity::Amount;
 
+use super::dns_cache;
 use super::labels::{self, is_dns_subdomain};
 use super::section::{Field, Section};
 use super::values::{ExternalIpSource, LogFormat, Signal, Threshold};
@@ -204,6 +205,7 @@ fn network(top: &Section<'_>, config: &mut NodeConfiguration) {
     let policies = top.section("networkPolicy");
     policies.bool("enabled", &mut config.network_policy.enabled);
     policies.finish();
+    dns_cache::read(top, config);
 }
 
 /// One value, or one of each address family.

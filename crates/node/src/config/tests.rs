@@ -65,6 +65,7 @@ enableSystemLogQuery: true
 rotateCertificates: true
 clusterDNS: [10.96.0.10]
 clusterDomain: example.org.
+dnsCache: {enabled: true, address: 169.254.20.11, maxEntries: 500, maxStale: 12h}
 resolvConf: ""
 nodeIP: 10.0.0.5,fd00::5
 podCIDR: [10.1.0.0/24, "fd01::/64"]
@@ -159,6 +160,36 @@ kubernetes: 5
 "#,
     );
     insta::assert_snapshot!(files.load(Vec::new()).unwrap_err());
+}
+
+#[test]
+fn a_dns_cache_that_cannot_work_is_an_error() {
+    let error = |body: &str| load(body).unwrap_err();
+    for (body, expected) in [
+        (
+            "dnsCache: {enabled: true}\n",
+            "dnsCache.enabled: needs clusterDNS: there is nobody to ask; set clusterDNS, or turn the cache off",
+        ),
+        ("dnsCache: {address: \"fd00::1\"}\n", "dnsCache.address: is not an IPv4 address"),
+        ("dnsCache: {address: 127.0.0.53}\n", "dnsCache.address: pods cannot ask at 127.0.0.53"),
+        ("dnsCache: {address: 169.254.1.1}\n", "dnsCache.address: pods cannot ask at 169.254.1.1"),
+        ("dnsCache: {address: 169.254.20.10:53}\n", "dnsCache.address: \"169.254.20.10:53\" is not an IP address"),
+        ("clusterDNS: [169.254.20.10]\ndnsCache: {enabled: true}\n", "dnsCache.address: is in clusterDNS: the cache would ask itself"),
+        (
+            "clusterDNS: [10.96.0.10]\nnodeIP: 10.0.0.5\ndnsCache: {enabled: true, address: 10.0.0.5}\n",
+            "dnsCache.address: is the node's own",
+        ),
+        (
+            "clusterDNS: [10.96.0.10]\npodCIDR: 10.1.0.0/24\ndnsCache: {enabled: true, address: 10.1.0.5}\n",
+            "dnsCache.address: is in podCIDR",
+        ),
+        ("dnsCache: {maxEntries: 5}\n", "dnsCache.maxEntries: 5 is out of range; write a number from 100 to 1000000"),
+        ("dnsCache: {maxStale: 3}\n", "dnsCache.maxStale: expected a duration"),
+        ("dnsCache: {ttl: 3s}\n", "dnsCache.ttl: is not a known setting"),
+    ] {
+        assert!(error(body).contains(expected), "{body}: {}", error(body));
+    }
+    assert!(!load("clusterDNS: [10.96.0.10]\n").unwrap().dns_cache.enabled);
 }
 
 #[test]

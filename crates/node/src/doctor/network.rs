@@ -1,18 +1,26 @@
 //! Ports, forwarding, and networks that are in each other's way.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 
 use kube_pet_host::routes::{self, Route};
+use rustix::io::Errno;
+use rustix::net::{self, sockopt};
 
 use super::repairs::Repair;
 use super::{Finding, Machine};
 use crate::config::{IpNet, NodeConfiguration};
 
+/// Where the DNS cache listens.
+const DNS_PORT: u16 = 53;
+
 pub(super) fn examine(machine: &Machine, config: &NodeConfiguration) -> Vec<Finding> {
     let mut findings = vec![port(machine, "port-api", config.address, config.port)];
     if config.healthz_port != 0 {
         findings.push(port(machine, "port-health", config.healthz_bind_address, config.healthz_port));
+    }
+    if config.dns_cache.enabled {
+        findings.push(dns_port(machine, config.dns_cache.address));
     }
     findings.push(forwarding(machine));
     findings.extend(clashes(machine, config));
@@ -25,7 +33,7 @@ fn port(machine: &Machine, id: &'static str, address: IpAddr, port: u16) -> Find
     if error.kind() != std::io::ErrorKind::AddrInUse {
         return Finding::error(id, format!("nothing can listen on {address}"), error.to_string(), "correct address and port in node.yaml");
     }
-    match listener(machine, port) {
+    match listener(machine, None, port) {
         Some((_, name)) if name == "kube-pet" => Finding::ok(id, format!("the agent listens on port {port}")),
         Some((pid, name)) => Finding::error(
             id,
@@ -46,15 +54,50 @@ fn port(machine: &Machine, id: &'static str, address: IpAddr, port: u16) -> Find
     }
 }
 
-/// Which process listens on a port.
-fn listener(machine: &Machine, port: u16) -> Option<(u32, String)> {
+/// The port of the DNS cache, at an address that only the agent gives the machine.
+fn dns_port(machine: &Machine, address: Ipv4Addr) -> Finding {
+    const ID: &str = "port-dns";
+    const FIX: &str = "let it listen at addresses of its own, not at all of the machine's; or set another dnsCache.address";
+    let bound = (|| {
+        let socket = net::socket_with(net::AddressFamily::INET, net::SocketType::DGRAM, net::SocketFlags::CLOEXEC, None)?;
+        sockopt::set_ip_freebind(&socket, true)?;
+        net::bind(&socket, &SocketAddrV4::new(address, DNS_PORT))
+    })();
+    match bound {
+        Ok(()) => Finding::ok(ID, format!("port {DNS_PORT} of {address} is free")),
+        Err(Errno::ADDRINUSE) => match listener(machine, Some(address), DNS_PORT) {
+            Some((_, name)) if name == "kube-pet" => Finding::ok(ID, format!("the agent listens on port {DNS_PORT} of {address}")),
+            found => {
+                let who = found.map_or_else(|| "some process".to_owned(), |(pid, name)| format!("process {pid} ({name})"));
+                Finding::error(
+                    ID,
+                    format!("port {DNS_PORT} of {address} is taken"),
+                    format!("{who} listens on it: there is no DNS cache"),
+                    FIX,
+                )
+            }
+        },
+        Err(error) => Finding::error(ID, format!("nothing can listen on {address}:{DNS_PORT}"), error.to_string(), FIX),
+    }
+}
+
+/// Which process listens on a port: at any address, or where it would be in the way of one.
+fn listener(machine: &Machine, address: Option<Ipv4Addr>, port: u16) -> Option<(u32, String)> {
     const LISTEN: &str = "0A";
+    // As the kernel writes it: a number in the processor's own order.
+    let at = address.map(|address| format!("{:08X}", u32::from_ne_bytes(address.octets())));
+    let matches = |local: &str| {
+        local.rsplit_once(':').is_some_and(|(found, hex)| {
+            let here = at.as_ref().is_none_or(|at| found == at || found.bytes().all(|digit| digit == b'0'));
+            here && u16::from_str_radix(hex, 16).ok() == Some(port)
+        })
+    };
     let mut sockets = BTreeSet::new();
     for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
         for line in machine.read(table).unwrap_or_default().lines().skip(1) {
             let fields: Vec<_> = line.split_whitespace().collect();
             let [_, local, _, state, _, _, _, _, _, inode, ..] = fields.as_slice() else { continue };
-            if *state == LISTEN && local.rsplit(':').next().and_then(|hex| u16::from_str_radix(hex, 16).ok()) == Some(port) {
+            if *state == LISTEN && matches(local) {
                 sockets.insert(format!("socket:[{inode}]"));
             }
         }

@@ -1,4 +1,5 @@
 use std::fs;
+use std::net::Ipv4Addr;
 
 use super::*;
 
@@ -117,6 +118,23 @@ fn networks_in_each_others_way_are_found() {
     config.cluster_dns.clear();
     files.write("/var/lib/kube-pet/node.json", r#"{"podCIDRs": ["192.168.0.0/16"]}"#);
     assert_eq!(clash(&config)[0].severity, Severity::Error);
+}
+
+#[test]
+fn the_dns_caches_port_is_looked_at_where_there_is_one() {
+    let files = Files::new(&[]);
+    let mut config = NodeConfiguration::defaults("/");
+    let found =
+        |config: &NodeConfiguration| network::examine(&files.machine(), config).into_iter().find(|finding| finding.id == "port-dns");
+    assert!(found(&config).is_none());
+    config.dns_cache.enabled = true;
+    // An address of the loopback that no name server has by itself.
+    config.dns_cache.address = Ipv4Addr::new(127, 31, 7, 53);
+    let Ok(taken) = std::net::UdpSocket::bind((config.dns_cache.address, 53)) else { return };
+    let finding = found(&config).unwrap();
+    assert_eq!((finding.severity, finding.what.as_str()), (Severity::Error, "port 53 of 127.31.7.53 is taken"));
+    drop(taken);
+    assert_eq!(found(&config).unwrap().severity, Severity::Ok);
 }
 
 #[test]

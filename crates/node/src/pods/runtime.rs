@@ -42,6 +42,8 @@ pub struct PodSettings {
     pub cluster_dns: Vec<String>,
     /// `clusterDomain`
     pub cluster_domain: String,
+    /// Where the node's cache of the cluster's DNS listens, if there is one.
+    pub dns_cache: Option<String>,
     /// The host's resolv.conf.
     pub resolv_conf: PathBuf,
     /// The cgroup below which all pods are.

@@ -130,6 +130,7 @@ fn netns_a_sandbox_has_all_that_containers_join() {
     let sandbox = node.ensure(&spec("a")).unwrap();
     assert!(sandbox.created);
     assert_eq!(sandbox.ips, [ip("10.33.0.1")]);
+    assert!(node.manager.has_address(ip("10.33.0.1")) && !node.manager.has_address(ip("10.33.0.2")));
     let (net, ipc, uts) = (sandbox.netns.clone().unwrap(), sandbox.ipcns.clone().unwrap(), sandbox.utsns.clone().unwrap());
     let read = |name: &str| fs::read_to_string(format!("/proc/sys/{name}")).unwrap().trim().to_owned();
     let inside = run_in(&[(Kind::Net, &net), (Kind::Ipc, &ipc), (Kind::Uts, &uts)], || {
@@ -145,6 +146,7 @@ fn netns_a_sandbox_has_all_that_containers_join() {
     assert_eq!(node.manager.get(&PodUid::new("a")), Some(again));
     node.teardown("a").unwrap();
     node.teardown("a").unwrap();
+    assert!(!node.manager.has_address(ip("10.33.0.1")));
     assert!(node.manager.get(&PodUid::new("a")).is_none());
     assert!(node.links().is_empty() && !node.record("a").exists() && !node.path("run/kube-pet/sandboxes/a").exists());
     assert!(mounts::below(&node.path("run")).unwrap().is_empty());

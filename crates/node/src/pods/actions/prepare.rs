@@ -1,5 +1,6 @@
 //! Everything that has to be there before a pod's first container: cgroup, sandbox, volumes, name files.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -201,7 +202,13 @@ impl PodRuntime {
         let host = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
         let hosts =
             hosts_file::content(pod, &ips, &self.settings.cluster_domain, || host(Path::new("/etc/hosts"))).map_err(|e| e.to_string())?;
-        let cluster = dns::ClusterDns { servers: self.settings.cluster_dns.clone(), domain: self.settings.cluster_domain.clone() };
+        // Over IPv6 alone the cache's address cannot be reached.
+        let reachable = host_network(pod) || ips.iter().any(IpAddr::is_ipv4);
+        let cluster = dns::ClusterDns {
+            servers: self.settings.cluster_dns.clone(),
+            domain: self.settings.cluster_domain.clone(),
+            cache: self.settings.dns_cache.clone().filter(|_| reachable),
+        };
         let resolv = dns::pod_resolv_conf(pod, &host(&self.settings.resolv_conf), &cluster);
         for warning in &resolv.warnings {
             self.warn(pod, None, "DNSConfigForming", warning.clone());
