@@ -22,5 +22,6 @@ pub mod policies;
 pub mod sandboxes;
 pub mod server;
 pub mod services;
+pub mod shutdown;
 pub mod stats;
 pub mod volumes;
