@@ -33,7 +33,13 @@ pub struct AdmissionConfig {
 
 impl Default for AdmissionConfig {
     fn default() -> Self {
-        Self { allowed_unsafe_sysctls: Vec::new(), max_pods: 110, app_armor: false, supplemental_groups_policy: false, shutting_down: false }
+        Self {
+            allowed_unsafe_sysctls: Vec::new(),
+            max_pods: 110,
+            app_armor: false,
+            supplemental_groups_policy: false,
+            shutting_down: false,
+        }
     }
 }
 

@@ -137,21 +137,14 @@ pub static IMAGE_GARBAGE_COLLECTED: Family = Family::counter(
 pub static EVICTIONS: Family =
     Family::counter("kubelet_evictions", "[ALPHA] Cumulative number of pod evictions by eviction signal", &["eviction_signal"]);
 /// Pods that had to go for critical ones.
-pub static PREEMPTIONS: Family = Family::counter(
-    "kubelet_preemptions",
-    "[ALPHA] Cumulative number of pod preemptions by preemption resource",
-    &["preemption_signal"],
-);
+pub static PREEMPTIONS: Family =
+    Family::counter("kubelet_preemptions", "[ALPHA] Cumulative number of pod preemptions by preemption resource", &["preemption_signal"]);
 /// The last shutdown of the machine that waited for pods.
-pub static SHUTDOWN_START: Family = Family::gauge(
-    "kubelet_graceful_shutdown_start_time_seconds",
-    "[ALPHA] Last graceful shutdown start time since unix epoch in seconds",
-);
+pub static SHUTDOWN_START: Family =
+    Family::gauge("kubelet_graceful_shutdown_start_time_seconds", "[ALPHA] Last graceful shutdown start time since unix epoch in seconds");
 /// Its end.
-pub static SHUTDOWN_END: Family = Family::gauge(
-    "kubelet_graceful_shutdown_end_time_seconds",
-    "[ALPHA] Last graceful shutdown end time since unix epoch in seconds",
-);
+pub static SHUTDOWN_END: Family =
+    Family::gauge("kubelet_graceful_shutdown_end_time_seconds", "[ALPHA] Last graceful shutdown end time since unix epoch in seconds");
 /// Setting volumes up.
 pub static STORAGE_OPERATION_DURATION: Family = Family::histogram(
     "storage_operation_duration_seconds",

@@ -179,7 +179,8 @@ fn hard_and_soft_limits_of_one_signal_are_watched_apart() {
 
 #[test]
 fn pods_go_until_the_minimum_is_reclaimed_but_not_before_the_limit_is_met() {
-    let mut node = Node::new(vec![limit(Signal::NodefsAvailable, "100", 0, Some("50")), limit(Signal::NodefsAvailable, "20%", 60, Some("5%"))]);
+    let mut node =
+        Node::new(vec![limit(Signal::NodefsAvailable, "100", 0, Some("50")), limit(Signal::NodefsAvailable, "20%", 60, Some("5%"))]);
     assert_eq!(node.at(0, 210), (vec![], vec![]));
     assert_eq!(node.at(10, 99), (vec!["DiskPressure"], vec![100]));
     assert_eq!(node.at(20, 149).1, [100]);
@@ -208,7 +209,8 @@ fn enough_means_above_all_limits_by_what_has_to_be_reclaimed() {
 
 #[test]
 fn what_is_not_measured_or_not_limited_is_no_shortage() {
-    let mut pressure = Pressure::new(vec![limit(Signal::NodefsInodesFree, "5%", 0, None), limit(Signal::PidAvailable, "1", 0, None)], SECOND);
+    let mut pressure =
+        Pressure::new(vec![limit(Signal::NodefsInodesFree, "5%", 0, None), limit(Signal::PidAvailable, "1", 0, None)], SECOND);
     let look = pressure.look(&Levels::from([(Signal::NodefsInodesFree, Level { available: 0, capacity: 0 })]), Duration::ZERO);
     assert_eq!(look, Look { enough: true, ..Look::default() });
 }

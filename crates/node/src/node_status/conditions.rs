@@ -59,12 +59,7 @@ pub(super) struct Computed {
 }
 
 /// Computes the conditions; `before` are those of the Node, whose transition times are kept where nothing changed.
-pub(super) fn compute(
-    before: &[NodeCondition],
-    pressures: &BTreeSet<&'static str>,
-    health: &Health,
-    now: Timestamp,
-) -> Computed {
+pub(super) fn compute(before: &[NodeCondition], pressures: &BTreeSet<&'static str>, health: &Health, now: Timestamp) -> Computed {
     let mut computed = Computed { conditions: Vec::new(), events: Vec::new() };
     for wording in [MEMORY, DISK, PID] {
         let holds = pressures.contains(wording.kind);

@@ -57,11 +57,15 @@ impl Room {
         }
         left == 0 || late
     }
+}
 
-    /// Waits until any pod changes.
-    pub(super) async fn changed(&mut self) {
-        if self.changes.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
+/// Waits until any pod changes; without anything to wait for, for ever.
+pub(super) async fn changed(room: &mut Option<Room>) {
+    let changed = match room {
+        Some(room) => room.changes.changed().await.is_ok(),
+        None => false,
+    };
+    if !changed {
+        std::future::pending::<()>().await;
     }
 }

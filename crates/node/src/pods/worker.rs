@@ -21,7 +21,7 @@ use self::observation::Observation;
 use self::outcome::Outcome;
 use super::inventory::Sighting;
 use super::probes::{ProbeId, Probers};
-use super::room::Room;
+use super::room::{self, Room};
 use super::runtime::PodRuntime;
 use super::sources::Source;
 use crate::instruments;
@@ -255,8 +255,7 @@ impl Worker {
 
     fn reject(&mut self, wanted: &Wanted, rejected: Rejected) {
         self.runtime.warn(&wanted.pod, None, &rejected.reason, rejected.message.clone());
-        self.memory.rejected =
-            Some(Rejected { message: format!("Pod was rejected: {}", rejected.message), reason: rejected.reason });
+        self.memory.rejected = Some(Rejected { message: format!("Pod was rejected: {}", rejected.message), reason: rejected.reason });
     }
 
     async fn checkpoint(&mut self, wanted: &Wanted) {
@@ -448,7 +447,7 @@ impl Worker {
             Some((probe, verdict)) = self.verdicts.recv() => {
                 self.memory.probes.insert(probe, verdict);
             }
-            () = changed(&mut self.room) => {}
+            () = room::changed(&mut self.room) => {}
             () = tokio::time::sleep(sleep) => {}
         }
     }
@@ -476,13 +475,6 @@ impl Worker {
             self.runtime.warn(pod, None, &eviction.failed.reason, eviction.failed.message.clone());
         }
         self.memory.evicted = Some(eviction);
-    }
-}
-
-async fn changed(room: &mut Option<Room>) {
-    match room {
-        Some(room) => room.changed().await,
-        None => std::future::pending().await,
     }
 }
 

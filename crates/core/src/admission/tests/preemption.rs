@@ -35,9 +35,7 @@ fn preempted_with(pod: &Pod, others: &[Pod], places: u32) -> Result<(Vec<String>
     node.allocatable.insert("pods".into(), from(json!(places.to_string())));
     match admit(pod, &node, &others, &AdmissionConfig::default()) {
         Ok(Admission::Fits) => Ok((Vec::new(), String::new())),
-        Ok(Admission::After(preemption)) => {
-            Ok((preemption.victims.iter().map(ToString::to_string).collect(), preemption.resource))
-        }
+        Ok(Admission::After(preemption)) => Ok((preemption.victims.iter().map(ToString::to_string).collect(), preemption.resource)),
         Err(rejection) => Err((rejection.reason, rejection.message)),
     }
 }
@@ -48,11 +46,8 @@ fn victims(pod: &Pod, others: &[Pod]) -> Vec<String> {
 
 #[test]
 fn pods_that_ask_for_least_go_first_and_only_as_many_as_needed() {
-    let others = [
-        guaranteed("guaranteed", "1", "10Mi"),
-        burstable("large", json!({"cpu": "2"})),
-        burstable("small", json!({"cpu": "500m"})),
-    ];
+    let others =
+        [guaranteed("guaranteed", "1", "10Mi"), burstable("large", json!({"cpu": "2"})), burstable("small", json!({"cpu": "500m"}))];
     // 3.5 of 4 are taken.
     assert_eq!(victims(&critical(json!({"cpu": "500m"})), &others), [""; 0]);
     assert_eq!(preempted(&critical(json!({"cpu": "1"})), &others), Ok((vec!["small".into()], "cpu".into())));
