@@ -67,6 +67,20 @@ impl FakeLogind {
         Ok(Self { shared, client, task })
     }
 
+    /// On a bus that is there: a real one.
+    ///
+    /// # Errors
+    /// When the bus cannot be reached.
+    pub async fn on_bus(address: &str, delay: u64, after_reload: Option<u64>) -> Result<Self> {
+        let shared = Shared::new(Mutex::new(State { delay, after_reload, ..State::default() }));
+        let builder = connection::Builder::address(address).serve_at(PATH, Logind(shared.clone()));
+        let builder = builder.serve_at("/org/freedesktop/systemd1", Systemd(shared.clone()));
+        let builder = builder.name("org.freedesktop.login1").name("org.freedesktop.systemd1");
+        let connection = builder.build().await.with_context(|| format!("serve on {address}"))?;
+        let client = watch::channel(Some(connection)).1;
+        Ok(Self { shared, client, task: tokio::spawn(std::future::pending()) })
+    }
+
     /// Waits until somebody has a lock; what for, who, why and in which mode.
     ///
     /// # Errors

@@ -200,6 +200,35 @@ async fn component_a_bus_that_comes_late_or_goes_is_found_again() {
 }
 
 #[tokio::test]
+async fn component_a_real_bus_carries_it_all() {
+    let program = Path::new("/usr/bin/dbus-daemon");
+    if !kube_pet_testkit::capability::available("dbus-daemon", program.exists()) {
+        return;
+    }
+    let folder = folder();
+    let (socket, config) = (Agent::socket(folder.path()), folder.path().join("bus.conf"));
+    let address = format!("unix:path={}", socket.display());
+    let policy = r#"<policy context="default"><allow send_destination="*"/><allow send_type="signal"/><allow own="*"/></policy>"#;
+    std::fs::write(&config, format!("<busconfig><listen>{address}</listen><auth>EXTERNAL</auth>{policy}</busconfig>")).unwrap();
+    #[allow(clippy::disallowed_methods, reason = "the bus is what is tested with")]
+    let mut command = tokio::process::Command::new(program);
+    let _bus = command.arg("--nofork").arg("--config-file").arg(&config).kill_on_drop(true).spawn().unwrap();
+    until("the bus is there", || socket.exists()).await;
+    let logind = FakeLogind::on_bus(&address, 5, Some(30)).await.unwrap();
+    let mut agent = Agent::start(folder, &[(0, 30)]);
+    logind.locked(SOON).await.unwrap();
+    assert_eq!(logind.reloads(), 1);
+    agent.run("a", 0, 10, Duration::ZERO);
+    logind.shut_down(true).await.unwrap();
+    agent.is(true).await;
+    assert_eq!(agent.next().await, ("a", Some(10)));
+    until("the lock is given back", || logind.lock().is_none()).await;
+    logind.shut_down(false).await.unwrap();
+    agent.is(false).await;
+    logind.locked(SOON).await.unwrap();
+}
+
+#[tokio::test]
 async fn component_a_logind_that_does_not_wait_long_enough_is_no_use() {
     let folder = folder();
     let logind = FakeLogind::serve(&Agent::socket(folder.path()), 5, None).unwrap();
