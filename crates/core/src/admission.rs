@@ -5,13 +5,16 @@ mod affinity;
 mod app_armor;
 mod capacity;
 mod ports;
+pub mod preemption;
 
 use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
 
+use self::preemption::Preemption;
 use crate::eviction;
 use crate::node::NodeInfo;
 use crate::resources::{QosClass, is_critical, qos_class};
 use crate::security::{SYSCTL_FORBIDDEN, forbidden_sysctl};
+use crate::shutdown;
 
 /// What the node's configuration and its machine say about admission.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,12 +27,29 @@ pub struct AdmissionConfig {
     pub app_armor: bool,
     /// Whether `supplementalGroupsPolicy: Strict` is honoured; the same as `status.features.supplementalGroupsPolicy` of the Node.
     pub supplemental_groups_policy: bool,
+    /// Whether the machine is being shut down.
+    pub shutting_down: bool,
 }
 
 impl Default for AdmissionConfig {
     fn default() -> Self {
-        Self { allowed_unsafe_sysctls: Vec::new(), max_pods: 110, app_armor: false, supplemental_groups_policy: false }
+        Self {
+            allowed_unsafe_sysctls: Vec::new(),
+            max_pods: 110,
+            app_armor: false,
+            supplemental_groups_policy: false,
+            shutting_down: false,
+        }
     }
+}
+
+/// How a pod is taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// There is room.
+    Fits,
+    /// It is critical, and there is room once these have gone.
+    After(Preemption),
 }
 
 /// Why a pod is not run. The event has `message` as it is; the pod's status has it after `Pod was rejected: `.
@@ -56,13 +76,13 @@ impl Rejection {
 /// Decides whether `pod` may run beside `others`, the pods that were admitted before and have not ended; the pod itself among
 /// them does not count.
 ///
-/// Critical pods do not push others out: they are rejected for want of room as all pods are.
+/// Where only room is wanting, critical pods push others out.
 ///
 /// # Errors
 /// The first check that fails.
-pub fn admit(pod: &Pod, node: &NodeInfo, others: &[&Pod], config: &AdmissionConfig) -> Result<(), Rejection> {
+pub fn admit(pod: &Pod, node: &NodeInfo, others: &[&Pod], config: &AdmissionConfig) -> Result<Admission, Rejection> {
     pressure(pod, node)?;
-    let AdmissionConfig { allowed_unsafe_sysctls, max_pods, app_armor, supplemental_groups_policy } = config;
+    let AdmissionConfig { allowed_unsafe_sysctls, max_pods, app_armor, supplemental_groups_policy, shutting_down } = config;
     if let Some(message) = forbidden_sysctl(pod, allowed_unsafe_sysctls) {
         return Err(Rejection::new(SYSCTL_FORBIDDEN, message));
     }
@@ -70,8 +90,12 @@ pub fn admit(pod: &Pod, node: &NodeInfo, others: &[&Pod], config: &AdmissionConf
     supplemental_groups(pod, *supplemental_groups_policy)?;
     let others: Vec<&Pod> =
         others.iter().copied().filter(|other| other.metadata.uid.is_none() || other.metadata.uid != pod.metadata.uid).collect();
-    predicates(pod, node, &others, *max_pods)?;
-    app_armor::check(pod, *app_armor)
+    let admission = predicates(pod, node, &others, *max_pods)?;
+    app_armor::check(pod, *app_armor)?;
+    if *shutting_down {
+        return Err(Rejection::new(shutdown::REFUSED, shutdown::REFUSED_MESSAGE));
+    }
+    Ok(admission)
 }
 
 /// A node that is short of something takes only critical pods; of memory alone, all but those that asked for none and do not
@@ -122,19 +146,22 @@ fn supplemental_groups(pod: &Pod, supported: bool) -> Result<(), Rejection> {
 }
 
 /// What the scheduler checks and the kubelet checks again, because a pod can name its node itself.
-fn predicates(pod: &Pod, node: &NodeInfo, others: &[&Pod], max_pods: u32) -> Result<(), Rejection> {
+fn predicates(pod: &Pod, node: &NodeInfo, others: &[&Pod], max_pods: u32) -> Result<Admission, Rejection> {
     let placement = || {
         affinity::check(pod, node)?;
         node_name(pod, node)?;
         ports::check(pod, others)?;
         taints(pod, node)
     };
-    let room = || capacity::check(pod, node, others, max_pods);
+    let missing = capacity::missing(pod, node, others, max_pods);
     if is_critical(pod) {
-        // What no eviction could help is named first.
-        placement().and_then(|()| room())
-    } else {
-        room().and_then(|()| placement())
+        // What no eviction could help comes first.
+        placement()?;
+        return if missing.is_empty() { Ok(Admission::Fits) } else { preemption::choose(pod, others, &missing).map(Admission::After) };
+    }
+    match missing.first() {
+        Some(missing) => Err(missing.rejection()),
+        None => placement().map(|()| Admission::Fits),
     }
 }
 

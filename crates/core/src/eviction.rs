@@ -1,17 +1,24 @@
 //! Which pod has to go when the node runs short, and with which words: the kubelet's eviction manager (`pkg/kubelet/eviction`).
 
+mod pressure;
+mod signals;
 mod storage;
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::time::Duration;
 
 use crate::ids::PodUid;
 use crate::quantity::Amount;
 
+pub use pressure::{Level, Levels, Limit, Look, Pressure};
+pub use signals::{Signal, Threshold};
 pub use storage::{Excess, StorageUse, has_storage_limits, storage_excess};
 
 /// `status.reason` of a pod that was evicted, and the reason of the event.
 pub const REASON: &str = "Evicted";
+/// Seconds that a pod has to end where there is no time (the kubelet's `immediateEvictionGracePeriodSeconds`).
+pub const IMMEDIATE_GRACE_SECONDS: i64 = 1;
 
 /// What the node can run short of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,15 +60,31 @@ impl fmt::Display for Resource {
     }
 }
 
-/// A limit that the node is below.
+/// A limit that the node is below, for long enough that pods have to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shortage {
-    /// Of what.
-    pub resource: Resource,
+    /// What was measured.
+    pub signal: Signal,
     /// How much there should be.
     pub limit: u64,
     /// How much there is.
     pub available: u64,
+    /// How long it may last. Zero: the limit is a hard one.
+    pub grace: Duration,
+}
+
+impl Shortage {
+    /// Of what.
+    #[must_use]
+    pub fn resource(&self) -> Resource {
+        self.signal.resource()
+    }
+
+    /// Seconds that a pod has to end, of which it asks for `own`: at most `most` at a soft limit, and no time at a hard one.
+    #[must_use]
+    pub fn pod_grace(&self, own: Option<i64>, most: i64) -> i64 {
+        if self.grace.is_zero() { IMMEDIATE_GRACE_SECONDS } else { own.map_or(most, |own| own.min(most)) }
+    }
 }
 
 /// What a container uses of a resource.
@@ -125,7 +148,8 @@ fn order(resource: Resource, a: &PodUse, b: &PodUse) -> Ordering {
 /// Message of the evicted pod's status and event.
 #[must_use]
 pub fn message(shortage: Shortage, pod: &PodUse) -> String {
-    let Shortage { resource, limit, available } = shortage;
+    let Shortage { limit, available, .. } = shortage;
+    let resource = shortage.resource();
     let mut text = format!(
         "The node was low on resource: {resource}. Threshold quantity: {}, available: {}. ",
         resource.amount(limit),

@@ -18,5 +18,6 @@ pub mod quoting;
 pub mod resources;
 pub mod security;
 pub mod services;
+pub mod shutdown;
 pub mod supported;
 pub mod volumes;

@@ -45,7 +45,7 @@ mod status;
 
 pub use backoff::{BackoffPolicy, next_restart, next_retry};
 pub use decide::{Now, Rules, decide};
-pub use memory::{Eviction, ImageFailure, Memory, PostStart, PrepareFailure, Rejected, StartFailure};
+pub use memory::{Disruption, Eviction, ImageFailure, Memory, PostStart, PrepareFailure, Rejected, StartFailure};
 pub use observed::{ContainerState, Exit, Observed, ObservedContainer, SandboxFacts};
 pub use patch::{is_starting, status_differs, status_patch};
 pub use plan::{Action, ActionKey, EventKind, Plan, PodEvent};

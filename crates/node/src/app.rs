@@ -41,6 +41,7 @@ use crate::policies::{Policies, PoliciesOptions};
 use crate::sandboxes::{SandboxConfig, SandboxManager};
 use crate::server::{self, BuildVersion, ClientCa, Server, ServerOptions, ServerState};
 use crate::services::{HostPorts, Services, ServicesOptions};
+use crate::shutdown::{ShutdownManager, ShutdownOptions};
 use crate::stats::{StatsOptions, StatsProvider};
 use crate::volumes::VolumeManager;
 
@@ -201,6 +202,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
     // The Node object, and what the rest needs to know of it.
     let (store_writer, store) = PodStoreWriter::new();
     let conflict = sandboxes.clone();
+    let (shutting_down, shutdown_of_machine) = watch::channel(false);
     let (node_manager, node) = NodeManager::new(NodeManagerOptions {
         config: config.clone(),
         paths: paths.clone(),
@@ -211,7 +213,9 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         images: images.clone(),
         cidr_conflict: Arc::new(move || conflict.cidr_conflict()),
         events: events.clone(),
+        shutdown: shutdown_of_machine.clone(),
     });
+    let gauge = node_manager.gauge();
     tasks.spawn("the node's status", node_manager.run());
     tasks.spawn("the pod networks", follow_networks(sandboxes.clone(), node.clone()));
 
@@ -283,6 +287,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         boot_id,
         store: store_writer,
         handlers: handlers.clone(),
+        shutdown: shutdown_of_machine,
     }));
     let (updates_tx, updates) = mpsc::channel(256);
     let mirrors = Mirrors::default();
@@ -308,6 +313,19 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         tasks.spawn("container logs", LogRotator::new(podman.clone(), paths.clone(), store.clone(), policy).run());
     }
 
+    // The machine goes down only when its pods have ended, if it is to wait for them.
+    let machine = ShutdownManager::new(ShutdownOptions {
+        groups: config.shutdown_groups(),
+        pods: store.clone(),
+        workers: workers.clone(),
+        events: events.clone(),
+        shutting_down,
+        drop_in: paths.logind_drop_in(),
+        record: paths.shutdown_record(),
+        bus: None,
+    });
+    tasks.spawn("the machine's shutdown", machine.run());
+
     tasks.spawn("memory", return_memory());
     // 10250 and 10248, and what they tell of the node's use.
     if api.is_some() {
@@ -327,7 +345,8 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
             node: node.clone(),
             workers,
             events: events.clone(),
-            limits: config.eviction_hard.clone(),
+            gauge,
+            max_pod_grace_seconds: i64::from(config.eviction_max_pod_grace_period),
             state: paths.state_dir(),
             store: config.podman.store(),
             images: reclaimer,

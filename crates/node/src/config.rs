@@ -9,27 +9,33 @@ mod dns_cache;
 mod duration;
 mod hints;
 mod labels;
+mod podman;
+mod pressure;
 mod problem;
 mod schema;
 mod section;
+mod shutdown;
 mod source;
 mod tree;
 mod values;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Taint;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube_pet_core::shutdown::ShutdownGrace;
 use serde::Serialize;
 
 pub use dns_cache::DnsCacheSettings;
+pub use kube_pet_core::eviction::{Signal, Threshold};
+pub use podman::{ExecBy, PodmanSettings};
 pub use problem::{ConfigErrors, Problem};
 pub use source::{ConfigSource, Override};
 pub use tree::Origin;
-pub use values::{ExternalIpSource, IpNet, LogFormat, Signal, Threshold};
+pub use values::{ExternalIpSource, IpNet, LogFormat};
 
 use crate::paths::Paths;
 
@@ -182,11 +188,29 @@ pub struct NodeConfiguration {
     pub system_reserved: BTreeMap<String, Quantity>,
     /// Kept back for the agent and Podman, from allocatable.
     pub kube_reserved: BTreeMap<String, Quantity>,
-    /// Below which remainders the node is under pressure.
+    /// Below which remainders the node is under pressure, and pods have to go at once.
     pub eviction_hard: BTreeMap<Signal, Threshold>,
+    /// Below which remainders it is under pressure, and pods have to go after a while.
+    pub eviction_soft: BTreeMap<Signal, Threshold>,
+    /// After which while: one for each of [`Self::eviction_soft`].
+    #[serde(serialize_with = "duration::serialize_map")]
+    pub eviction_soft_grace_period: BTreeMap<Signal, Duration>,
+    /// How much more than the limit has to be there again once pods had to go.
+    pub eviction_minimum_reclaim: BTreeMap<Signal, Threshold>,
+    /// The most seconds that a pod has to end at a soft limit.
+    pub eviction_max_pod_grace_period: u32,
     /// How long a pressure condition stays after the pressure has ended.
     #[serde(serialize_with = "duration::serialize")]
     pub eviction_pressure_transition_period: Duration,
+
+    /// How long a shutdown of the machine waits for pods; zero for not at all.
+    #[serde(serialize_with = "duration::serialize")]
+    pub shutdown_grace_period: Duration,
+    /// How much of it is for critical pods, at the end.
+    #[serde(serialize_with = "duration::serialize")]
+    pub shutdown_grace_period_critical_pods: Duration,
+    /// Instead of both: times by priority.
+    pub shutdown_grace_period_by_pod_priority: Vec<ShutdownGrace>,
 
     /// The Podman service.
     pub podman: PodmanSettings,
@@ -307,70 +331,6 @@ pub struct NetworkPolicySettings {
     pub enabled: bool,
 }
 
-/// `podman`
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct PodmanSettings {
-    /// A service that somebody else runs. Default: one of the agent's own.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub socket: Option<PathBuf>,
-    /// The program of the agent's own service. Default: `podman` from the PATH.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub program: Option<PathBuf>,
-    /// `--root`: images and containers. Default: Podman's own.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub root: Option<PathBuf>,
-    /// `--runroot`
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub run_root: Option<PathBuf>,
-    /// `--tmpdir`
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tmp_dir: Option<PathBuf>,
-    /// `CONTAINERS_STORAGE_CONF`
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub storage_conf: Option<PathBuf>,
-    /// `CONTAINERS_REGISTRIES_CONF`
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub registries_conf: Option<PathBuf>,
-    /// Who runs commands in containers.
-    pub exec: ExecBy,
-}
-
-/// Who runs commands in containers (exec, probes, hooks).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum ExecBy {
-    /// The OCI runtime, called by the agent, where that is crun; else as [`Self::Podman`].
-    #[default]
-    Runtime,
-    /// Sessions of the Podman service.
-    Podman,
-}
-
-impl PodmanSettings {
-    /// The program of the agent's own service, to be looked up in the PATH if it is only a name.
-    pub fn program(&self) -> &Path {
-        self.program.as_deref().unwrap_or(Path::new("podman"))
-    }
-
-    /// The folder of its images and containers: Podman's own default where nothing else is set.
-    pub fn store(&self) -> PathBuf {
-        self.root.clone().unwrap_or_else(|| "/var/lib/containers/storage".into())
-    }
-
-    /// Arguments before Podman's subcommand: which store it works on.
-    pub fn global_arguments(&self) -> Vec<String> {
-        let flags = [("--root", &self.root), ("--runroot", &self.run_root), ("--tmpdir", &self.tmp_dir)];
-        flags.into_iter().filter_map(|(flag, path)| Some(format!("{flag}={}", path.as_ref()?.display()))).collect()
-    }
-
-    /// Variables of its environment.
-    pub fn variables(&self) -> Vec<(String, String)> {
-        let files = [("CONTAINERS_STORAGE_CONF", &self.storage_conf), ("CONTAINERS_REGISTRIES_CONF", &self.registries_conf)];
-        files.into_iter().filter_map(|(name, path)| Some((name.to_owned(), path.as_ref()?.display().to_string()))).collect()
-    }
-}
-
 /// `logging`
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Logging {
@@ -461,7 +421,14 @@ impl NodeConfiguration {
             system_reserved: BTreeMap::new(),
             kube_reserved: BTreeMap::new(),
             eviction_hard: values::default_thresholds(),
+            eviction_soft: BTreeMap::new(),
+            eviction_soft_grace_period: BTreeMap::new(),
+            eviction_minimum_reclaim: BTreeMap::new(),
+            eviction_max_pod_grace_period: 0,
             eviction_pressure_transition_period: Duration::from_secs(300),
+            shutdown_grace_period: Duration::ZERO,
+            shutdown_grace_period_critical_pods: Duration::ZERO,
+            shutdown_grace_period_by_pod_priority: Vec::new(),
             podman: PodmanSettings::default(),
             logging: Logging { level: "info".into(), format: LogFormat::Text },
             root_dir: root,

@@ -137,6 +137,15 @@ pub static IMAGE_GARBAGE_COLLECTED: Family = Family::counter(
 /// Pods that were evicted.
 pub static EVICTIONS: Family =
     Family::counter("kubelet_evictions", "[ALPHA] Cumulative number of pod evictions by eviction signal", &["eviction_signal"]);
+/// Pods that had to go for critical ones.
+pub static PREEMPTIONS: Family =
+    Family::counter("kubelet_preemptions", "[ALPHA] Cumulative number of pod preemptions by preemption resource", &["preemption_signal"]);
+/// The last shutdown of the machine that waited for pods.
+pub static SHUTDOWN_START: Family =
+    Family::gauge("kubelet_graceful_shutdown_start_time_seconds", "[ALPHA] Last graceful shutdown start time since unix epoch in seconds");
+/// Its end.
+pub static SHUTDOWN_END: Family =
+    Family::gauge("kubelet_graceful_shutdown_end_time_seconds", "[ALPHA] Last graceful shutdown end time since unix epoch in seconds");
 /// Setting volumes up.
 pub static STORAGE_OPERATION_DURATION: Family = Family::histogram(
     "storage_operation_duration_seconds",
@@ -218,7 +227,7 @@ pub(crate) fn forget_pod(namespace: &str, name: &str, uid: &str) {
 }
 
 /// All of them, in the order in which they are written.
-static ALL: [&Family; 25] = [
+static ALL: [&Family; 28] = [
     &CLIENT_RENEW_ERRORS,
     &CLIENT_CERTIFICATE_END,
     &SERVER_CERTIFICATE_END,
@@ -242,6 +251,9 @@ static ALL: [&Family; 25] = [
     &REST_CLIENT_REQUEST_DURATION,
     &REST_CLIENT_REQUESTS,
     &EVICTIONS,
+    &PREEMPTIONS,
+    &SHUTDOWN_START,
+    &SHUTDOWN_END,
     &IMAGE_GARBAGE_COLLECTED,
     &STORAGE_OPERATION_DURATION,
 ];

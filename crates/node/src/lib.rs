@@ -25,5 +25,6 @@ pub mod policies;
 pub mod sandboxes;
 pub mod server;
 pub mod services;
+pub mod shutdown;
 pub mod stats;
 pub mod volumes;

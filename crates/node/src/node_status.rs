@@ -12,30 +12,32 @@ mod memory;
 mod object;
 mod observation;
 mod patch;
+mod pressure;
 mod reporter;
 mod resources;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{ContainerImage, Node};
-use kube_pet_core::eviction::Shortage;
 use kube_pet_core::node::NodeInfo;
 use tokio::sync::watch;
 use tracing::debug;
 
 use crate::api::ApiHandle;
-use crate::config::{NodeConfiguration, Signal, Threshold};
+use crate::config::NodeConfiguration;
 use crate::events::EventRecorder;
 use crate::images::ImageManager;
 use crate::paths::Paths;
 use crate::podman_service::RuntimeHealth;
 use crate::pods::store::PodStore;
+use machine::Places;
+use pressure::Observer;
 use reporter::Reporter;
+
+pub use pressure::Gauge;
 
 /// How often the images are listed: the status follows a pull by this much at most.
 const IMAGES_EVERY: Duration = Duration::from_secs(60);
@@ -63,6 +65,8 @@ pub struct NodeManagerOptions {
     pub cidr_conflict: CidrConflict,
     /// Events about the Node.
     pub events: EventRecorder,
+    /// Whether the machine is being shut down.
+    pub shutdown: watch::Receiver<bool>,
 }
 
 /// What is known of the Node object.
@@ -95,6 +99,7 @@ type ImageLister = Arc<dyn Fn() -> BoxFuture<'static, Option<Vec<ContainerImage>
 /// Keeps the Node object and what the agent knows of it.
 pub struct NodeManager {
     reporter: Reporter,
+    observer: Observer,
     api: Option<ApiHandle>,
     config: NodeConfiguration,
     known: watch::Sender<Known>,
@@ -124,13 +129,20 @@ impl NodeManager {
         let (external, _) = watch::channel(Vec::new());
         let (images, _) = watch::channel(None);
         let (api, config, podman) = (inputs.api.clone(), inputs.config.clone(), inputs.podman.clone());
-        let (reporter, info) = Reporter::new(inputs, known.clone(), external.subscribe(), images.subscribe());
-        (Self { reporter, api, config, known, external, images, list_images, podman }, info)
+        let observer = Observer::new(&config, Places { state: inputs.paths.state_dir(), store: config.podman.store() });
+        let sources = reporter::Sources { external: external.subscribe(), images: images.subscribe(), pressures: observer.conditions() };
+        let (reporter, info) = Reporter::new(inputs, known.clone(), sources);
+        (Self { reporter, observer, api, config, known, external, images, list_images, podman }, info)
+    }
+
+    /// What the node is short of.
+    pub fn gauge(&self) -> Gauge {
+        self.observer.gauge()
     }
 
     /// Runs until dropped.
     pub async fn run(self) {
-        let Self { reporter, api, config, known, external, images, list_images, podman } = self;
+        let Self { reporter, observer, api, config, known, external, images, list_images, podman } = self;
         let cluster = async {
             match api {
                 Some(api) => {
@@ -143,14 +155,8 @@ impl NodeManager {
         };
         let external = addresses::keep_external(config.external_ip_sources.clone(), external);
         let images = keep_images(list_images, podman, images);
-        tokio::join!(Box::pin(cluster), Box::pin(external), Box::pin(images), Box::pin(reporter.run()));
+        tokio::join!(Box::pin(cluster), Box::pin(external), Box::pin(images), Box::pin(observer.run()), Box::pin(reporter.run()));
     }
-}
-
-/// What the machine has too little of now, by the limits of eviction. Blocking. `state` and `store` are the folders of the agent's
-/// state and of Podman's storage.
-pub(crate) fn shortages(state: PathBuf, store: PathBuf, limits: &BTreeMap<Signal, Threshold>) -> Vec<(Signal, Shortage)> {
-    conditions::shortages(&machine::read(&machine::Places { state, store }), limits)
 }
 
 async fn keep_images(list: ImageLister, mut podman: watch::Receiver<RuntimeHealth>, images: watch::Sender<Option<Vec<ContainerImage>>>) {
@@ -179,12 +185,13 @@ struct Inputs {
     pods: PodStore,
     cidr_conflict: CidrConflict,
     events: EventRecorder,
+    shutdown: watch::Receiver<bool>,
 }
 
 impl From<NodeManagerOptions> for Inputs {
     fn from(options: NodeManagerOptions) -> Self {
-        let NodeManagerOptions { config, paths, build_version, api, podman, pods, images: _, cidr_conflict, events } = options;
-        Self { config, paths, build_version, api, podman, pods, cidr_conflict, events }
+        let NodeManagerOptions { config, paths, build_version, api, podman, pods, images: _, cidr_conflict, events, shutdown } = options;
+        Self { config, paths, build_version, api, podman, pods, cidr_conflict, events, shutdown }
     }
 }
 

@@ -31,6 +31,14 @@ impl Paths {
     pub fn run_dir(&self) -> PathBuf {
         self.root.join("run/kube-pet")
     }
+    /// The settings that make systemd-logind wait for pods at a shutdown.
+    pub fn logind_drop_in(&self) -> PathBuf {
+        self.root.join("etc/systemd/logind.conf.d/99-kube-pet.conf")
+    }
+    /// When the last shutdown of the machine began and ended.
+    pub fn shutdown_record(&self) -> PathBuf {
+        self.state_dir().join("graceful_node_shutdown_state")
+    }
     /// Keys and certificates, mode 0700.
     pub fn pki_dir(&self) -> PathBuf {
         self.state_dir().join("pki")

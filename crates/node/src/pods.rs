@@ -9,6 +9,7 @@ pub mod manager;
 pub mod mirror;
 pub mod oom;
 mod probes;
+mod room;
 pub mod runtime;
 pub mod sources;
 pub mod store;

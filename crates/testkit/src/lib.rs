@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod capability;
+pub mod logind;
 pub mod pod;
 pub mod podman;
 

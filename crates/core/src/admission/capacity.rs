@@ -7,19 +7,47 @@ use crate::node::NodeInfo;
 use crate::quantity::Amount;
 use crate::resources::{Amounts, amounts, pod_requests};
 
-pub(super) fn check(pod: &Pod, node: &NodeInfo, others: &[&Pod], max_pods: u32) -> Result<(), Rejection> {
+const PODS: &str = "pods";
+
+/// Something that the node has too little of for a pod, in [`units`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Missing {
+    pub(super) name: String,
+    requested: i64,
+    used: i64,
+    capacity: i64,
+}
+
+impl Missing {
+    /// How much would have to be given back.
+    pub(super) fn amount(&self) -> i64 {
+        self.requested.saturating_sub(self.capacity.saturating_sub(self.used))
+    }
+
+    pub(super) fn rejection(&self) -> Rejection {
+        let Self { name, requested, used, capacity } = self;
+        Rejection::new(
+            format!("OutOf{name}"),
+            format!("Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"),
+        )
+    }
+}
+
+/// All that there is too little of.
+pub(super) fn missing(pod: &Pod, node: &NodeInfo, others: &[&Pod], max_pods: u32) -> Vec<Missing> {
     let allocatable = amounts(Some(&node.allocatable));
-    let allowed = allocatable.get("pods").map_or(i64::from(max_pods), |pods| pods.value());
+    let mut missing = Vec::new();
+    let allowed = allocatable.get(PODS).map_or(i64::from(max_pods), |pods| pods.value());
     let running = i64::try_from(others.len()).unwrap_or(i64::MAX);
     if running >= allowed {
-        return Err(insufficient("pods", 1, running, allowed));
+        missing.push(Missing { name: PODS.to_owned(), requested: 1, used: running, capacity: allowed });
     }
     let requested: Amounts = pod_requests(pod)
         .into_iter()
         .filter(|(name, amount)| units(name, *amount) > 0 && (!is_extended(name) || allocatable.contains_key(name)))
         .collect();
     if requested.is_empty() {
-        return Ok(());
+        return missing;
     }
     let used: Vec<Amounts> = others.iter().map(|other| pod_requests(other)).collect();
     for name in in_order(&requested) {
@@ -27,17 +55,18 @@ pub(super) fn check(pod: &Pod, node: &NodeInfo, others: &[&Pod], max_pods: u32) 
         let (requested, capacity) = (of(&requested), of(&allocatable));
         let used = used.iter().map(of).fold(0, i64::saturating_add);
         if requested > capacity.saturating_sub(used) {
-            return Err(insufficient(name, requested, used, capacity));
+            missing.push(Missing { name: name.to_owned(), requested, used, capacity });
         }
     }
-    Ok(())
+    missing
 }
 
-fn insufficient(name: &str, requested: i64, used: i64, capacity: i64) -> Rejection {
-    Rejection::new(
-        format!("OutOf{name}"),
-        format!("Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"),
-    )
+/// What a pod's end gives back, in [`units`].
+pub(super) fn request(pod: &Pod, name: &str) -> i64 {
+    if name == PODS {
+        return 1;
+    }
+    pod_requests(pod).get(name).map_or(0, |amount| units(name, *amount))
 }
 
 /// The three that every node has first; the rest by name. The kubelet takes the rest in no order at all.

@@ -44,7 +44,7 @@ fn with_port(uid: &str, host_network: bool, port: Value) -> Pod {
 }
 
 fn decide(pod: &Pod, node: &NodeInfo, others: &[&Pod]) -> Result<(), (String, String)> {
-    admit(pod, node, others, &AdmissionConfig::default()).map_err(|r| (r.reason, r.message))
+    admit(pod, node, others, &AdmissionConfig::default()).map(drop).map_err(|r| (r.reason, r.message))
 }
 
 fn rejected(reason: &str, message: &str) -> Result<(), (String, String)> {
@@ -325,7 +325,7 @@ fn a_critical_pod_hears_first_of_what_no_eviction_could_help() {
     let mut pod = pod(spec);
     assert_eq!(decide(&pod, &node(), &[]), rejected(NO_MATCH.0, NO_MATCH.1));
     pod.spec.as_mut().unwrap().node_selector = None;
-    assert_eq!(decide(&pod, &node(), &[]).unwrap_err().0, "OutOfcpu");
+    assert_eq!(decide(&pod, &node(), &[]).unwrap_err().0, "UnexpectedAdmissionError");
 }
 
 #[test]
@@ -363,7 +363,7 @@ fn what_the_configuration_allows() {
     let pod = pod(json!({"securityContext": {
         "supplementalGroupsPolicy": "Strict", "appArmorProfile": {"type": "Localhost", "localhostProfile": "p"},
         "sysctls": [{"name": "kernel.msgmax", "value": "1"}]}}));
-    assert_eq!(admit(&pod, &node(), &[], &config), Ok(()));
+    assert_eq!(admit(&pod, &node(), &[], &config), Ok(Admission::Fits));
 }
 
 #[test]
@@ -417,4 +417,18 @@ fn a_node_under_pressure_takes_only_what_it_must() {
     ] {
         assert_eq!(decide(pod, node, &[]), expected, "{:?} {:?}", pod.spec, node.pressures);
     }
+}
+
+mod preemption;
+
+#[test]
+fn nothing_comes_while_the_machine_is_shut_down() {
+    let config = AdmissionConfig { shutting_down: true, ..AdmissionConfig::default() };
+    let refused = Rejection::new("NodeShutdown", "Pod was rejected as the node is shutting down.");
+    for spec in [json!({}), json!({"priority": 2_000_000_000})] {
+        assert_eq!(admit(&pod(spec), &node(), &[], &config), Err(refused.clone()));
+    }
+    // Nor does anything go for it.
+    let others = ["u2", "u3", "u4"].map(|uid| requesting(uid, json!({})));
+    assert_eq!(admit(&pod(json!({"priority": 2_000_000_000})), &node(), &others.each_ref(), &config), Err(refused));
 }

@@ -113,10 +113,12 @@ impl<'a> Draft<'a> {
 
     /// Seconds from the first signal to SIGKILL where nothing else says so.
     fn grace(&self) -> i64 {
-        if let Some(eviction) = &self.memory.evicted {
-            return eviction.grace_seconds.max(1);
-        }
-        self.pod().spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30).max(1)
+        let own = || self.pod().spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30);
+        self.eviction_grace().unwrap_or_else(own).max(1)
+    }
+
+    fn eviction_grace(&self) -> Option<i64> {
+        self.memory.evicted.as_ref().and_then(|eviction| eviction.grace_seconds)
     }
 
     fn init(&self) -> &'a [Container] {

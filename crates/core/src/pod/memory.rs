@@ -53,7 +53,7 @@ pub struct Memory {
     pub final_status_written: bool,
     /// When an operation of tearing down last failed.
     pub teardown_retry_at: Option<Timestamp>,
-    /// The node has given the pod up: `Evicted`.
+    /// The node has given the pod up: `Evicted`, `Preempting`, `Terminated`.
     pub evicted: Option<Eviction>,
 }
 
@@ -101,10 +101,21 @@ pub enum PostStart {
 pub struct Eviction {
     /// What the status says.
     pub failed: Rejected,
-    /// Seconds from the first signal to SIGKILL.
-    pub grace_seconds: i64,
-    /// The condition `DisruptionTarget` tells of it, since this moment of the wall clock.
-    pub disruption: Option<Timestamp>,
+    /// Seconds from the first signal to SIGKILL; `None` for those that the pod asks for.
+    pub grace_seconds: Option<i64>,
+    /// The condition `DisruptionTarget` tells of it.
+    pub disruption: Option<Disruption>,
+    /// An event tells of it, with the reason and message of the status.
+    pub event: bool,
+}
+
+/// The condition `DisruptionTarget`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disruption {
+    /// Since when, by the wall clock.
+    pub since: Timestamp,
+    /// Its message.
+    pub message: String,
 }
 
 /// A pod that this node refuses, or fails.

@@ -1,13 +1,13 @@
 //! Nodes that are short of something, pods that take more than they may, images that nobody uses.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
 use serde_json::json;
 
-use crate::harness::{BUSYBOX, Bed, PAUSE, SOON, condition, phase_of, shell};
+use crate::harness::{BUSYBOX, Bed, PAUSE, SOON, condition, ended, phase_of, shell};
 
 /// Folders are counted once a minute, and looked at every ten seconds.
 const COUNTED: Duration = Duration::from_secs(120);
@@ -76,6 +76,43 @@ async fn e2e_a_full_disk_costs_the_pod_that_filled_it() -> Result<()> {
     })
     .await?;
     ensure!(phase_of(&bed.get("modest").await?) == "Running");
+    bed.done().await
+}
+
+#[tokio::test]
+async fn e2e_a_soft_limit_is_put_up_with_for_a_while_and_gives_pods_time() -> Result<()> {
+    const GRACE: Duration = Duration::from_secs(15);
+    let bed = Bed::own_with("softdisk", |options| {
+        options
+            .with("evictionHard", json!({"nodefs.available": "4Mi"}))
+            .with("evictionSoft", json!({"nodefs.available": "64Mi"}))
+            .with("evictionSoftGracePeriod", json!({"nodefs.available": format!("{}s", GRACE.as_secs())}))
+            .with("evictionMaxPodGracePeriod", json!(5))
+    })
+    .await?;
+    bed.small_disk(256).await?;
+    // It takes no notice of its signal.
+    let mut greedy = shell("c", "trap '' TERM; dd if=/dev/zero of=/v/x bs=1M count=220; while true; do sleep 1; done");
+    greedy["volumeMounts"] = json!([{"name": "v", "mountPath": "/v"}]);
+    bed.pod("greedy", json!({"containers": [greedy], "volumes": [{"name": "v", "emptyDir": {}}], "terminationGracePeriodSeconds": 600}))
+        .await?;
+    kube_pet_lab::eventually(SOON, "the node tells of the pressure", || async {
+        ensure!(bed.pressure("DiskPressure").await? == "True");
+        Ok(())
+    })
+    .await?;
+    let pressed = Instant::now();
+    let pod = bed.until("greedy", SOON, "is evicted", |pod| phase_of(pod) == "Failed").await?;
+    // The condition may be seen a little late.
+    ensure!(pressed.elapsed() >= GRACE - Duration::from_secs(3), "after {:?}", pressed.elapsed());
+    let failed = Instant::now();
+    let (reason, message) = told(&pod);
+    ensure!(reason == "Evicted", "{:?}", pod.status);
+    ensure!(message.starts_with("The node was low on resource: ephemeral-storage. Threshold quantity: 64Mi, available: "), "{message}");
+    // Five seconds, not ten minutes, and not one.
+    let pod = bed.until("greedy", SOON, "has ended", |pod| ended(pod, "c").is_some()).await?;
+    ensure!(ended(&pod, "c") == Some(("Error", 137)), "{:?}", pod.status);
+    ensure!(failed.elapsed() >= Duration::from_secs(3), "killed after {:?}", failed.elapsed());
     bed.done().await
 }
 

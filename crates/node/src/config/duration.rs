@@ -1,9 +1,10 @@
 //! Durations as Go writes and reads them (`10s`, `5m0s`, `1h0m0.5s`): what every Kubernetes configuration uses.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use serde::Serializer;
+use serde::{Serialize, Serializer};
 
 const UNITS: [(&str, f64); 7] = [("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
 
@@ -65,6 +66,10 @@ fn decimal(value: u128, unit: u128) -> String {
 
 pub(super) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&format(*value))
+}
+
+pub(super) fn serialize_map<K: Serialize, S: Serializer>(map: &BTreeMap<K, Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(map.iter().map(|(key, value)| (key, format(*value))))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What to write instead of a field that does not exist.
 
 /// KubeletConfiguration's fields that have no counterpart here, with the reason where there is a short one.
-const KUBELET_ONLY: [(&str, &str); 34] = [
+const KUBELET_ONLY: [(&str, &str); 27] = [
     ("cgroupDriver", "the cgroup layout needs no driver"),
     ("containerRuntimeEndpoint", "the runtime is Podman: see podman.socket"),
     ("imageServiceEndpoint", "the runtime is Podman: see podman.socket"),
@@ -22,13 +22,6 @@ const KUBELET_ONLY: [(&str, &str); 34] = [
     ("cpuManagerPolicy", ""),
     ("memoryManagerPolicy", ""),
     ("topologyManagerPolicy", ""),
-    ("imageGCHighThresholdPercent", ""),
-    ("imageGCLowThresholdPercent", ""),
-    ("imageMinimumGCAge", ""),
-    ("evictionSoft", ""),
-    ("evictionSoftGracePeriod", ""),
-    ("shutdownGracePeriod", ""),
-    ("shutdownGracePeriodCriticalPods", ""),
     ("protectKernelDefaults", ""),
     ("seccompDefault", ""),
     ("memorySwap", ""),

@@ -10,8 +10,8 @@ use kube_pet_core::quantity::Amount;
 use super::dns_cache;
 use super::labels::{self, is_dns_subdomain};
 use super::section::{Field, Section};
-use super::values::{ExternalIpSource, LogFormat, Signal, Threshold};
-use super::{API_VERSION, AuthorizationMode, ExecBy, IpNet, KIND, NodeConfiguration};
+use super::values::{ExternalIpSource, LogFormat};
+use super::{API_VERSION, AuthorizationMode, ExecBy, IpNet, KIND, NodeConfiguration, pressure, shutdown};
 
 /// The longest delay between restarts that the kubelet accepts.
 const MAX_RESTART_PERIOD: Duration = Duration::from_secs(300);
@@ -30,7 +30,8 @@ pub(super) fn apply(top: Section<'_>, config: &mut NodeConfiguration) {
     network(&top, config);
     node(&top, config);
     pods(&top, config);
-    pressure(&top, config);
+    pressure::read(&top, config);
+    shutdown::read(&top, config);
     podman(&top, config);
     logging(&top, config);
     top.finish();
@@ -383,44 +384,6 @@ fn container_logs(top: &Section<'_>, config: &mut NodeConfiguration) {
     top.number("containerLogMaxFiles", 2..=10_000, &mut config.container_log_max_files);
     top.number("containerLogMaxWorkers", 1..=64, &mut config.container_log_max_workers);
     top.duration("containerLogMonitorInterval", SHORTEST_LOG_INTERVAL, &mut config.container_log_monitor_interval);
-}
-
-fn pressure(top: &Section<'_>, config: &mut NodeConfiguration) {
-    for (key, into) in [("systemReserved", &mut config.system_reserved), ("kubeReserved", &mut config.kube_reserved)] {
-        let section = top.section(key);
-        for (resource, field) in section.all() {
-            if !["cpu", "memory", "ephemeral-storage"].contains(&resource) {
-                field.problem("cannot be reserved", "reserve cpu, memory or ephemeral-storage");
-                continue;
-            }
-            let Some(text) = field.scalar() else { continue };
-            match text.parse::<Amount>() {
-                Ok(amount) if !amount.is_negative() => {
-                    into.insert(resource.to_owned(), amount.to_quantity());
-                }
-                _ => field.problem(format!("{text:?} is not a quantity"), "write a number such as 500m, 1Gi or 2"),
-            }
-        }
-    }
-    if let Some(field) = top.field("evictionHard") {
-        // As for the kubelet, what is written replaces all the defaults.
-        config.eviction_hard.clear();
-        for (name, field) in field.section().all() {
-            let Some(signal) = Signal::ALL.iter().find(|signal| signal.name() == name) else {
-                let known: Vec<_> = Signal::ALL.iter().map(|signal| signal.name()).collect();
-                field.problem("is not measured", format!("use {}", known.join(", ")));
-                continue;
-            };
-            let Some(text) = field.scalar() else { continue };
-            match text.parse::<Threshold>() {
-                Ok(threshold) => {
-                    config.eviction_hard.insert(*signal, threshold);
-                }
-                Err(()) => field.problem(format!("{text:?} is not a limit"), "write a quantity such as 100Mi, or a part such as 10%"),
-            }
-        }
-    }
-    top.duration("evictionPressureTransitionPeriod", Duration::ZERO, &mut config.eviction_pressure_transition_period);
 }
 
 fn podman(top: &Section<'_>, config: &mut NodeConfiguration) {

@@ -103,7 +103,14 @@ containerLogMonitorInterval: 3s
 systemReserved: {cpu: 0.5, memory: 1Gi}
 kubeReserved: {ephemeral-storage: 1Gi}
 evictionHard: {memory.available: 5%, pid.available: 100}
+evictionSoft: {memory.available: 10%, nodefs.available: 1Gi}
+evictionSoftGracePeriod: {memory.available: 1m30s, nodefs.available: 2m, pid.available: 5s}
+evictionMinimumReclaim: {nodefs.available: 500Mi}
+evictionMaxPodGracePeriod: 60
 evictionPressureTransitionPeriod: 0s
+shutdownGracePeriodByPodPriority:
+- {priority: 1000, shutdownGracePeriodSeconds: 20}
+- {priority: 0, shutdownGracePeriodSeconds: 10}
 podman: {program: /usr/bin/podman, root: /r, runRoot: /rr, tmpDir: /t, storageConf: /s, registriesConf: /g, exec: podman}
 logging: {level: "info,kube_pet_node=debug", format: json}
 "#,
@@ -114,6 +121,8 @@ logging: {level: "info,kube_pet_node=debug", format: json}
     assert_eq!(config.cluster_domain, "example.org");
     assert_eq!(config.max_parallel_image_pulls, 1);
     assert_eq!(config.eviction_hard.len(), 2);
+    let groups: Vec<_> = config.shutdown_groups().iter().map(|group| (group.priority, group.shutdown_grace_period_seconds)).collect();
+    assert_eq!(groups, [(0, 10), (1000, 20)]);
     assert_eq!(config.pods_cgroup(), "/lab/pet/kubepods");
     assert_eq!(config.crash_loop_back_off.max_container_restart_period, Duration::from_secs(30));
     let yaml = config.to_yaml().unwrap();
@@ -147,12 +156,19 @@ registerWithTaints: [{key: a, effect: Never}, {effect: NoSchedule}]
 nodeStatusUpdateFrequency: 20s
 nodeStatusReportFrequency: 10s
 cgroupDriver: systemd
-evictionSoft: {}
+memoryManagerPolicy: Static
 featureGates: {A: true}
 rotateCertificates: false
 tlsCertFile: server.pem
 systemReserved: {cpu: lots, pid: 5}
-evictionHard: {memory.available: 200%, disk: 5%}
+evictionHard: {memory.available: 200%, disk: 5%, nodefs.available: 0}
+evictionSoft: {memory.available: 20%, nodefs.available: 20%, imagefs.available: 20%}
+evictionSoftGracePeriod: {memory.available: 1m, nodefs.available: soon}
+evictionMinimumReclaim: {memory.available: 0%, nodefs.available: -1Gi}
+evictionMaxPodGracePeriod: -1
+shutdownGracePeriod: 500ms
+shutdownGracePeriodCriticalPods: 10s
+shutdownGracePeriodByPodPriority: [{priority: 5, shutdownGracePeriodSeconds: 1}, {priority: 5, grace: 1}]
 crashLoopBackOff: {maxContainerRestartPeriod: 10m}
 podman: [a]
 externalIPSources: [dns, {static: 1.2.3.4, interface: eth0}]
@@ -190,6 +206,38 @@ fn a_dns_cache_that_cannot_work_is_an_error() {
         assert!(error(body).contains(expected), "{body}: {}", error(body));
     }
     assert!(!load("clusterDNS: [10.96.0.10]\n").unwrap().dns_cache.enabled);
+}
+
+#[test]
+fn limits_have_the_kubelets_forms() {
+    let limits = |body: &str| -> Vec<_> {
+        let limits = load(body).unwrap().eviction_limits();
+        limits.iter().map(|limit| (limit.signal.name(), limit.threshold.to_string(), limit.grace.as_secs())).collect()
+    };
+    let text = |list: &[(&'static str, &str, u64)]| -> Vec<_> {
+        list.iter().map(|(name, limit, grace)| (*name, (*limit).to_owned(), *grace)).collect()
+    };
+    // Those without effect are passed over.
+    assert_eq!(
+        limits("evictionHard: {memory.available: 0%, nodefs.available: 100%, pid.available: 1k}"),
+        text(&[("pid.available", "1k", 0)])
+    );
+    // What is written replaces the defaults, unless it is merged with them.
+    let merged = limits("evictionHard: {memory.available: 1Gi, nodefs.available: 0%}\nmergeDefaultEvictionSettings: true");
+    let expected =
+        [("memory.available", "1Gi", 0), ("nodefs.inodesFree", "5%", 0), ("imagefs.available", "15%", 0), ("imagefs.inodesFree", "5%", 0)];
+    assert_eq!(merged, text(&expected));
+    let both =
+        "evictionHard: {memory.available: 1Gi}\nevictionSoft: {memory.available: 2Gi}\nevictionSoftGracePeriod: {memory.available: 2m}";
+    assert_eq!(limits(both), text(&[("memory.available", "1Gi", 0), ("memory.available", "2Gi", 120)]));
+}
+
+#[test]
+fn the_time_of_a_shutdown_is_split_between_pods_and_critical_pods() {
+    let config = load("shutdownGracePeriod: 30s\nshutdownGracePeriodCriticalPods: 10s").unwrap();
+    let groups: Vec<_> = config.shutdown_groups().iter().map(|group| (group.priority, group.shutdown_grace_period_seconds)).collect();
+    assert_eq!(groups, [(0, 20), (2_000_000_000, 10)]);
+    assert!(load("").unwrap().shutdown_groups().is_empty());
 }
 
 #[test]

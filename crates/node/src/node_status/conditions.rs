@@ -1,15 +1,11 @@
 //! The node's conditions, from measurements, with the kubelet's reasons and messages.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::NodeCondition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube_pet_core::eviction::{Resource, Shortage};
-
-use super::machine::Readings;
-use crate::config::{Signal, Threshold};
+use kube_pet_core::shutdown;
 
 /// The condition that tells of a pod network that is not taken over while pods use the old one.
 pub(super) const CIDR_CHANGE_REFUSED: &str = "PodCIDRChangeRefused";
@@ -25,12 +21,8 @@ pub(super) struct Health {
     pub(super) cidr_conflict: Option<String>,
     /// Resources whose capacity could not be read.
     pub(super) missing: Vec<String>,
-}
-
-/// Which pressure there is, and since when not.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Pressure {
-    last_seen: BTreeMap<&'static str, Timestamp>,
+    /// The machine is being shut down.
+    pub(super) shutting_down: bool,
 }
 
 struct Wording {
@@ -66,54 +58,11 @@ pub(super) struct Computed {
     pub(super) events: Vec<(String, &'static str)>,
 }
 
-/// Which signals are below their limits now.
-pub(super) fn shortages(readings: &Readings, limits: &BTreeMap<Signal, Threshold>) -> Vec<(Signal, Shortage)> {
-    let below = |(signal, limit): (&Signal, &Threshold)| {
-        let (resource, available, of) = match signal {
-            Signal::MemoryAvailable => readings.memory.map(|memory| (Resource::Memory, memory.available, memory.total))?,
-            Signal::PidAvailable => readings.pids.map(|pids| (Resource::Pids, pids.max.saturating_sub(pids.used), pids.max))?,
-            Signal::NodefsAvailable => readings.nodefs.map(|disk| (Resource::EphemeralStorage, disk.available, disk.capacity))?,
-            Signal::ImagefsAvailable => readings.imagefs.map(|disk| (Resource::EphemeralStorage, disk.available, disk.capacity))?,
-            Signal::NodefsInodesFree => readings.nodefs.map(|disk| (Resource::Inodes, disk.inodes_free, disk.inodes))?,
-            Signal::ImagefsInodesFree => readings.imagefs.map(|disk| (Resource::Inodes, disk.inodes_free, disk.inodes))?,
-        };
-        let limit = limit.of(of);
-        // A file system without a fixed number of inodes tells 0 of 0.
-        (of > 0 && available < limit).then_some((*signal, Shortage { resource, limit, available }))
-    };
-    limits.iter().filter_map(below).collect()
-}
-
-impl Pressure {
-    /// Whether a condition holds: while the pressure lasts, and for `transition` after.
-    fn holds(&mut self, kind: &'static str, now_under: bool, now: Timestamp, transition: Duration) -> bool {
-        if now_under {
-            self.last_seen.insert(kind, now);
-        }
-        let since = |seen: &Timestamp| now.duration_since(*seen).unsigned_abs();
-        now_under || self.last_seen.get(kind).is_some_and(|seen| since(seen) < transition)
-    }
-}
-
 /// Computes the conditions; `before` are those of the Node, whose transition times are kept where nothing changed.
-pub(super) fn compute(
-    before: &[NodeCondition],
-    readings: &Readings,
-    health: &Health,
-    limits: (&BTreeMap<Signal, Threshold>, Duration),
-    pressure: &mut Pressure,
-    now: Timestamp,
-) -> Computed {
-    let (limits, transition) = limits;
+pub(super) fn compute(before: &[NodeCondition], pressures: &BTreeSet<&'static str>, health: &Health, now: Timestamp) -> Computed {
     let mut computed = Computed { conditions: Vec::new(), events: Vec::new() };
-    let low: Vec<_> = shortages(readings, limits).into_iter().map(|(signal, _)| signal).collect();
-    let disk = [Signal::NodefsAvailable, Signal::NodefsInodesFree, Signal::ImagefsAvailable, Signal::ImagefsInodesFree];
-    for (wording, under) in [
-        (MEMORY, low.contains(&Signal::MemoryAvailable)),
-        (DISK, low.iter().any(|signal| disk.contains(signal))),
-        (PID, low.contains(&Signal::PidAvailable)),
-    ] {
-        let holds = pressure.holds(wording.kind, under, now, transition);
+    for wording in [MEMORY, DISK, PID] {
+        let holds = pressures.contains(wording.kind);
         let ((reason, message), event) = if holds { (wording.yes, wording.events.0) } else { (wording.no, wording.events.1) };
         if computed.push(before, condition(wording.kind, holds, reason, message, now)) {
             computed.events.push((wording.kind.to_owned(), event));
@@ -142,7 +91,7 @@ pub(super) fn compute(
     computed
 }
 
-/// The reasons, as the kubelet words and joins them.
+/// The reasons, as the kubelet orders, words and joins them.
 fn not_ready(health: &Health) -> Option<String> {
     let mut reasons = Vec::new();
     if let Some(runtime) = &health.runtime {
@@ -153,6 +102,9 @@ fn not_ready(health: &Health) -> Option<String> {
             "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:no pod CIDR is assigned to this node"
                 .to_owned(),
         );
+    }
+    if health.shutting_down {
+        reasons.push(shutdown::NOT_READY.to_owned());
     }
     if !health.missing.is_empty() {
         reasons.push(format!("missing node capacity for resources: {}", health.missing.join(", ")));
@@ -175,13 +127,6 @@ fn condition(kind: &str, status: bool, reason: &str, message: &str, now: Timesta
         last_heartbeat_time: Some(Time(now)),
         last_transition_time: Some(Time(now)),
     }
-}
-
-/// The kinds of pressure among the conditions: what admission goes by.
-pub(super) fn pressures(conditions: &[NodeCondition]) -> BTreeSet<String> {
-    let kinds = [MEMORY.kind, DISK.kind, PID.kind];
-    let holding = conditions.iter().filter(|condition| condition.status == "True" && kinds.contains(&condition.type_.as_str()));
-    holding.map(|condition| condition.type_.clone()).collect()
 }
 
 impl Computed {

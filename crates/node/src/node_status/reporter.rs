@@ -1,6 +1,6 @@
 //! The loop that measures, tells the agent, and writes the Node: registration, labels, status.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::call::{CallError, Complaint, call};
-use super::conditions::{self, Health, Pressure};
+use super::conditions::{self, Health};
 use super::machine::{self, Places, Readings};
 use super::memory::{Record, Remembered};
 use super::{Inputs, Known, addresses, object, observation, patch, resources};
@@ -32,16 +32,21 @@ const LAST_RETRY: Duration = Duration::from_secs(7);
 /// Where no cluster tells a pod network and none is configured.
 const STANDALONE_NETWORK: &str = "10.85.0.0/24";
 
+/// What other parts find out.
+pub(super) struct Sources {
+    pub(super) external: watch::Receiver<Vec<IpAddr>>,
+    pub(super) images: watch::Receiver<Option<Vec<ContainerImage>>>,
+    pub(super) pressures: watch::Receiver<BTreeSet<&'static str>>,
+}
+
 /// See the module.
 pub(super) struct Reporter {
     inputs: Inputs,
     known: watch::Sender<Known>,
-    external: watch::Receiver<Vec<IpAddr>>,
-    images: watch::Receiver<Option<Vec<ContainerImage>>>,
+    sources: Sources,
     info: watch::Sender<Arc<NodeInfo>>,
     record: Record,
     remembered: Remembered,
-    pressure: Pressure,
     /// The conditions of the last computation, for where there is no Node to compare with.
     conditions: Vec<NodeCondition>,
     told: BTreeMap<String, &'static str>,
@@ -52,23 +57,16 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    pub(super) fn new(
-        inputs: Inputs,
-        known: watch::Sender<Known>,
-        external: watch::Receiver<Vec<IpAddr>>,
-        images: watch::Receiver<Option<Vec<ContainerImage>>>,
-    ) -> (Self, watch::Receiver<Arc<NodeInfo>>) {
+    pub(super) fn new(inputs: Inputs, known: watch::Sender<Known>, sources: Sources) -> (Self, watch::Receiver<Arc<NodeInfo>>) {
         let (record, remembered) = Record::open(&inputs.paths, &inputs.config.node_name);
         let (info, told) = watch::channel(Arc::new(NodeInfo::default()));
         let mut reporter = Self {
             inputs,
             known,
-            external,
-            images,
+            sources,
             info,
             record,
             remembered,
-            pressure: Pressure::default(),
             conditions: Vec::new(),
             told: BTreeMap::new(),
             unschedulable: None,
@@ -90,6 +88,7 @@ impl Reporter {
         let mut podman = self.inputs.podman.clone();
         let _ = tokio::time::timeout(PODMAN_START, podman.wait_for(|health| health.ready)).await;
         let mut known = self.known.subscribe();
+        let mut shutdown = self.inputs.shutdown.clone();
         let frequency = self.inputs.config.node_status_update_frequency;
         let mut retry = FIRST_RETRY;
         loop {
@@ -112,8 +111,10 @@ impl Reporter {
                 () = tokio::time::sleep(pause) => {}
                 Ok(()) = podman.changed() => {}
                 Ok(()) = known.changed() => {}
-                Ok(()) = self.external.changed() => {}
-                Ok(()) = self.images.changed() => {}
+                Ok(()) = self.sources.external.changed() => {}
+                Ok(()) = self.sources.images.changed() => {}
+                Ok(()) = self.sources.pressures.changed() => {}
+                Ok(()) = shutdown.changed() => {}
             }
         }
     }
@@ -152,16 +153,17 @@ impl Reporter {
                 .filter(|name| !capacity.contains_key(*name))
                 .map(str::to_owned)
                 .collect(),
+            shutting_down: *self.inputs.shutdown.borrow(),
         };
         let status = NodeStatus {
-            conditions: Some(self.conditions(&before, &readings, &health)),
-            addresses: Some(addresses::list(&internal, &self.external.borrow(), &self.inputs.config.node_name)),
+            conditions: Some(self.conditions(&before, &health)),
+            addresses: Some(addresses::list(&internal, &self.sources.external.borrow(), &self.inputs.config.node_name)),
             capacity: Some(capacity),
             allocatable: Some(allocatable),
             daemon_endpoints: Some(NodeDaemonEndpoints {
                 kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(self.inputs.config.port) }),
             }),
-            images: self.images.borrow().clone().or_else(|| before.images.clone()),
+            images: self.sources.images.borrow().clone().or_else(|| before.images.clone()),
             node_info: Some(system),
             runtime_handlers: Some(vec![NodeRuntimeHandler {
                 // The default handler. The API server leaves an empty name out.
@@ -185,11 +187,11 @@ impl Reporter {
         }
     }
 
-    fn conditions(&mut self, before: &NodeStatus, readings: &Readings, health: &Health) -> Vec<NodeCondition> {
+    fn conditions(&mut self, before: &NodeStatus, health: &Health) -> Vec<NodeCondition> {
         let config = &self.inputs.config;
         let old = before.conditions.as_deref().unwrap_or(&self.conditions);
-        let limits = (&config.eviction_hard, config.eviction_pressure_transition_period);
-        let computed = conditions::compute(old, readings, health, limits, &mut self.pressure, Timestamp::now());
+        let pressures = self.sources.pressures.borrow().clone();
+        let computed = conditions::compute(old, &pressures, health, Timestamp::now());
         for (kind, event) in computed.events {
             // A condition whose write failed is computed again, and is no news then.
             if self.told.insert(kind, event) != Some(event) {
@@ -198,14 +200,6 @@ impl Reporter {
             }
         }
         self.conditions.clone_from(&computed.conditions);
-        let pressures = conditions::pressures(&computed.conditions);
-        self.info.send_if_modified(|info| {
-            let changed = info.pressures != pressures;
-            if changed {
-                Arc::make_mut(info).pressures = pressures;
-            }
-            changed
-        });
         computed.conditions
     }
 
@@ -234,7 +228,7 @@ impl Reporter {
             capacity,
             host_ips: self.remembered.internal_ips.clone(),
             pod_cidrs,
-            pressures: conditions::pressures(&self.conditions),
+            pressures: self.sources.pressures.borrow().iter().map(|kind| (*kind).to_owned()).collect(),
             taints: if registered { self.remembered.taints.clone() } else { object::taints(config, &self.remembered) },
         };
         self.info.send_if_modified(|old| {

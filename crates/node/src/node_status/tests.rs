@@ -4,6 +4,7 @@ mod tables;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Taint;
+use kube_pet_core::eviction::Signal;
 use kube_pet_podman::Version;
 use serde_json::json;
 use tokio::task::JoinHandle;
@@ -16,6 +17,7 @@ struct Agent {
     podman: watch::Sender<RuntimeHealth>,
     info: watch::Receiver<Arc<NodeInfo>>,
     conflict: Arc<std::sync::Mutex<Option<String>>>,
+    shutdown: watch::Sender<bool>,
     _store: PodStoreWriter,
     _client: Option<watch::Sender<kube::Client>>,
     task: JoinHandle<()>,
@@ -45,11 +47,16 @@ fn ready() -> RuntimeHealth {
 
 impl Agent {
     fn start(config: NodeConfiguration, api: Option<&FakeApi>) -> Self {
+        Self::with_gauge(config, api).0
+    }
+
+    fn with_gauge(config: NodeConfiguration, api: Option<&FakeApi>) -> (Self, Gauge) {
         let (podman, health) = watch::channel(ready());
         let (store, pods) = PodStoreWriter::new();
         let (client, api) = api.map(|api| ApiHandle::new(api.client())).unzip();
         let conflict = Arc::new(std::sync::Mutex::new(None));
         let told = conflict.clone();
+        let (shutdown, shutting_down) = watch::channel(false);
         let inputs = Inputs {
             paths: config.paths(),
             config,
@@ -59,6 +66,7 @@ impl Agent {
             pods,
             cidr_conflict: Arc::new(move || told.lock().unwrap().clone()),
             events: EventRecorder::disabled(),
+            shutdown: shutting_down,
         };
         let image = ContainerImage { names: Some(vec!["example.org/a:1".into()]), size_bytes: Some(5) };
         let images: ImageLister = Arc::new(move || {
@@ -66,7 +74,8 @@ impl Agent {
             Box::pin(async move { Some(vec![image]) })
         });
         let (manager, info) = NodeManager::with_images(inputs, images);
-        Self { podman, info, conflict, _store: store, _client: client, task: tokio::spawn(manager.run()) }
+        let gauge = manager.gauge();
+        (Self { podman, info, conflict, shutdown, _store: store, _client: client, task: tokio::spawn(manager.run()) }, gauge)
     }
 }
 
@@ -165,6 +174,43 @@ async fn component_podmans_health_is_the_nodes_at_once() {
     agent.podman.send_replace(ready());
     eventually("ready again", || is_ready(&api)).await;
     assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn component_a_node_that_is_shut_down_is_not_ready_at_once() {
+    let (root, api) = (tempfile::tempdir().unwrap(), FakeApi::default());
+    let agent = Agent::start(config(&root), Some(&api));
+    eventually("registered", || api.node().is_some()).await;
+    assign_network(&api);
+    eventually("ready", || is_ready(&api)).await;
+    let started = tokio::time::Instant::now();
+    agent.shutdown.send_replace(true);
+    eventually("not ready", || !is_ready(&api)).await;
+    let (_, reason, message) = api.condition("Ready").unwrap();
+    assert_eq!((reason.as_str(), message.as_str()), ("KubeletNotReady", "node is shutting down"));
+    agent.shutdown.send_replace(false);
+    eventually("ready again", || is_ready(&api)).await;
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn component_pressure_is_the_nodes_at_once_and_what_is_asked_is_measured_anew() {
+    let (root, api) = (tempfile::tempdir().unwrap(), FakeApi::default());
+    let mut config = config(&root);
+    // More than any machine has.
+    config.eviction_soft = [(Signal::MemoryAvailable, "1Pi".parse().unwrap())].into();
+    config.eviction_soft_grace_period = [(Signal::MemoryAvailable, Duration::from_secs(15))].into();
+    let (agent, mut gauge) = Agent::with_gauge(config, Some(&api));
+    assert_eq!(agent.info.borrow().pressures.iter().collect::<Vec<_>>(), ["MemoryPressure"]);
+    eventually("told", || api.condition("MemoryPressure").is_some_and(|(status, ..)| status == "True")).await;
+    assert!(gauge.last().shortages.is_empty());
+    assert!(gauge.now().await.shortages.is_empty());
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    let look = gauge.now().await;
+    assert_eq!(look.shortages.iter().map(|shortage| shortage.signal).collect::<Vec<_>>(), [Signal::MemoryAvailable]);
+    let started = tokio::time::Instant::now();
+    assert_eq!(gauge.next().await.shortages.len(), 1);
+    assert!(started.elapsed() >= Duration::from_secs(9), "{:?}", started.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! Admission with this node's settings.
 
 use k8s_openapi::api::core::v1::Pod;
-use kube_pet_core::admission::{AdmissionConfig, admit as core_admit};
+use kube_pet_core::admission::{Admission, AdmissionConfig, admit as core_admit};
 use kube_pet_core::node::NodeInfo;
 use kube_pet_core::pod::Rejected;
 use kube_pet_core::supported;
@@ -9,18 +9,25 @@ use kube_pet_core::supported;
 use super::runtime::PodSettings;
 
 /// Refuses a pod that asks for what this node cannot do, or that does not fit.
-pub(super) fn admit(pod: &Pod, node: &NodeInfo, others: &[&Pod], settings: &PodSettings) -> Result<(), Rejected> {
+pub(super) fn admit(
+    pod: &Pod,
+    node: &NodeInfo,
+    others: &[&Pod],
+    settings: &PodSettings,
+    shutting_down: bool,
+) -> Result<Admission, Rejected> {
     let config = AdmissionConfig {
         allowed_unsafe_sysctls: settings.allowed_unsafe_sysctls.clone(),
         max_pods: settings.max_pods,
         app_armor: settings.app_armor,
         supplemental_groups_policy: false,
+        shutting_down,
     };
     let refused = |r: kube_pet_core::admission::Rejection| Rejected { reason: r.reason, message: r.message };
-    core_admit(pod, node, others, &config).map_err(refused)?;
+    let admission = core_admit(pod, node, others, &config).map_err(refused)?;
     match supported::refusal(&findings(pod)) {
         Some(rejection) => Err(refused(rejection)),
-        None => Ok(()),
+        None => Ok(admission),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the pod workers share: the machine's managers, the API server, the rules.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -8,9 +8,11 @@ use std::time::Instant;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube_pet_core::admission::Admission;
 use kube_pet_core::ids::{ContainerId, PodUid};
 use kube_pet_core::node::NodeInfo;
 use kube_pet_core::pod::{BackoffPolicy, EventKind, PodEvent, Rejected, Rules, pod_uid, status_patch};
+use kube_pet_core::shutdown;
 use kube_pet_podman::Client;
 use tokio::sync::watch;
 use tracing::warn;
@@ -19,8 +21,9 @@ use super::checkpoint::{self, Checkpoint};
 use super::exits::ExitWatcher;
 use super::inventory::Subscribers;
 use super::oom::OomMark;
+use super::room::Room;
 use super::sources::Source;
-use super::store::PodStoreWriter;
+use super::store::{PodStoreWriter, runs};
 use super::worker::Wanted;
 use crate::api::ApiHandle;
 use crate::events::{EventRecorder, EventType};
@@ -83,7 +86,9 @@ pub struct PodRuntime {
     pub(super) handlers: Handlers,
     /// When this agent started.
     pub(super) began: Instant,
-    admitted: Mutex<BTreeSet<PodUid>>,
+    shutdown: watch::Receiver<bool>,
+    /// Admitted pods. Of those that this run has admitted, as they were then: their workers show them a moment later.
+    admitted: Mutex<BTreeMap<PodUid, Option<Arc<Pod>>>>,
     /// Volumes known to be there.
     mounted: Mutex<BTreeMap<PodUid, Arc<PodVolumes>>>,
     synced: watch::Sender<bool>,
@@ -123,6 +128,8 @@ pub struct PodRuntimeParts {
     pub store: PodStoreWriter,
     /// Probes and hooks.
     pub handlers: Handlers,
+    /// Whether the machine is being shut down.
+    pub shutdown: watch::Receiver<bool>,
 }
 
 /// Whose status is written: the pod's own object, or a static pod's mirror.
@@ -162,6 +169,7 @@ impl PodRuntime {
             boot_id,
             store,
             handlers,
+            shutdown,
         } = parts;
         let exits = ExitWatcher::new(podman.clone(), subscribers.clone());
         let (synced, _) = watch::channel(false);
@@ -184,7 +192,8 @@ impl PodRuntime {
             store,
             handlers,
             began: Instant::now(),
-            admitted: Mutex::new(BTreeSet::new()),
+            shutdown,
+            admitted: Mutex::new(BTreeMap::new()),
             mounted: Mutex::new(BTreeMap::new()),
             synced,
         }
@@ -230,25 +239,39 @@ impl PodRuntime {
 
     // --- admission
 
-    /// Admits a pod against those that were admitted before it. One at a time: two pods never take the same last port.
-    pub(super) fn admit(&self, pod: &Pod, uid: &PodUid) -> Result<(), Rejected> {
+    /// Admits a pod against those that were admitted before it. One at a time: two pods never take the same last port. A critical
+    /// pod may be told to wait until others have gone for it; its room is kept for it from now on.
+    pub(super) fn admit(&self, pod: &Arc<Pod>, uid: &PodUid) -> Result<Option<Room>, Rejected> {
         let mut admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
         let reader = self.store.reader();
-        let others: Vec<_> =
-            admitted.iter().filter(|other| *other != uid).filter_map(|other| reader.by_uid(other)).filter(|p| is_active(p)).collect();
-        let others: Vec<&Pod> = others.iter().map(AsRef::as_ref).collect();
+        let others: Vec<_> = admitted
+            .iter()
+            .filter(|(other, _)| *other != uid)
+            .filter_map(|(other, then)| reader.by_uid(other).or_else(|| then.clone()))
+            .filter(|p| is_active(p))
+            .collect();
+        let refs: Vec<&Pod> = others.iter().map(AsRef::as_ref).collect();
         let node = self.node.borrow().clone();
-        super::admission::admit(pod, &node, &others, &self.settings)?;
+        let admission = super::admission::admit(pod, &node, &refs, &self.settings, *self.shutdown.borrow())?;
         for warning in super::admission::warnings(pod) {
             self.warn(pod, None, "UnsupportedField", warning);
         }
-        admitted.insert(uid.clone());
-        Ok(())
+        admitted.insert(uid.clone(), Some(pod.clone()));
+        Ok(match admission {
+            Admission::Fits => None,
+            Admission::After(preemption) => Some(Room::make(&preemption, &others, &self.subscribers, &reader)),
+        })
+    }
+
+    /// Why a pod that had to wait does not come after all.
+    pub(super) fn refusal_of_shutdown(&self) -> Option<Rejected> {
+        let refusal = || Rejected { reason: shutdown::REFUSED.into(), message: shutdown::REFUSED_MESSAGE.into() };
+        self.shutdown.borrow().then(refusal)
     }
 
     /// A pod that was admitted by an earlier run.
     pub(super) fn note_admitted(&self, uid: &PodUid) {
-        self.admitted.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.clone());
+        self.admitted.lock().unwrap_or_else(PoisonError::into_inner).entry(uid.clone()).or_default();
     }
 
     pub(super) fn forget(&self, uid: &PodUid) {
@@ -363,7 +386,7 @@ impl PodRuntime {
 /// Longer than the API server's own time-out for short requests would be of no use.
 const API_DEADLINE: std::time::Duration = std::time::Duration::from_secs(20);
 
-/// Whether a pod takes up resources of the node.
+/// Whether a pod takes up resources of the node: also one that has been given up, until it has ended.
 fn is_active(pod: &Pod) -> bool {
-    !matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Failed" | "Succeeded"))
+    !matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Failed" | "Succeeded")) || runs(pod)
 }

@@ -7,6 +7,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use k8s_openapi::api::core::v1::Pod;
 use kube_pet_core::ids::PodUid;
 use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::stats::statuses;
 
 /// The write side; owned by the pod manager.
 pub struct PodStoreWriter {
@@ -67,8 +70,29 @@ impl PodStore {
             .max_by_key(|p| (p.metadata.deletion_timestamp.is_none(), p.metadata.creation_timestamp.as_ref().map(|t| t.0)))
     }
 
+    /// Waits until nothing of these pods runs; false if it still does at the deadline.
+    pub async fn ended(&self, uids: &[PodUid], deadline: Instant) -> bool {
+        self.until(uids, deadline, |pod| !runs(pod)).await
+    }
+
+    /// Waits until all of these pods that are there are as `check` wants them; false if they are not at the deadline.
+    pub async fn until(&self, uids: &[PodUid], deadline: Instant, check: impl Fn(&Pod) -> bool) -> bool {
+        let mut changes = self.changes();
+        while !uids.iter().all(|uid| self.by_uid(uid).is_none_or(|pod| check(&pod))) {
+            if !matches!(tokio::time::timeout_at(deadline, changes.changed()).await, Ok(Ok(()))) {
+                return false;
+            }
+        }
+        true
+    }
+
     /// A receiver that changes whenever any pod changes.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.version.clone()
     }
+}
+
+/// Whether a container of the pod runs.
+pub fn runs(pod: &Pod) -> bool {
+    statuses(pod).any(|status| status.state.as_ref().is_some_and(|state| state.running.is_some()))
 }

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube_pet_core::ids::{ContainerName, PodUid};
-use kube_pet_core::pod::{Action, ActionKey, Desired, Eviction, Memory, Now, Plan, Stop, Verdict, decide, is_starting, status_differs};
+use kube_pet_core::pod::{
+    Action, ActionKey, Desired, Eviction, Memory, Now, Plan, Rejected, Stop, Verdict, decide, is_starting, status_differs,
+};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{Instrument as _, debug, error_span, info};
@@ -19,6 +21,7 @@ use self::observation::Observation;
 use self::outcome::Outcome;
 use super::inventory::Sighting;
 use super::probes::{ProbeId, Probers};
+use super::room::{self, Room};
 use super::runtime::PodRuntime;
 use super::sources::Source;
 use crate::instruments;
@@ -78,6 +81,8 @@ struct Worker {
     told: BTreeMap<(&'static str, Option<ContainerName>), Instant>,
     checkpointed: Option<Arc<Pod>>,
     needs_admission: bool,
+    /// Critical, and others have to go first.
+    room: Option<Room>,
     /// [`Wanted::named`], as far as it is dealt with.
     named: bool,
     began: Instant,
@@ -130,6 +135,7 @@ impl Worker {
             told: BTreeMap::new(),
             checkpointed: None,
             needs_admission,
+            room: None,
             named: false,
             began: Instant::now(),
             start_counted: false,
@@ -149,6 +155,10 @@ impl Worker {
             let wanted = self.inbox.wanted.borrow_and_update().clone();
             self.recognize(&wanted);
             self.admit(&wanted);
+            if self.room.is_some() {
+                self.wait(None).await;
+                continue;
+            }
             self.checkpoint(&wanted).await;
             let plan = self.decide(&wanted);
             self.publish(&wanted, &plan.status);
@@ -220,21 +230,32 @@ impl Worker {
         if self.memory.admitted || self.memory.rejected.is_some() {
             return;
         }
+        if let Some(room) = &self.room {
+            let moot = self.memory.evicted.is_some() || Stop::of(&wanted.pod, wanted.present).is_some();
+            if moot || room.is_made() {
+                self.room = None;
+                self.memory.admitted = true;
+                if !moot && let Some(rejected) = self.runtime.refusal_of_shutdown() {
+                    self.reject(wanted, rejected);
+                }
+            }
+            return;
+        }
         if Stop::of(&wanted.pod, wanted.present).is_some() || !self.needs_admission {
             self.memory.admitted = true;
             self.runtime.note_admitted(&self.uid);
             return;
         }
         match self.runtime.admit(&wanted.pod, &self.uid) {
-            Ok(()) => self.memory.admitted = true,
-            Err(rejected) => {
-                self.runtime.warn(&wanted.pod, None, &rejected.reason, rejected.message.clone());
-                self.memory.rejected = Some(kube_pet_core::pod::Rejected {
-                    message: format!("Pod was rejected: {}", rejected.message),
-                    reason: rejected.reason,
-                });
-            }
+            Ok(None) => self.memory.admitted = true,
+            Ok(room) => self.room = room,
+            Err(rejected) => self.reject(wanted, rejected),
         }
+    }
+
+    fn reject(&mut self, wanted: &Wanted, rejected: Rejected) {
+        self.runtime.warn(&wanted.pod, None, &rejected.reason, rejected.message.clone());
+        self.memory.rejected = Some(Rejected { message: format!("Pod was rejected: {}", rejected.message), reason: rejected.reason });
     }
 
     async fn checkpoint(&mut self, wanted: &Wanted) {
@@ -395,7 +416,7 @@ impl Worker {
 
     async fn wait(&mut self, wake_at: Option<Timestamp>) {
         let until_wake = wake_at.map(|at| Duration::try_from(at.duration_since(steady_now())).unwrap_or_default());
-        let due = [self.writing.retry_at, self.writing.held_until];
+        let due = [self.writing.retry_at, self.writing.held_until, self.room.as_ref().map(|room| room.deadline)];
         let until_write = due.into_iter().flatten().map(|at| at.saturating_duration_since(Instant::now())).min();
         let until_refresh = Some(self.refresh_at.saturating_duration_since(Instant::now())).filter(|_| !self.refreshing);
         let sleep =
@@ -426,6 +447,7 @@ impl Worker {
             Some((probe, verdict)) = self.verdicts.recv() => {
                 self.memory.probes.insert(probe, verdict);
             }
+            () = room::changed(&mut self.room) => {}
             () = tokio::time::sleep(sleep) => {}
         }
     }
@@ -438,14 +460,20 @@ impl Worker {
         }
     }
 
-    /// A pod that ends already is let end.
+    /// A pod that has ended is let be. One that was given up before keeps the words, and its grace period shrinks.
     fn evict(&mut self, pod: &Pod, eviction: Eviction) {
-        let terminal = matches!(self.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Failed" | "Succeeded"));
-        if terminal || self.memory.evicted.is_some() || pod.metadata.deletion_timestamp.is_some() {
+        if let Some(before) = &mut self.memory.evicted {
+            let shorter = [before.grace_seconds, eviction.grace_seconds].into_iter().flatten().min();
+            before.grace_seconds = shorter;
             return;
         }
-        info!(message = eviction.failed.message, "the pod is evicted");
-        self.runtime.warn(pod, None, &eviction.failed.reason, eviction.failed.message.clone());
+        if matches!(self.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Failed" | "Succeeded")) {
+            return;
+        }
+        info!(reason = eviction.failed.reason, message = eviction.failed.message, "the pod has to go");
+        if eviction.event {
+            self.runtime.warn(pod, None, &eviction.failed.reason, eviction.failed.message.clone());
+        }
         self.memory.evicted = Some(eviction);
     }
 }

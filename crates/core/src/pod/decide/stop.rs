@@ -65,7 +65,9 @@ impl Draft<'_> {
 
     /// Stops everything and takes the pod apart; true when nothing is left to do.
     pub(super) fn stop(&mut self, stop: Stop) -> bool {
-        if !self.end(stop.grace_seconds()) {
+        // Where the node has no time for what the deletion gives, as the kubelet: a grace period only ever shrinks.
+        let grace = self.eviction_grace().map_or(stop.grace_seconds(), |grace| grace.max(1).min(stop.grace_seconds()));
+        if !self.end(grace) {
             return false;
         }
         if !self.memory.removed {

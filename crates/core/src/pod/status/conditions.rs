@@ -33,16 +33,14 @@ pub(super) fn conditions(view: &View<'_>, phase: &str, init: &[ContainerStatus],
     let pod = view.desired.pod;
     let old = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     let mut out: Vec<_> = old.iter().filter(|c| !OWN.contains(&c.type_.as_str())).cloned().collect();
-    if let Some(eviction) = &view.memory.evicted
-        && let Some(since) = eviction.disruption
-    {
+    if let Some(disruption) = view.memory.evicted.as_ref().and_then(|eviction| eviction.disruption.as_ref()) {
         out.retain(|condition| condition.type_ != DISRUPTION_TARGET);
         out.push(PodCondition {
             type_: DISRUPTION_TARGET.to_owned(),
             status: "True".to_owned(),
             reason: Some("TerminationByKubelet".to_owned()),
-            message: Some(eviction.failed.message.clone()),
-            last_transition_time: Some(Time(since)),
+            message: Some(disruption.message.clone()),
+            last_transition_time: Some(Time(disruption.since)),
             last_probe_time: None,
             observed_generation: pod.metadata.generation,
         });

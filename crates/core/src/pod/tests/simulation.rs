@@ -422,7 +422,12 @@ impl World {
         }
         self.log.push(format!("{:>5} evicted", self.clock));
         let failed = Rejected { reason: "Evicted".into(), message: String::new() };
-        agent.memory.evicted = Some(Eviction { failed, grace_seconds: 1, disruption: Some(at(self.clock)) });
+        agent.memory.evicted = Some(Eviction {
+            failed,
+            grace_seconds: Some(1),
+            disruption: Some(Disruption { since: at(self.clock), message: String::new() }),
+            event: true,
+        });
     }
 
     fn converged(&self, agent: &Agent) -> Result<(), String> {

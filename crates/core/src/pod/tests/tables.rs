@@ -522,7 +522,8 @@ fn an_evicted_pod_fails_with_the_nodes_words_and_ends_in_the_grace_that_the_node
     let p = pod("Always", &[], &["a"]);
     let failed = Rejected { reason: "Evicted".into(), message: "The node was low on resource: memory. ".into() };
     let mut memory = with_images(&p, 0);
-    memory.evicted = Some(Eviction { failed, grace_seconds: 1, disruption: Some(at(5)) });
+    let disruption = Disruption { since: at(5), message: failed.message.clone() };
+    memory.evicted = Some(Eviction { failed, grace_seconds: Some(1), disruption: Some(disruption), event: true });
     let runs = observed(vec![seen("a", 0, 0, running())]);
     let first = plan(&p, &runs, &memory, at(6));
     assert!(matches!(&first.actions[..], [Action::Signal { .. }]), "{:?}", first.actions);
@@ -544,4 +545,28 @@ fn an_evicted_pod_fails_with_the_nodes_words_and_ends_in_the_grace_that_the_node
 
     memory.evicted.as_mut().unwrap().disruption = None;
     assert_eq!(target(&plan(&p, &runs, &memory, at(6))), None);
+
+    // Where the node gives it none, it has its own.
+    memory.evicted.as_mut().unwrap().grace_seconds = None;
+    assert!(plan(&p, &runs, &memory, at(35)).actions.is_empty());
+    assert!(matches!(&plan(&p, &runs, &memory, at(36)).actions[..], [Action::Kill { .. }]));
+}
+
+#[test]
+fn what_a_deletion_gives_shrinks_to_what_the_node_has() {
+    let mut p = pod("Always", &[], &["a"]);
+    p.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(5)));
+    p.metadata.deletion_grace_period_seconds = Some(600);
+    let runs = observed(vec![seen("a", 0, 0, running())]);
+    for (given, kill_at) in [(None, 606), (Some(20), 26), (Some(900), 606), (Some(0), 8)] {
+        let mut memory = with_images(&p, 0);
+        let failed = Rejected { reason: "Terminated".into(), message: String::new() };
+        memory.evicted = Some(Eviction { failed, grace_seconds: given, disruption: None, event: false });
+        memory.stopping.insert(ContainerId::new("a-0"), at(6));
+        memory.signalled.insert(ContainerId::new("a-0"), at(6));
+        let early = plan(&p, &runs, &memory, at(kill_at - 1));
+        assert!(early.actions.is_empty(), "{given:?}: {:?}", early.actions);
+        let late = plan(&p, &runs, &memory, at(kill_at));
+        assert!(matches!(&late.actions[..], [Action::Kill { .. }]), "{given:?}: {:?}", late.actions);
+    }
 }

@@ -1,16 +1,18 @@
 //! Resources, conditions and patches, without any task.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use jiff::{Timestamp, ToSpan as _};
 use k8s_openapi::api::core::v1::{NodeCondition, NodeStatus};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube_pet_core::eviction::Pressure;
 use kube_pet_host::machine::{Filesystem, Memory, Pids};
 use serde_json::json;
 
-use super::super::conditions::{self, Health, Pressure};
+use super::super::conditions::{self, Health};
 use super::super::machine::Readings;
-use super::super::{patch, resources};
+use super::super::{patch, pressure, resources};
 use crate::config::{NodeConfiguration, Signal, Threshold};
 
 const GIB: u64 = 1 << 30;
@@ -50,28 +52,21 @@ fn allocatable_is_what_is_left_of_the_capacity() {
     assert_eq!(nothing_left["memory"].0, "0");
 }
 
-fn limits() -> BTreeMap<Signal, Threshold> {
-    let mut limits = NodeConfiguration::defaults("/").eviction_hard;
-    limits.insert(Signal::PidAvailable, Threshold::Percent(20.0));
-    limits
-}
-
 struct Case {
     now: Timestamp,
     before: Vec<NodeCondition>,
-    pressure: Pressure,
 }
 
 impl Case {
     fn new() -> Self {
-        Self { now: "2026-01-01T00:00:00Z".parse().unwrap(), before: Vec::new(), pressure: Pressure::default() }
+        Self { now: "2026-01-01T00:00:00Z".parse().unwrap(), before: Vec::new() }
     }
 
-    /// Computes, ten seconds later; returns type=status of what is True, and the events.
-    fn step(&mut self, readings: &Readings, health: &Health) -> (Vec<String>, Vec<&'static str>) {
+    /// Computes, ten seconds later; returns the types of what is True, and the events.
+    fn step(&mut self, pressures: &[&'static str], health: &Health) -> (Vec<String>, Vec<&'static str>) {
         self.now = self.now.checked_add(10.seconds()).unwrap();
-        let transition = std::time::Duration::from_secs(300);
-        let computed = conditions::compute(&self.before, readings, health, (&limits(), transition), &mut self.pressure, self.now);
+        let pressures: BTreeSet<_> = pressures.iter().copied().collect();
+        let computed = conditions::compute(&self.before, &pressures, health, self.now);
         self.before = computed.conditions;
         let holding = self.before.iter().filter(|condition| condition.status == "True").map(|condition| condition.type_.clone()).collect();
         (holding, computed.events.into_iter().map(|(_, event)| event).collect())
@@ -89,15 +84,20 @@ fn each_shortage_is_a_pressure() {
         change(&mut readings);
         readings
     };
-    for (what, readings, pressure) in [
+    let mut config = NodeConfiguration::defaults("/");
+    config.eviction_hard.insert(Signal::PidAvailable, Threshold::Percent(20.0));
+    let conditions = |readings: &Readings| -> Vec<_> {
+        let mut pressure = Pressure::new(config.eviction_limits(), Duration::ZERO);
+        pressure.look(&pressure::levels(readings), Duration::ZERO).conditions.into_iter().collect()
+    };
+    for (what, readings, expected) in [
         ("memory", change(&|r| r.memory.as_mut().unwrap().available = 90 << 20), "MemoryPressure"),
         ("disk", change(&|r| r.nodefs.as_mut().unwrap().available = 9 * GIB), "DiskPressure"),
         ("inodes", change(&|r| r.nodefs.as_mut().unwrap().inodes_free = 40), "DiskPressure"),
         ("images' disk", change(&|r| r.imagefs.as_mut().unwrap().available = 29 * GIB), "DiskPressure"),
         ("processes", change(&|r| r.pids.as_mut().unwrap().used = 850), "PIDPressure"),
     ] {
-        let (holding, _) = Case::new().step(&readings, &healthy());
-        assert_eq!(holding, [pressure, "Ready"], "{what}");
+        assert_eq!(conditions(&readings), [expected], "{what}");
     }
     // btrfs has no fixed number of inodes; a reading may fail.
     for readings in [
@@ -107,46 +107,47 @@ fn each_shortage_is_a_pressure() {
         }),
         Readings { memory: None, pids: None, nodefs: None, imagefs: None, ..readings() },
     ] {
-        assert_eq!(Case::new().step(&readings, &healthy()).0, ["Ready"]);
+        assert_eq!(conditions(&readings), [""; 0]);
     }
 }
 
 #[test]
-fn a_pressure_stays_for_its_transition_period_and_times_are_kept() {
+fn a_pressure_is_a_condition_and_an_event_and_times_are_kept() {
     let mut case = Case::new();
-    let (_, events) = case.step(&readings(), &healthy());
+    let (holding, events) = case.step(&[], &healthy());
+    assert_eq!((holding, events.len()), (vec!["Ready".to_owned()], 3));
     assert_eq!(events, ["NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID"]);
     let at_start = case.before[0].last_transition_time.clone();
-    assert_eq!(case.step(&readings(), &healthy()).1, Vec::<&str>::new());
+    assert_eq!(case.step(&[], &healthy()).1, Vec::<&str>::new());
     assert_eq!(case.before[0].last_transition_time, at_start);
     assert_ne!(case.before[0].last_heartbeat_time, at_start);
 
-    let mut short = readings();
-    short.memory.as_mut().unwrap().available = 1;
-    assert_eq!(case.step(&short, &healthy()).1, ["NodeHasInsufficientMemory"]);
+    let (holding, events) = case.step(&["MemoryPressure"], &healthy());
+    assert_eq!((holding, events), (vec!["MemoryPressure".into(), "Ready".into()], vec!["NodeHasInsufficientMemory"]));
     assert_ne!(case.before[0].last_transition_time, at_start);
-    for _ in 0..29 {
-        assert_eq!(case.step(&readings(), &healthy()).0, ["MemoryPressure", "Ready"]);
-    }
-    assert_eq!(case.step(&readings(), &healthy()), (vec!["Ready".to_owned()], vec!["NodeHasSufficientMemory"]));
+    assert_eq!(case.step(&[], &healthy()), (vec!["Ready".to_owned()], vec!["NodeHasSufficientMemory"]));
 }
 
 #[test]
 fn what_keeps_the_node_from_being_ready_is_said_as_the_kubelet_says_it() {
     let message = |health: &Health| {
         let mut case = Case::new();
-        case.step(&readings(), health);
+        case.step(&[], health);
         case.before.last().unwrap().message.clone().unwrap()
     };
     let down = Health { runtime: Some("gone".into()), network: true, ..Health::default() };
     assert_eq!(message(&down), "container runtime is down: gone");
-    let both = Health { runtime: Some("gone".into()), missing: vec!["cpu".into(), "memory".into()], network: true, cidr_conflict: None };
+    let both = Health { runtime: Some("gone".into()), missing: vec!["cpu".into(), "memory".into()], network: true, ..Health::default() };
     assert_eq!(message(&both), "[container runtime is down: gone, missing node capacity for resources: cpu, memory]");
+    let going = Health { shutting_down: true, ..healthy() };
+    assert_eq!(message(&going), "node is shutting down");
+    let all = "[container runtime is down: gone, node is shutting down, missing node capacity for resources: cpu, memory]";
+    assert_eq!(message(&Health { shutting_down: true, ..both }), all);
 
     let mut case = Case::new();
-    case.step(&readings(), &healthy());
-    assert_eq!(case.step(&readings(), &down).1, ["NodeNotReady"]);
-    assert_eq!(case.step(&readings(), &healthy()).1, ["NodeReady"]);
+    case.step(&[], &healthy());
+    assert_eq!(case.step(&[], &down).1, ["NodeNotReady"]);
+    assert_eq!(case.step(&[], &healthy()).1, ["NodeReady"]);
 }
 
 fn status(value: serde_json::Value) -> NodeStatus {
