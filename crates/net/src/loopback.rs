@@ -5,14 +5,16 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkFlags, LinkMessage};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType};
 use rustix::io::Errno;
 
 use crate::addresses::{Link, family, links, local_address, whole};
 use crate::netlink::{NetlinkError, RouteSocket};
+use crate::pod_links::PROTOCOL;
 
 const LOOPBACK: &str = "lo";
 
@@ -63,6 +65,38 @@ pub fn remove(address: Ipv4Addr) -> Result<(), NetlinkError> {
     }
 }
 
+/// Takes the address away if it has this label, and has the kernel tell whoever sends there that it cannot be reached. Otherwise such packets
+/// go to the default route, and nothing comes back.
+pub fn refuse(address: Ipv4Addr, label: &str) -> Result<(), NetlinkError> {
+    if labelled(label)?.contains(&address) {
+        remove(address)?;
+    }
+    let route = RouteNetlinkMessage::NewRoute(unreachable(address));
+    RouteSocket::open()?.change("refusing packets to", &address.to_string(), route, NLM_F_CREATE | NLM_F_REPLACE)
+}
+
+/// Undoes [`refuse`]; where nothing is refused, that is no error.
+pub fn stop_refusing(address: Ipv4Addr) -> Result<(), NetlinkError> {
+    let route = RouteNetlinkMessage::DelRoute(unreachable(address));
+    match RouteSocket::open()?.change("refusing packets no more to", &address.to_string(), route, 0) {
+        Err(error) if error.is(Errno::SRCH) => Ok(()),
+        other => other,
+    }
+}
+
+fn unreachable(address: Ipv4Addr) -> RouteMessage {
+    let address = IpAddr::V4(address);
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(address);
+    message.header.destination_prefix_length = whole(address);
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = PROTOCOL;
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Unreachable;
+    message.attributes = vec![RouteAttribute::Destination(RouteAddress::from(address))];
+    message
+}
+
 fn loopback(socket: &mut RouteSocket) -> Result<Link, NetlinkError> {
     let missing = || NetlinkError { doing: "finding the link", object: LOOPBACK.to_owned(), source: Errno::NODEV.into() };
     links(socket)?.into_iter().find(|link| link.name == LOOPBACK).ok_or_else(missing)
@@ -111,6 +145,21 @@ mod tests {
         drop(listener);
         let refused = scene.within("pod1", || TcpStream::connect((address, 53)).unwrap_err().kind());
         assert_eq!(refused, std::io::ErrorKind::ConnectionRefused, "known at once: the client goes on to its next name server");
+        let error = |scene: &Scene| scene.within("pod1", || TcpStream::connect((address, 53)).unwrap_err().kind());
+        scene.within("node", || {
+            for _ in 0..2 {
+                refuse(address, "kp-dns").unwrap();
+            }
+            assert_eq!(labelled("kp-dns").unwrap(), [] as [Ipv4Addr; 0]);
+        });
+        assert_eq!(error(&scene), std::io::ErrorKind::HostUnreachable);
+        scene.within("node", || {
+            ensure(address, "kp-dns").unwrap();
+            for _ in 0..2 {
+                stop_refusing(address).unwrap();
+            }
+        });
+        assert_eq!(error(&scene), std::io::ErrorKind::ConnectionRefused);
         scene.within("node", || {
             for _ in 0..2 {
                 remove(address).unwrap();

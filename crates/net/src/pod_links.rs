@@ -31,6 +31,7 @@ use crate::netlink::{NetlinkError, RouteSocket};
 mod routes;
 mod sysctls;
 
+pub(crate) use routes::PROTOCOL;
 use routes::{add_host_route, replace_route, route};
 use sysctls::{ensure_forwarding, sysctl};
 

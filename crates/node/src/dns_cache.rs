@@ -9,6 +9,7 @@
 
 mod record;
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -19,8 +20,9 @@ use std::time::Duration;
 use kube_pet_core::node::NodeInfo;
 use kube_pet_dns::{Limits, Moment, Options, Server};
 use kube_pet_net::{NetlinkError, loopback};
+use rustix::net::{self, sockopt};
 use rustix::time::{ClockId, clock_gettime};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::{TcpListener, TcpSocket, UdpSocket};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
@@ -32,6 +34,8 @@ use crate::paths::Paths;
 use crate::sandboxes::SandboxManager;
 
 const PORT: u16 = 53;
+/// Connections that wait to be taken.
+const BACKLOG: u32 = 128;
 /// A port that somebody else has, or an address that cannot be put up, is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 /// How often it is seen to that the address is there: whoever restarts the machine's network may take it away.
@@ -59,7 +63,7 @@ pub enum DnsCacheError {
         protocol: &'static str,
         /// The system's answer.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The agent ends.
     #[error("the work on the address of the DNS cache was interrupted")]
@@ -102,7 +106,7 @@ impl DnsCache {
         if !enabled {
             let off = async move {
                 record::forget(&file).await;
-                retire(label, None, paths.pods_dir()).await;
+                retire(label, Use::Off(address), paths.pods_dir()).await;
             };
             return Self { task: Box::pin(off), record: None };
         }
@@ -123,7 +127,7 @@ impl DnsCache {
         });
         let record = DnsRecord::new(cache, file, bytes);
         let run = serve(address, label.clone(), server, record.clone());
-        let others = retire(label, Some(address), paths.pods_dir());
+        let others = retire(label, Use::On(address), paths.pods_dir());
         let task = Box::pin(async move {
             tokio::join!(run, others);
         });
@@ -156,17 +160,49 @@ async fn serve(address: Ipv4Addr, label: String, mut server: Server, record: Dns
     tokio::join!(server.run(udp, tcp), keep_address(address, label), record.keep_saved());
 }
 
+/// The ports first: whoever has them at all of the machine's addresses would answer pods that there are no names of the cluster.
 async fn listen(address: Ipv4Addr, label: &str) -> Result<(UdpSocket, TcpListener), DnsCacheError> {
-    put_up(address, label).await?;
-    let address = SocketAddr::from((address, PORT));
-    let failed = |protocol| move |source| DnsCacheError::Listen { address, protocol, source };
-    Ok((UdpSocket::bind(address).await.map_err(failed("UDP"))?, TcpListener::bind(address).await.map_err(failed("TCP"))?))
+    let at = SocketAddr::from((address, PORT));
+    let failed = |protocol| move |source| DnsCacheError::Listen { address: at, protocol, source };
+    let bound = bind_udp(at).map_err(failed("UDP")).and_then(|udp| Ok((udp, bind_tcp(at).map_err(failed("TCP"))?)));
+    match bound {
+        Ok(sockets) => {
+            put_up(address, label).await?;
+            blocking(move || loopback::stop_refusing(address)).await?;
+            Ok(sockets)
+        }
+        Err(error) => {
+            let label = label.to_owned();
+            blocking(move || loopback::refuse(address, &label)).await?;
+            Err(error)
+        }
+    }
+}
+
+/// At an address that the machine need not have yet.
+fn bind_udp(at: SocketAddr) -> io::Result<UdpSocket> {
+    let flags = net::SocketFlags::CLOEXEC | net::SocketFlags::NONBLOCK;
+    let socket = net::socket_with(net::AddressFamily::INET, net::SocketType::DGRAM, flags, None)?;
+    sockopt::set_ip_freebind(&socket, true)?;
+    net::bind(&socket, &at)?;
+    UdpSocket::from_std(socket.into())
+}
+
+fn bind_tcp(at: SocketAddr) -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    sockopt::set_ip_freebind(&socket, true)?;
+    socket.bind(at)?;
+    socket.listen(BACKLOG)
+}
+
+async fn blocking(work: impl FnOnce() -> Result<(), NetlinkError> + Send + 'static) -> Result<(), DnsCacheError> {
+    Ok(tokio::task::spawn_blocking(work).await.map_err(|_| DnsCacheError::Interrupted)??)
 }
 
 async fn put_up(address: Ipv4Addr, label: &str) -> Result<(), DnsCacheError> {
     let label = label.to_owned();
-    let done = tokio::task::spawn_blocking(move || loopback::ensure(address, &label)).await;
-    Ok(done.map_err(|_| DnsCacheError::Interrupted)??)
+    blocking(move || loopback::ensure(address, &label)).await
 }
 
 async fn keep_address(address: Ipv4Addr, label: String) {
@@ -187,9 +223,16 @@ async fn keep_address(address: Ipv4Addr, label: String) {
     }
 }
 
-/// Takes away the addresses of earlier runs but `used`. One that a pod's resolv.conf names stays until that pod is gone: where it is, the
+/// What the address of the settings is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    On(Ipv4Addr),
+    Off(Ipv4Addr),
+}
+
+/// Takes away the addresses of earlier runs but the one in use. One that a pod's resolv.conf names stays until that pod is gone: where it is, the
 /// kernel refuses, and the pod's resolver goes on at once; where it is not, the resolver waits for each name.
-async fn retire(label: String, used: Option<Ipv4Addr>, pods: PathBuf) {
+async fn retire(label: String, used: Use, pods: PathBuf) {
     loop {
         let (label, pods) = (label.clone(), pods.clone());
         match tokio::task::spawn_blocking(move || take_away(&label, used, &pods)).await {
@@ -202,9 +245,15 @@ async fn retire(label: String, used: Option<Ipv4Addr>, pods: PathBuf) {
 }
 
 /// Whether some are left.
-fn take_away(label: &str, used: Option<Ipv4Addr>, pods: &Path) -> Result<bool, NetlinkError> {
+fn take_away(label: &str, used: Use, pods: &Path) -> Result<bool, NetlinkError> {
     let mut left = false;
-    for address in loopback::labelled(label)?.into_iter().filter(|address| Some(*address) != used) {
+    if let Use::Off(address) = used
+        && !is_named(address, pods)
+    {
+        // As it is where another name server had the port when the cache was on.
+        loopback::stop_refusing(address)?;
+    }
+    for address in loopback::labelled(label)?.into_iter().filter(|address| Use::On(*address) != used) {
         if is_named(address, pods) {
             left = true;
         } else {

@@ -13,7 +13,7 @@ use crate::addresses::{family, local_address, whole};
 use crate::netlink::{NetlinkError, RouteSocket};
 
 /// Marks our routes as ours in `ip route` (a free number: 4 is `static`, higher ones belong to routing daemons).
-const PROTOCOL: RouteProtocol = RouteProtocol::Other(75);
+pub(crate) const PROTOCOL: RouteProtocol = RouteProtocol::Other(75);
 
 /// Of the route that holds when the node has no address of its own.
 const FALLBACK_METRIC: u32 = 2048;

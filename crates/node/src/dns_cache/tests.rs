@@ -33,26 +33,35 @@ fn netns_an_address_stays_as_long_as_a_pod_asks_there() {
         }
         fs::create_dir(&pod).unwrap();
         fs::write(pod.join("resolv.conf"), "search a.b\nnameserver 169.254.20.10\nnameserver 10.96.0.10\n").unwrap();
-        assert!(take_away("kp-dns", Some(used), folder).unwrap());
+        assert!(take_away("kp-dns", Use::On(used), folder).unwrap());
         assert_eq!(loopback::labelled("kp-dns").unwrap().len(), 2);
         fs::write(pod.join("resolv.conf"), "nameserver 169.254.20.101\n").unwrap();
-        assert!(!take_away("kp-dns", Some(used), folder).unwrap());
+        assert!(!take_away("kp-dns", Use::On(used), folder).unwrap());
         assert_eq!(loopback::labelled("kp-dns").unwrap(), [used]);
-        assert!(!take_away("kp-dns", None, folder).unwrap());
+        assert!(!take_away("kp-dns", Use::Off(used), folder).unwrap());
         assert!(loopback::labelled("kp-dns").unwrap().is_empty());
     });
 }
 
 #[test]
 fn netns_a_port_that_is_taken_is_told_and_had_when_it_is_free() {
-    on_a_machine(|_| {
-        loopback::ensure(ADDRESS, "other").unwrap();
+    on_a_machine(|folder| {
         let taken = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).unwrap();
         runtime().block_on(async {
             let error = listen(ADDRESS, "kp-dns").await.unwrap_err().to_string();
             assert_eq!(error, "listening on 169.254.20.10:53 over TCP: another name server has the port (ss -lnp 'sport = :53' names it)");
+            let reach = || std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap().connect((ADDRESS, PORT));
+            assert_eq!(reach().unwrap_err().kind(), io::ErrorKind::HostUnreachable, "the other name server is not asked");
             drop(taken);
             listen(ADDRESS, "kp-dns").await.unwrap();
+            assert_eq!(loopback::labelled("kp-dns").unwrap(), [ADDRESS]);
+            reach().unwrap();
+            let taken = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).unwrap();
+            listen(ADDRESS, "kp-dns").await.unwrap_err();
+            assert!(reach().is_err(), "nor is it after a restart of the agent");
+            drop(taken);
+            take_away("kp-dns", Use::Off(ADDRESS), folder).unwrap();
+            assert_ne!(reach().map_err(|error| error.kind()), Err(io::ErrorKind::HostUnreachable), "the machine is as it was");
         });
     });
 }
