@@ -142,6 +142,14 @@ pub struct ImageFailure {
     pub backoff_seconds: u32,
 }
 
+impl ImageFailure {
+    /// A pull was tried, and the next one waits longer: meanwhile the container waits with the reason `ImagePullBackOff`, whatever
+    /// was wrong.
+    pub fn backs_off(&self) -> bool {
+        matches!(&*self.reason, "ErrImagePull" | "RegistryUnavailable" | "SignatureValidationFailed")
+    }
+}
+
 /// A container could not be created or started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartFailure {

@@ -186,29 +186,33 @@ fn a_phase_that_the_api_server_calls_final_is_obeyed_and_never_left() {
 #[test]
 fn image_failures_back_off() {
     let p = pod("Always", &[], &["a"]);
-    let mut memory = Memory { admitted: true, start_time: Some(at(0)), ..Memory::default() };
-    memory.image_failures.insert(
-        "a".into(),
-        ImageFailure {
-            image: "busybox:1".into(),
-            reason: "ErrImagePull".into(),
-            message: "no such host".into(),
-            at: at(10),
-            backoff_seconds: 20,
-        },
-    );
-    let reason = |now| {
-        let result = plan(&p, &observed(vec![]), &memory, at(now));
-        let status = result.status.container_statuses.as_ref().unwrap()[0].clone();
-        let waiting = status.state.unwrap().waiting.unwrap();
-        (waiting.reason.unwrap(), waiting.message.unwrap_or_default(), result.actions.len())
-    };
-    assert_eq!(reason(11), ("ErrImagePull".to_owned(), "no such host".to_owned(), 0));
-    assert_eq!(
-        reason(20),
-        ("ImagePullBackOff".to_owned(), "Back-off pulling image \"busybox:1\": ErrImagePull: no such host".to_owned(), 0)
-    );
-    assert_eq!(reason(30).2, 1, "tried again after the back-off");
+    for failed in ["ErrImagePull", "RegistryUnavailable", "SignatureValidationFailed", "ErrImageNeverPull"] {
+        let mut memory = Memory { admitted: true, start_time: Some(at(0)), ..Memory::default() };
+        memory.image_failures.insert(
+            "a".into(),
+            ImageFailure {
+                image: "busybox:1".into(),
+                reason: failed.into(),
+                message: "no such host".into(),
+                at: at(10),
+                backoff_seconds: 20,
+            },
+        );
+        let reason = |now| {
+            let result = plan(&p, &observed(vec![]), &memory, at(now));
+            let status = result.status.container_statuses.as_ref().unwrap()[0].clone();
+            let waiting = status.state.unwrap().waiting.unwrap();
+            (waiting.reason.unwrap(), waiting.message.unwrap_or_default(), result.actions.len())
+        };
+        let told = (failed.to_owned(), "no such host".to_owned(), 0);
+        assert_eq!(reason(11), told);
+        let later = match failed {
+            "ErrImageNeverPull" => told,
+            _ => ("ImagePullBackOff".to_owned(), format!("Back-off pulling image \"busybox:1\": {failed}: no such host"), 0),
+        };
+        assert_eq!(reason(20), later);
+        assert_eq!(reason(30).2, 1, "tried again after the back-off");
+    }
 }
 
 #[test]
