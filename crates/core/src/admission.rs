@@ -8,6 +8,8 @@ mod ports;
 
 use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
 
+pub(crate) use affinity::selector_matches;
+
 use crate::eviction;
 use crate::node::NodeInfo;
 use crate::resources::{QosClass, is_critical, qos_class};

@@ -1,4 +1,4 @@
-//! Secrets, ConfigMaps and service-account tokens: fetched one by one, by name.
+//! Secrets, ConfigMaps, service-account tokens, claims and their volumes: fetched one by one, by name.
 //!
 //! A node may read only the objects that its own pods refer to, and only singly. What was read is shared for a few seconds by
 //! everybody who asks (the containers of a pod, pods that share an object), and concurrent readers share one request. The last
@@ -13,7 +13,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
 use kube::Api;
 use kube_pet_core::ids::PodUid;
 
@@ -55,7 +55,7 @@ pub enum FetchError {
         message: String,
     },
     /// The API server answered with another error.
-    #[error("getting {kind} {namespace}/{name}: {message} (status {code})")]
+    #[error("getting {kind} {}: {message} (status {code})", object(namespace, name))]
     Refused {
         /// What was asked for.
         kind: &'static str,
@@ -69,7 +69,7 @@ pub enum FetchError {
         message: String,
     },
     /// The API server sent something that is no such object. Nothing of it is repeated here: it may be a secret.
-    #[error("getting {kind} {namespace}/{name}: the API server's answer cannot be read")]
+    #[error("getting {kind} {}: the API server's answer cannot be read", object(namespace, name))]
     Malformed {
         /// What was asked for.
         kind: &'static str,
@@ -79,7 +79,7 @@ pub enum FetchError {
         name: String,
     },
     /// No answer.
-    #[error("getting {kind} {namespace}/{name}: {source}")]
+    #[error("getting {kind} {}: {source}", object(namespace, name))]
     Unreachable {
         /// What was asked for.
         kind: &'static str,
@@ -92,7 +92,7 @@ pub enum FetchError {
         source: Arc<kube::Error>,
     },
     /// No answer in time.
-    #[error("getting {kind} {namespace}/{name}: no answer within {} s", DEADLINE.as_secs())]
+    #[error("getting {kind} {}: no answer within {} s", object(namespace, name), DEADLINE.as_secs())]
     TimedOut {
         /// What was asked for.
         kind: &'static str,
@@ -104,6 +104,11 @@ pub enum FetchError {
     /// A token could not be had.
     #[error("failed to fetch token: {0}")]
     Token(#[source] Box<FetchError>),
+}
+
+/// Objects of the whole cluster have no namespace.
+fn object(namespace: &str, name: &str) -> String {
+    if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") }
 }
 
 impl FetchError {
@@ -197,6 +202,23 @@ impl ObjectFetcher {
         self.inner.config_maps.get(key, self.max_age, || self.read::<ConfigMap>("configmap", namespace, name)).await
     }
 
+    /// A claim; `None` if it does not exist. It is asked for each time: what matters of it changes.
+    ///
+    /// # Errors
+    /// It could not be read.
+    pub async fn persistent_volume_claim(&self, namespace: &str, name: &str) -> Result<Option<PersistentVolumeClaim>, FetchError> {
+        self.read("persistentvolumeclaim", namespace, name).await
+    }
+
+    /// A PersistentVolume; `None` if it does not exist. It is asked for each time. The API server lets a node read those that claims of its
+    /// pods are bound to.
+    ///
+    /// # Errors
+    /// It could not be read.
+    pub async fn persistent_volume(&self, name: &str) -> Result<Option<PersistentVolume>, FetchError> {
+        self.read_of(Api::all, "persistentvolume", "", name).await
+    }
+
     /// A token of `account`, bound to the pod: the known one until 80 % of its life or a day have passed, then a new one. An old
     /// token that is still valid is better than an error.
     ///
@@ -223,11 +245,24 @@ impl ObjectFetcher {
     where
         T: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone + fmt::Debug + serde::de::DeserializeOwned,
     {
+        self.read_of(|client| Api::namespaced(client, namespace), kind, namespace, name).await
+    }
+
+    async fn read_of<T>(
+        &self,
+        objects: impl FnOnce(kube::Client) -> Api<T>,
+        kind: &'static str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<T>, FetchError>
+    where
+        T: Clone + fmt::Debug + serde::de::DeserializeOwned,
+    {
         let Some(api) = &self.inner.api else {
             return Err(FetchError::NoApiServer { kind, name: name.to_owned() });
         };
         let subject = Subject { kind, namespace, name };
-        let objects: Api<T> = Api::namespaced(api.client(), namespace);
+        let objects = objects(api.client());
         after_binding(|| async {
             match tokio::time::timeout(DEADLINE, objects.get_opt(name)).await {
                 Ok(found) => found.map_err(|error| subject.error(error)),

@@ -9,14 +9,12 @@ use kube_pet_host::mounts;
 
 use super::error::VolumeError;
 use super::layout::Layout;
-use super::removal::remove_tree;
+use super::removal::{RemovalError, remove_tree};
 use crate::paths::Paths;
 
-/// Unmounts everything below the pod's volumes, and removes them once nothing is mounted there.
-pub(super) fn all(layout: &Layout) -> Result<(), Vec<VolumeError>> {
+/// Removes the pod's volumes, once nothing is mounted there any more; `errors` are those of unmounting.
+pub(super) fn all(layout: &Layout, mut errors: Vec<VolumeError>) -> Result<(), Vec<VolumeError>> {
     let folders = layout.all();
-    let unmounted = folders.iter().filter_map(|folder| mounts::unmount_below(folder).err()).map(VolumeError::Unmount);
-    let mut errors: Vec<VolumeError> = unmounted.collect();
     // What is bound into a volume may be anything on this machine, also a folder of the user's: one mount that stays keeps all.
     for folder in &folders {
         match mounts::below(folder) {
@@ -30,6 +28,12 @@ pub(super) fn all(layout: &Layout) -> Result<(), Vec<VolumeError>> {
     errors.extend(folders.iter().filter_map(|folder| remove_tree(folder).err()).map(VolumeError::Remove));
     if !errors.is_empty() {
         return Err(errors);
+    }
+    // Last: who may have the volumes next is told from it.
+    if let Err(source) = fs::remove_file(layout.claims())
+        && source.kind() != io::ErrorKind::NotFound
+    {
+        return Err(vec![VolumeError::Remove(RemovalError::Io { path: layout.claims(), source })]);
     }
     for folder in layout.pod_folders() {
         // Only if nothing else of the pod is there.
