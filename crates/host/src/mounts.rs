@@ -9,9 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, StatVfsMountFlags, StatxAttributes, StatxFlags, statvfs, statx};
 use rustix::io::Errno;
 pub use rustix::mount::MountFlags;
-use rustix::mount::{
-    MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, mount_change, mount_remount, unmount,
-};
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, mount_change, mount_remount, unmount};
 
 /// Why something could not be mounted or unmounted.
 #[derive(Debug, thiserror::Error)]
@@ -181,7 +179,10 @@ pub fn unmount_all(target: &Path) -> Result<(), MountError> {
         let flags = UnmountFlags::NOFOLLOW;
         let done = match unmount(target, flags) {
             Err(Errno::BUSY) => {
-                part_from_peers(target, &[]);
+                if let Some(real) = real_place(target) {
+                    let table = fs::read("/proc/self/mountinfo").unwrap_or_default();
+                    part_from_peers(&real, &mount_points(&table).collect::<Vec<_>>());
+                }
                 unmount(target, flags | UnmountFlags::DETACH)
             }
             other => other,
@@ -231,18 +232,12 @@ pub fn abort_below(folder: &Path) -> Result<(), MountError> {
     first
 }
 
-/// Before mounts inside `target` are unmounted: where `target` is a recursive bind of a shared mount, as `/` is with systemd, they are peers of
-/// the mounts at its source, which would be unmounted with them. `points` is the mount table, if the caller has read it.
+/// Before mounts inside `target`, a real path, are unmounted: where it is a recursive bind of a shared mount, as `/` is with systemd, they are
+/// peers of the mounts at its source, which would be unmounted with them. `points` are mount points. Without any inside, nothing is touched:
+/// `target` may be a file system that does not answer.
 fn part_from_peers(target: &Path, points: &[PathBuf]) {
-    let real = match (target.parent().map(fs::canonicalize), target.file_name()) {
-        (Some(Ok(folder)), Some(name)) => folder.join(name),
-        _ => return,
-    };
-    let inside = |point: &Path| point.starts_with(&real) && point != real;
-    let table = if points.is_empty() { fs::read("/proc/self/mountinfo").unwrap_or_default() } else { Vec::new() };
-    // Without mounts inside, nothing is touched: `target` may be a file system that does not answer.
-    if points.iter().any(|point| inside(point)) || mount_points(&table).any(|point| inside(&point)) {
-        let _ = mount_change(&real, MountPropagationFlags::PRIVATE | MountPropagationFlags::REC);
+    if points.iter().any(|point| point.starts_with(target) && point != target) {
+        let _ = mount_change(target, MountPropagationFlags::PRIVATE | MountPropagationFlags::REC);
     }
 }
 
@@ -304,6 +299,11 @@ pub fn is_mount_point(target: &Path) -> Result<bool, MountError> {
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
         Err(errno) => Err(failed(errno.into())),
     }
+}
+
+/// The real path of a mount point, without a look at what is mounted there.
+fn real_place(target: &Path) -> Option<PathBuf> {
+    Some(fs::canonicalize(target.parent()?).ok()?.join(target.file_name()?))
 }
 
 /// Whether the mount table has something at exactly `target` (`false` if its folder is not there). What is mounted is not touched: it may be
@@ -427,7 +427,11 @@ mod tests {
             fs::create_dir_all(pod.join("bound")).unwrap();
             mount_bind_recursive(&source, pod.join("bound")).unwrap();
             assert!(pod.join("bound/inner/precious").exists());
-            if whole { unmount_all(&pod.join("bound")).unwrap() } else { unmount_below(&pod).unwrap() }
+            if whole {
+                unmount_all(&pod.join("bound")).unwrap()
+            } else {
+                unmount_below(&pod).unwrap()
+            }
             assert!(below(&pod).unwrap().is_empty());
             assert!(inner.join("precious").exists(), "unmounted at its source, too");
         }

@@ -38,8 +38,8 @@ pub(crate) use consumption::Parts;
 use disks::Disks;
 use mounts::Mounts;
 use rates::Rates;
-use snapshot::{Snapshot, claim_of};
 pub(crate) use snapshot::statuses;
+use snapshot::{Snapshot, claim_of};
 
 /// How often the CPU counters are kept, and due folders counted: cAdvisor's housekeeping interval in a kubelet.
 const TICK: Duration = Duration::from_secs(10);
@@ -166,6 +166,12 @@ impl StatsProvider {
     pub(crate) async fn cadvisor_metrics(&self) -> String {
         let snapshot = self.snapshot(Detail::All).await.inspect_err(|error| warn!(%error, "container metrics")).ok();
         cadvisor::write(snapshot.as_deref())
+    }
+
+    /// The kubelet's name of the plugin that a claim of the pod's is mounted by; `None` if it is not mounted (hostPaths never are).
+    pub(crate) fn plugin_of_claim(&self, pod: &Pod, volume: &str) -> Option<String> {
+        let mounted = self.inner.options.volumes.mounted(&pod_uid(pod));
+        Some(mounted.get(volume)?.parent()?.file_name()?.to_str()?.replace('~', "/"))
     }
 
     /// The file systems of claims that pods have mounted.

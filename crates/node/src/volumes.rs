@@ -20,12 +20,13 @@ mod gather;
 mod layout;
 mod nfs;
 mod patience;
+mod prepared;
 mod record;
 mod removal;
 mod setup;
 mod teardown;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -47,6 +48,7 @@ pub use claims::ClaimProblem;
 pub use container_mounts::ContainerMount;
 pub use error::{SetUpError, VolumeError};
 pub use kube_pet_core::volumes::{MountError, Propagation};
+pub use prepared::PodVolumes;
 pub use removal::{RemovalError, remove_tree};
 
 use claims::ClaimResolver;
@@ -54,6 +56,7 @@ use foreign::Foreign;
 use gather::{Step, Work};
 use layout::Layout;
 use nfs::NfsMount;
+use prepared::{PreparedKind, PreparedVolume};
 use setup::Done;
 
 /// What volumes need to know of the pod's surroundings.
@@ -65,60 +68,6 @@ pub struct VolumeContext {
     pub pod_ips: Vec<IpAddr>,
     /// The node's addresses.
     pub host_ips: Vec<IpAddr>,
-}
-
-/// The volumes of a pod, ready to be mounted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PodVolumes {
-    by_name: BTreeMap<String, PreparedVolume>,
-    warnings: Vec<(&'static str, String)>,
-}
-
-impl PodVolumes {
-    /// The path of a volume on this machine.
-    pub fn path(&self, volume: &str) -> Option<&PathBuf> {
-        self.by_name.get(volume).map(|volume| &volume.path)
-    }
-
-    /// Groups that the pod's processes get with the volumes.
-    pub fn groups(&self) -> BTreeSet<i64> {
-        self.by_name.values().filter_map(|volume| volume.group).collect()
-    }
-
-    /// What the pod should be told of them, with reasons.
-    pub fn warnings(&self) -> &[(&'static str, String)] {
-        &self.warnings
-    }
-}
-
-/// One volume that is ready.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct PreparedVolume {
-    path: PathBuf,
-    kind: PreparedKind,
-    read_only: bool,
-    group: Option<i64>,
-}
-
-impl PreparedVolume {
-    fn of(path: PathBuf, kind: PreparedKind) -> Self {
-        Self { path, kind, read_only: false, group: None }
-    }
-}
-
-/// Who owns a volume's files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PreparedKind {
-    /// The pod: it may write, and the files end with it.
-    Scratch,
-    /// The agent: it writes them, the pod reads.
-    Payload,
-    /// The machine: neither labelled nor removed by us.
-    HostPath,
-    /// Whoever claimed it; it outlives the pod.
-    Local,
-    /// A server.
-    Server,
 }
 
 /// What goes on with a pod's volumes.
@@ -163,9 +112,9 @@ impl VolumeManager {
     /// # Errors
     /// One error per volume that is not ready, for a `FailedMount` event each. The others are ready nevertheless.
     pub async fn prepare(&self, pod: &Pod, context: &VolumeContext) -> Result<PodVolumes, Vec<VolumeError>> {
-        let mut claims = self.claims.resolve(pod, &context.node).await;
-        let problems = std::mem::take(&mut claims.problems);
         let state = self.state(&pod_uid(pod));
+        let mut claims = self.claims.resolve(pod, &context.node, &state.ending).await;
+        let problems = std::mem::take(&mut claims.problems);
         let steps = gather::steps(&self.objects, pod, context, claims).await;
         let (foreign, own): (Vec<_>, Vec<_>) =
             steps.into_iter().partition(|step| matches!(step.work, Ok(Work::HostPath { .. } | Work::Local(_) | Work::Nfs { .. })));
@@ -261,8 +210,9 @@ impl VolumeManager {
     pub async fn teardown(&self, uid: &PodUid) -> Result<(), Vec<VolumeError>> {
         self.objects.forget_pod(uid);
         let state = self.end(uid);
+        let claims = self.claims.clone();
         let errors = self.foreign.unmount(uid, &Layout::new(&self.paths, uid)).await;
-        let done = self.on_disk(uid.clone(), move |layout| teardown::all(layout, errors)).await;
+        let done = self.on_disk(uid.clone(), move |layout| teardown::all(layout, &claims, errors)).await;
         let mut pods = lock(&self.pods);
         if done.is_ok() && pods.get(uid).is_some_and(|now| Arc::ptr_eq(now, &state)) {
             pods.remove(uid);

@@ -332,7 +332,10 @@ pub(super) const VOLUME: &[Field] = &[
     note("nfs.path", "needs `mount.nfs` on the machine, and NFS in its kernel"),
     yes("nfs.readOnly"),
     yes("nfs.server"),
-    note("persistentVolumeClaim.claimName", "bound to a PersistentVolume of kind hostPath, local (a folder) or nfs; with others, the pod waits"),
+    note(
+        "persistentVolumeClaim.claimName",
+        "bound to a PersistentVolume of kind hostPath, local (a folder) or nfs; with others, the pod waits",
+    ),
     yes("persistentVolumeClaim.readOnly"),
     refused("photonPersistentDisk", GONE),
     refused("portworxVolume", GONE),

@@ -89,9 +89,10 @@ async fn e2e_claim_is_waited_for_shared_and_its_data_stays() -> Result<()> {
     let path = format!("/api/v1/nodes/{}/proxy/stats/summary", bed.pet.name());
     eventually(SOON, "the claim is in the statistics", || async {
         let summary: Value = serde_json::from_str(&bed.lab.kubectl(&["get", "--raw", &path]).await?)?;
-        let found = summary["pods"].as_array().into_iter().flatten().flat_map(|pod| pod["volume"].as_array().into_iter().flatten()).any(
-            |volume| volume["pvcRef"]["name"] == "c" && volume["pvcRef"]["namespace"] == bed.namespace.as_str() && volume["capacityBytes"] != 0,
-        );
+        let found =
+            summary["pods"].as_array().into_iter().flatten().flat_map(|pod| pod["volume"].as_array().into_iter().flatten()).any(|volume| {
+                volume["pvcRef"]["name"] == "c" && volume["pvcRef"]["namespace"] == bed.namespace.as_str() && volume["capacityBytes"] != 0
+            });
         ensure!(found, "{summary:#}");
         Ok(())
     })
@@ -173,7 +174,11 @@ async fn e2e_claim_survives_the_agent_and_a_reboot_without_the_api_server() -> R
     bed.pod("p", using("c", script)).await?;
     let before = bed.phase("p", "Running").await?;
     let lives = |bed: &Bed| std::fs::read_to_string(bed.pet.path("/var/tmp/disk/lives")).unwrap_or_default();
-    eventually(SOON, "the first life", || async { ensure!(lives(&bed) == "1\n"); Ok(()) }).await?;
+    eventually(SOON, "the first life", || async {
+        ensure!(lives(&bed) == "1\n");
+        Ok(())
+    })
+    .await?;
 
     bed.pet.kill_agent().await?;
     bed.pet.start_agent().await?;
@@ -183,7 +188,11 @@ async fn e2e_claim_survives_the_agent_and_a_reboot_without_the_api_server() -> R
     // A restart of the container, by an agent that did not mount the volume itself, and while nobody can be asked.
     bed.pet.set_online(false).await?;
     std::fs::write(disk.join("die"), "")?;
-    eventually(SOON, "the second life", || async { ensure!(lives(&bed) == "2\n", "{}", lives(&bed)); Ok(()) }).await?;
+    eventually(SOON, "the second life", || async {
+        ensure!(lives(&bed) == "2\n", "{}", lives(&bed));
+        Ok(())
+    })
+    .await?;
     bed.pet.set_online(true).await?;
     bed.until("p", SOON, "has its second life", |pod| restarts(pod, "c") == 1).await?;
 
@@ -199,7 +208,11 @@ async fn e2e_claim_survives_the_agent_and_a_reboot_without_the_api_server() -> R
     .await?;
     ensure!(bed.pet.agent_log().contains("a claim is taken for bound as before"), "{}", bed.pet.agent_log());
     bed.pet.set_online(true).await?;
-    eventually(Duration::from_secs(120), "the third life", || async { ensure!(lives(&bed) == "3\n", "{}", lives(&bed)); Ok(()) }).await?;
+    eventually(Duration::from_secs(120), "the third life", || async {
+        ensure!(lives(&bed) == "3\n", "{}", lives(&bed));
+        Ok(())
+    })
+    .await?;
     bed.delete("p").await?;
     bed.gone("p", SOON).await?;
     ensure!(lives(&bed) == "3\n", "the data is gone with its pod");

@@ -1,6 +1,8 @@
 //! From the claims of a pod's volumes to what they are bound to: asked of the API server each time, else taken from the pod's record.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::join_all;
@@ -10,10 +12,13 @@ use kube_pet_core::pod::pod_uid;
 use kube_pet_core::volumes::{
     BoundVolume, BoundVolumeError, ClaimError, ClaimReference, bound_name, bound_volume, check_bound_volume, claim_reference, used_volumes,
 };
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::error::VolumeError;
 use super::layout::Layout;
 use super::record;
+use super::removal::RemovalError;
 use crate::objects::{FetchError, ObjectFetcher};
 use crate::paths::Paths;
 
@@ -75,8 +80,8 @@ impl ClaimResolver {
         Self { paths, objects, records: Arc::default() }
     }
 
-    /// What the claims of all volumes that containers mount lead to.
-    pub(super) async fn resolve(&self, pod: &Pod, node: &NodeInfo) -> Claims {
+    /// What the claims of all volumes that containers mount lead to. Nothing is recorded for a pod that is `ending`.
+    pub(super) async fn resolve(&self, pod: &Pod, node: &NodeInfo, ending: &CancellationToken) -> Claims {
         let wanted: Vec<_> = used_volumes(pod).into_iter().filter_map(|v| Some((v.name.clone(), claim_reference(pod, v)?))).collect();
         if wanted.is_empty() {
             return Claims::default();
@@ -96,7 +101,7 @@ impl ClaimResolver {
                 Err(problem) => drop(claims.problems.insert(name, problem)),
             }
         }
-        let (paths, records) = (self.paths.clone(), self.records.clone());
+        let (paths, records, ending) = (self.paths.clone(), self.records.clone(), ending.clone());
         let keep = move || {
             let _alone = records.lock().unwrap_or_else(PoisonError::into_inner);
             let mut record = known.clone();
@@ -109,6 +114,7 @@ impl ClaimResolver {
                 }
             }
             if record != known
+                && !ending.is_cancelled()
                 && let Err(error) = record::write(&layout, &record)
             {
                 warn!(%error, "the pod's claims are used, but their volumes would not come back without the API server");
@@ -116,6 +122,16 @@ impl ClaimResolver {
             claims
         };
         tokio::task::spawn_blocking(keep).await.unwrap_or_default()
+    }
+
+    /// Forgets what the pod had, which has been told that it ends.
+    pub(super) fn forget(&self, layout: &Layout) -> Result<(), VolumeError> {
+        let _alone = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = layout.claims();
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(VolumeError::Remove(RemovalError::Io { path, source })),
+            _ => Ok(()),
+        }
     }
 
     async fn one(

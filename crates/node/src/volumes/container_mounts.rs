@@ -13,7 +13,8 @@ use kube_pet_host::subpath::{self, SubPathError};
 use tracing::warn;
 
 use super::layout::Layout;
-use super::{PodVolumes, PreparedKind, PreparedVolume, VolumeError, VolumeManager};
+use super::prepared::{PodVolumes, PreparedKind, PreparedVolume};
+use super::{VolumeError, VolumeManager};
 
 /// How long sub-paths may take: what they are in has just answered.
 const BINDING: Duration = Duration::from_secs(60);

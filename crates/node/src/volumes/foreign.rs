@@ -68,7 +68,12 @@ impl Foreign {
     }
 
     /// A folder of the machine's, mounted at `target`.
-    pub(super) async fn local(&self, volume: LocalVolume, target: PathBuf, ending: CancellationToken) -> Result<Option<Warning>, SetUpError> {
+    pub(super) async fn local(
+        &self,
+        volume: LocalVolume,
+        target: PathBuf,
+        ending: CancellationToken,
+    ) -> Result<Option<Warning>, SetUpError> {
         // As the kubelet: one pod after the other, so that only the first one's group is given.
         let (subject, pods) = (Subject::SetUp(volume.path.clone()), self.pods_dir.clone());
         let path = volume.path.clone();
@@ -139,7 +144,8 @@ impl Foreign {
         let forced = move || drop(work.iter().map(|folder| mounts::abort_below(folder)).collect::<Vec<_>>());
         let ended = self.patience.run(Subject::Abort(uid.clone()), limit, forced).await;
         // A mount may be out of the way while the kernel still waits for its server.
-        let left = tokio::task::spawn_blocking(move || folders.iter().any(|folder| mounts::below(folder).map_or(true, |left| !left.is_empty())));
+        let left =
+            tokio::task::spawn_blocking(move || folders.iter().any(|folder| mounts::below(folder).map_or(true, |left| !left.is_empty())));
         match (ended, left.await) {
             (_, Ok(false)) => Vec::new(),
             (Err(_), _) => vec![VolumeError::UnmountHangs { seconds: 2 * limit.as_secs() }],
@@ -209,7 +215,11 @@ fn local(volume: &LocalVolume, target: &Path, pods: &Path, ending: &Cancellation
     };
     let bound = mounts::bind(path, target, options).map_err(SetUpError::from);
     // Who takes the pod down has set this before looking for mounts: one of the two sees the other.
-    let bound = if bound.is_ok() && ending.is_cancelled() { mounts::unmount_all(target).map_err(SetUpError::from).and(Err(SetUpError::Ending)) } else { bound };
+    let bound = if bound.is_ok() && ending.is_cancelled() {
+        mounts::unmount_all(target).map_err(SetUpError::from).and(Err(SetUpError::Ending))
+    } else {
+        bound
+    };
     if let Err(error) = bound {
         let _ = fs::remove_dir(target);
         return Err(error);
@@ -243,7 +253,8 @@ fn give(target: &Path, FsGroup { group, only_if_root_differs }: FsGroup) {
 /// Whether another pod has the volume.
 fn is_mounted_elsewhere(name: &str, target: &Path, pods: &Path) -> Result<bool, SetUpError> {
     let place = Path::new(&format!("kubernetes.io~{LOCAL}")).join(name);
-    let pod = |path: &Path| path.strip_prefix(fs::canonicalize(pods).ok()?).ok()?.components().next().map(|first| first.as_os_str().to_owned());
+    let pod =
+        |path: &Path| path.strip_prefix(fs::canonicalize(pods).ok()?).ok()?.components().next().map(|first| first.as_os_str().to_owned());
     let own = target.strip_prefix(pods).ok().and_then(|below| Some(below.components().next()?.as_os_str().to_owned()));
     Ok(mounts::below(pods)?.iter().any(|point| point.ends_with(&place) && pod(point) != own))
 }

@@ -13,9 +13,9 @@ use kube_pet_core::pod::pod_uid;
 use kube_pet_core::quantity::Amount;
 use kube_pet_core::resources::pod_cgroup;
 use kube_pet_core::volumes::{
-    EmptyDirMedium, Payload, PersistentSource, Sources, claim_reference, config_map_payload, downward_api_payload, empty_dir_medium, fs_group,
-    fs_group_on_root_mismatch, holds_secrets, host_path_without_backsteps, joined_options, memory_size, nested_mount_points, nfs_source,
-    projected_payload, secret_payload, used_volumes, validate_payload_path, volume_references, volume_type,
+    EmptyDirMedium, Payload, PersistentSource, Sources, claim_reference, config_map_payload, downward_api_payload, empty_dir_medium,
+    fs_group, fs_group_on_root_mismatch, holds_secrets, host_path_without_backsteps, joined_options, memory_size, nested_mount_points,
+    nfs_source, projected_payload, secret_payload, used_volumes, validate_payload_path, volume_references, volume_type,
 };
 
 use super::VolumeContext;

@@ -48,7 +48,10 @@ impl Drop for Group {
 /// Runs `program` for the mount. Ends it after `limit`, when the pod is `ending`, and when the future is dropped.
 pub(super) async fn mount(program: &PathBuf, mount: &NfsMount, limit: Duration, ending: &CancellationToken) -> Result<(), SetUpError> {
     let arguments = mount.arguments();
-    #[expect(clippy::disallowed_methods, reason = "mount.nfs speaks with the server before the kernel does; there is no library that could")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "mount.nfs speaks with the server before the kernel does; there is no library that could"
+    )]
     let mut command = Command::new(program);
     command
         .args(&arguments)

@@ -16,7 +16,7 @@ use super::error::SetUpError;
 use super::foreign::{LOCAL, NFS};
 use super::gather::{Place, Step, Work};
 use super::layout::Layout;
-use super::{PreparedKind, PreparedVolume};
+use super::prepared::{PreparedKind, PreparedVolume};
 use crate::instruments;
 
 /// `f_type` of file systems that live in memory.

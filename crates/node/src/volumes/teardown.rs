@@ -7,13 +7,14 @@ use std::io;
 use kube_pet_core::ids::PodUid;
 use kube_pet_host::mounts;
 
+use super::claims::ClaimResolver;
 use super::error::VolumeError;
 use super::layout::Layout;
-use super::removal::{RemovalError, remove_tree};
+use super::removal::remove_tree;
 use crate::paths::Paths;
 
 /// Removes the pod's volumes, once nothing is mounted there any more; `errors` are those of unmounting.
-pub(super) fn all(layout: &Layout, mut errors: Vec<VolumeError>) -> Result<(), Vec<VolumeError>> {
+pub(super) fn all(layout: &Layout, claims: &ClaimResolver, mut errors: Vec<VolumeError>) -> Result<(), Vec<VolumeError>> {
     let folders = layout.all();
     // What is bound into a volume may be anything on this machine, also a folder of the user's: one mount that stays keeps all.
     for folder in &folders {
@@ -30,11 +31,7 @@ pub(super) fn all(layout: &Layout, mut errors: Vec<VolumeError>) -> Result<(), V
         return Err(errors);
     }
     // Last: who may have the volumes next is told from it.
-    if let Err(source) = fs::remove_file(layout.claims())
-        && source.kind() != io::ErrorKind::NotFound
-    {
-        return Err(vec![VolumeError::Remove(RemovalError::Io { path: layout.claims(), source })]);
-    }
+    claims.forget(layout).map_err(|error| vec![error])?;
     for folder in layout.pod_folders() {
         // Only if nothing else of the pod is there.
         let _ = fs::remove_dir(folder);

@@ -48,9 +48,7 @@ fn a_claim_leads_to_its_volume_or_says_why_not() {
         bound_name(pod, &reference(pod), claim.as_ref()).map(str::to_owned).map_err(|error| error.to_string())
     };
     let leaving = |finalizers: Value| json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": finalizers}});
-    let owned = |uid: &str, controller: bool| {
-        json!({"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid, "controller": controller}]}})
-    };
+    let owned = |uid: &str, controller: bool| json!({"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid, "controller": controller}]}});
     let failed = |text: &str| Err(format!("error processing PVC ns/c: {text}"));
     for (pod, claim, expected) in [
         (&own, Some(json!({})), Ok("pv".to_owned())),
@@ -87,21 +85,38 @@ fn kinds_of_persistent_volumes() {
     let bound = of(json!({"nfs": {"server": "s", "path": "/x"}}), old).unwrap();
     assert_eq!(bound.source, PersistentSource::Nfs { server: "s".into(), path: "/x".into() });
     assert_eq!((bound.mount_options, bound.group, bound.one_pod), (vec!["hard".to_owned(), "vers=4".to_owned()], Some(1234), false));
-    let kept: BoundVolume = serde_json::from_value(serde_json::to_value(&of(json!({"local": {"path": "/x"}}), json!({})).unwrap()).unwrap()).unwrap();
+    let kept: BoundVolume =
+        serde_json::from_value(serde_json::to_value(&of(json!({"local": {"path": "/x"}}), json!({})).unwrap()).unwrap()).unwrap();
     assert_eq!(kept.source, PersistentSource::Local { path: "/x".into() });
 
     let failed = |text: &str| Err(format!("error processing PVC ns/c: {text}"));
     let local = json!({"local": {"path": "/x"}});
     for (source, changes, expected) in [
-        (json!({"csi": {"driver": "d", "volumeHandle": "h"}}), json!({}), failed("PV pv is a volume of type csi, which is not supported by this node")),
-        (json!({"iscsi": {"targetPortal": "t", "iqn": "i", "lun": 0}}), json!({}), failed("PV pv is a volume of type iscsi, which is not supported by this node")),
-        (local.clone(), json!({"spec": {"claimRef": null}}), failed("found PV object pv but it has a nil pv.Spec.ClaimRef indicating it is not yet bound to the claim")),
+        (
+            json!({"csi": {"driver": "d", "volumeHandle": "h"}}),
+            json!({}),
+            failed("PV pv is a volume of type csi, which is not supported by this node"),
+        ),
+        (
+            json!({"iscsi": {"targetPortal": "t", "iqn": "i", "lun": 0}}),
+            json!({}),
+            failed("PV pv is a volume of type iscsi, which is not supported by this node"),
+        ),
+        (
+            local.clone(),
+            json!({"spec": {"claimRef": null}}),
+            failed("found PV object pv but it has a nil pv.Spec.ClaimRef indicating it is not yet bound to the claim"),
+        ),
         (
             local.clone(),
             json!({"spec": {"claimRef": {"uid": "other"}}}),
             failed("found PV object pv but its pv.Spec.ClaimRef.UID other does not point to claim.UID claim-1"),
         ),
-        (local, json!({"spec": {"volumeMode": "Block"}}), Err("volume v has volumeMode Block, but is specified in volumeMounts".to_owned())),
+        (
+            local,
+            json!({"spec": {"volumeMode": "Block"}}),
+            Err("volume v has volumeMode Block, but is specified in volumeMounts".to_owned()),
+        ),
     ] {
         assert_eq!(of(source, changes), expected);
     }

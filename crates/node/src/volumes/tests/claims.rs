@@ -43,7 +43,9 @@ async fn mounts_a_claim_is_waited_for_and_its_data_outlives_pods_restarts_and_ou
     fs::write(disk.join("old"), "x").unwrap();
     let pod = claiming("uid-1", json!({"fsGroup": 4321}));
     let waits = |text: &str| {
-        vec![format!("Unable to attach or mount volumes: unmounted volumes=[data], unattached volumes=[], failed to process volumes=[data]: {text}")]
+        vec![format!(
+            "Unable to attach or mount volumes: unmounted volumes=[data], unattached volumes=[], failed to process volumes=[data]: {text}"
+        )]
     };
     let none = "error processing PVC ns/c: failed to fetch PVC from API server: persistentvolumeclaims \"c\" not found";
     assert_eq!(machine.prepare(&pod).await.unwrap_err(), waits(none));
@@ -110,7 +112,10 @@ async fn mounts_a_claim_may_be_read_only_and_its_volume_of_many_kinds() {
     let at = |name: &str| disk.join(name).display().to_string();
     for (source, expected) in [
         (json!({"local": {"path": machine.root.path().join("link")}, "nodeAffinity": zone("here")}), None),
-        (json!({"local": {"path": disk}, "nodeAffinity": zone("there")}), Some(failed("NodeAffinity check failed", "no matching NodeSelectorTerms"))),
+        (
+            json!({"local": {"path": disk}, "nodeAffinity": zone("there")}),
+            Some(failed("NodeAffinity check failed", "no matching NodeSelectorTerms")),
+        ),
         (
             json!({"hostPath": {"path": disk}, "mountOptions": ["noatime"]}),
             Some(failed("MountOptionSupport check failed", "mount options are not supported for this volume type")),
@@ -119,10 +124,16 @@ async fn mounts_a_claim_may_be_read_only_and_its_volume_of_many_kinds() {
             json!({"hostPath": {"path": at("file"), "type": "Directory"}}),
             Some(failed("SetUp failed", &format!("hostPath type check failed: {} is not a directory, it's a File", at("file")))),
         ),
-        (json!({"local": {"path": at("none")}}), Some(failed("NewMounter initialization failed", &format!("path \"{}\" does not exist", at("none"))))),
+        (
+            json!({"local": {"path": at("none")}}),
+            Some(failed("NewMounter initialization failed", &format!("path \"{}\" does not exist", at("none")))),
+        ),
         (
             json!({"local": {"path": at("file")}}),
-            Some(failed("NewMounter initialization failed", &format!("only directories are supported by this node, and {} is a File", at("file")))),
+            Some(failed(
+                "NewMounter initialization failed",
+                &format!("only directories are supported by this node, and {} is a File", at("file")),
+            )),
         ),
         (json!({"local": {"path": "/a/../b"}}), Some(failed("SetUp failed", "invalid path: /a/../b must not contain '..'"))),
         (
@@ -141,6 +152,27 @@ async fn mounts_a_claim_may_be_read_only_and_its_volume_of_many_kinds() {
     }
 }
 
+/// What cannot be unmounted keeps the pod's folder: the data behind it is not the pod's.
+#[tokio::test]
+async fn mounts_nothing_is_removed_of_a_volume_that_stays_mounted() {
+    let machine = Machine::new();
+    let disk = machine.folder("disk");
+    fs::write(disk.join("precious"), "x").unwrap();
+    machine.claimed("Bound", json!({"local": {"path": disk}}));
+    machine.prepare(&claiming("uid-1", json!({}))).await.unwrap();
+    let layout = Layout::new(&machine.volumes.paths, &"uid-1".into());
+    let errors = texts(teardown::all(&layout, &machine.volumes.claims, Vec::new()).unwrap_err());
+    assert_eq!(
+        errors,
+        [format!("UnmountVolume.TearDown failed: {} is still mounted", layout.volume("local-volume", "pv", false).display())]
+    );
+    assert!(matches!(remove_tree(&layout.disk()), Err(RemovalError::Mounted { .. })));
+    assert_eq!(read(&disk.join("precious")), "x");
+    assert!(layout.claims().exists(), "it is the pod's still");
+    machine.volumes.teardown(&"uid-1".into()).await.unwrap();
+    assert_eq!(read(&disk.join("precious")), "x");
+}
+
 #[tokio::test]
 async fn mounts_a_volume_for_one_pod_is_for_one_pod() {
     let machine = Machine::new();
@@ -148,7 +180,8 @@ async fn mounts_a_volume_for_one_pod_is_for_one_pod() {
     machine.claimed("Bound", json!({"local": {"path": disk}, "accessModes": ["ReadWriteOncePod"]}));
     let (first, second) = (claiming("uid-1", json!({})), claiming("uid-2", json!({})));
     let volumes = machine.prepare(&first).await.unwrap();
-    let taken = "MountVolume.SetUp failed for volume \"pv\" : volume uses the ReadWriteOncePod access mode and is already in use by another pod";
+    let taken =
+        "MountVolume.SetUp failed for volume \"pv\" : volume uses the ReadWriteOncePod access mode and is already in use by another pod";
     assert_eq!(machine.prepare(&second).await.unwrap_err(), [taken]);
     // Who has it is known after a restart, too, and has it still.
     let restarted = machine.restarted();

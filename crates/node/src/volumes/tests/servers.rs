@@ -42,7 +42,10 @@ fn calls(machine: &Machine) -> Vec<String> {
 }
 
 fn nfs(server: &str, read_only: bool) -> Pod {
-    pod(json!({"fsGroup": 4321}), json!([{"name": "v", "nfs": {"server": server, "path": "/a", "readOnly": read_only}}, {"name": "e", "emptyDir": {}}]))
+    pod(
+        json!({"fsGroup": 4321}),
+        json!([{"name": "v", "nfs": {"server": server, "path": "/a", "readOnly": read_only}}, {"name": "e", "emptyDir": {}}]),
+    )
 }
 
 /// A file system that nobody answers for: whoever asks it waits until it is dropped.
@@ -64,7 +67,11 @@ impl Dead {
 
 async fn container_mounts(machine: &Machine, pod: &Pod, volumes: PodVolumes) -> Result<Vec<ContainerMount>, String> {
     let container = pod.spec.as_ref().unwrap().containers[0].clone();
-    machine.volumes.container_mounts(&Arc::new(pod.clone()), &container, Arc::new(volumes), Vec::new()).await.map_err(|error| error.to_string())
+    machine
+        .volumes
+        .container_mounts(&Arc::new(pod.clone()), &container, Arc::new(volumes), Vec::new())
+        .await
+        .map_err(|error| error.to_string())
 }
 
 #[tokio::test]
