@@ -154,7 +154,7 @@ impl VolumeManager {
         let mut warning = None;
         let done = match work {
             Ok(Work::HostPath { path, wanted, read_only }) => {
-                self.foreign.host_path(&path, wanted).await.map(|()| prepared(path, PreparedKind::HostPath, read_only))
+                self.foreign.host_path(&path, wanted, &state.ending).await.map(|()| prepared(path, PreparedKind::HostPath, read_only))
             }
             Ok(Work::Local(local)) => {
                 let (path, read_only) = (layout.volume(foreign::LOCAL, &local.name, false), local.read_only);
@@ -201,6 +201,11 @@ impl VolumeManager {
             if failed.is_empty() { Ok(()) } else { Err(failed) }
         })
         .await
+    }
+
+    /// Ends the setting up of a pod's volumes that is under way: it fails soon, also if a server keeps it waiting.
+    pub fn give_up(&self, uid: &PodUid) {
+        self.end(uid);
     }
 
     /// Unmounts and removes all volumes of a pod none of whose containers runs. Fine if there are none.

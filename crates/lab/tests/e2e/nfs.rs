@@ -75,7 +75,7 @@ async fn e2e_nfs_a_dead_server_harms_only_who_needs_it() -> Result<()> {
     bed.pod("dying", using("server.example", "while [ ! -e /tmp/die ]; do sleep 0.1; done")).await?;
     bed.phase("dying", "Running").await?;
     // Nobody reads the requests to this file system: whoever asks it waits.
-    let dead = "target=$(grep -o '/[^ ]*kubernetes.io~nfs/data' /proc/self/mountinfo | head -1)
+    let dead = "target=$(grep -o '/var/lib/kube-pet/pods/[^ ]*kubernetes.io~nfs/data' /proc/self/mountinfo | head -1)
         exec 3<>/dev/fuse
         mount -i -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0 dead \"$target\"
         setsid sleep 3600 >/dev/null 2>&1 </dev/null &";

@@ -78,6 +78,8 @@ struct Worker {
     told: BTreeMap<(&'static str, Option<ContainerName>), Instant>,
     checkpointed: Option<Arc<Pod>>,
     needs_admission: bool,
+    /// The pod's surroundings are being made, and nobody has asked to give that up.
+    preparing: bool,
     /// [`Wanted::named`], as far as it is dealt with.
     named: bool,
     began: Instant,
@@ -130,6 +132,7 @@ impl Worker {
             told: BTreeMap::new(),
             checkpointed: None,
             needs_admission,
+            preparing: false,
             named: false,
             began: Instant::now(),
             start_counted: false,
@@ -160,6 +163,11 @@ impl Worker {
                 instruments::forget_pod(namespace, name, self.uid.as_str());
                 debug!("worker ends");
                 return;
+            }
+            // What comes next waits for the end of the preparation, which may wait for a server.
+            if self.preparing && Stop::of(&wanted.pod, wanted.present).is_some() {
+                self.preparing = false;
+                self.runtime.volumes.give_up(&self.uid);
             }
             let live = !plan.finished && Stop::of(&wanted.pod, wanted.present).is_none() && self.observation.sandbox.is_some();
             if live && !self.refreshing && Instant::now() >= self.refresh_at {

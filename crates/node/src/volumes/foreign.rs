@@ -61,10 +61,10 @@ impl Foreign {
     }
 
     /// A path of the machine's, which must be what the volume says.
-    pub(super) async fn host_path(&self, path: &Path, wanted: String) -> Result<(), SetUpError> {
+    pub(super) async fn host_path(&self, path: &Path, wanted: String, ending: &CancellationToken) -> Result<(), SetUpError> {
         let (limit, asked) = (self.limits.answer, path.to_owned());
         let done = self.patience.run(Subject::SetUp(path.to_owned()), limit, move || host_path(&asked, &wanted));
-        done.await.map_err(|hung| hangs(path, hung))?
+        or_ending(done, ending).await?.map_err(|hung| hangs(path, hung))?
     }
 
     /// A folder of the machine's, mounted at `target`.
@@ -76,16 +76,16 @@ impl Foreign {
     ) -> Result<Option<Warning>, SetUpError> {
         // As the kubelet: one pod after the other, so that only the first one's group is given.
         let (subject, pods) = (Subject::SetUp(volume.path.clone()), self.pods_dir.clone());
-        let path = volume.path.clone();
+        let (path, ends) = (volume.path.clone(), ending.clone());
         let done = self.patience.run(subject, self.limits.set_up, move || local(&volume, &target, &pods, &ending));
-        done.await.map_err(|hung| hangs(&path, hung))?
+        or_ending(done, &ends).await?.map_err(|hung| hangs(&path, hung))?
     }
 
     /// A folder of a server's.
     pub(super) async fn nfs(&self, mount: NfsMount, ending: CancellationToken) -> Result<(), SetUpError> {
         let target = mount.target.clone();
         let limit = self.limits.set_up;
-        let place = self.patience.alone(Subject::SetUp(target.clone()), limit).await;
+        let place = or_ending(self.patience.alone(Subject::SetUp(target.clone()), limit), &ending).await?;
         let _alone = place.map_err(|hung| SetUpError::Hung { what: mount.source.clone(), seconds: hung.limit.as_secs() })?;
         let folder = target.clone();
         let listed = blocking(move || {
@@ -157,6 +157,11 @@ impl Foreign {
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, SetUpError> + Send + 'static) -> Result<T, SetUpError> {
     tokio::task::spawn_blocking(work).await.unwrap_or(Err(SetUpError::Ending))
+}
+
+/// What comes of `work`, unless the pod ends before.
+async fn or_ending<T>(work: impl Future<Output = T>, ending: &CancellationToken) -> Result<T, SetUpError> {
+    ending.run_until_cancelled(work).await.ok_or(SetUpError::Ending)
 }
 
 fn hangs(path: &Path, hung: Hung) -> SetUpError {
