@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatVfsMountFlags, StatxAttributes, StatxFlags, statvfs, statx};
 use rustix::io::Errno;
-use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, mount_change, mount_remount, unmount,
-};
+pub use rustix::mount::MountFlags;
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, mount_change, mount_remount, unmount};
 
 /// Why something could not be mounted or unmounted.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +76,7 @@ pub enum Propagation {
 }
 
 /// Options of [`bind`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BindOptions {
     /// Writing through this mount is refused (mounts below it are not affected).
     pub read_only: bool,
@@ -85,6 +84,28 @@ pub struct BindOptions {
     pub recursive: bool,
     /// How later mounts appear.
     pub propagation: Propagation,
+    /// What else this mount has: see [`mount_flag`].
+    pub flags: MountFlags,
+}
+
+impl Default for BindOptions {
+    fn default() -> Self {
+        Self { read_only: false, recursive: false, propagation: Propagation::Private, flags: MountFlags::empty() }
+    }
+}
+
+/// The flag of an option of mount(8) that a single mount can have, whatever its file system; `None` for all others. `ro` is
+/// [`BindOptions::read_only`].
+pub fn mount_flag(option: &str) -> Option<MountFlags> {
+    Some(match option {
+        "nosuid" => MountFlags::NOSUID,
+        "nodev" => MountFlags::NODEV,
+        "noexec" => MountFlags::NOEXEC,
+        "noatime" => MountFlags::NOATIME,
+        "nodiratime" => MountFlags::NODIRATIME,
+        "relatime" => MountFlags::RELATIME,
+        _ => return None,
+    })
 }
 
 /// Mounts a file system in memory at the folder `target`, its root with `mode`, with at most `size` bytes (without: half of
@@ -109,10 +130,11 @@ pub fn bind(source: &Path, target: &Path, options: BindOptions) -> Result<(), Mo
     let bound = if options.recursive { mount_bind_recursive(source, target) } else { mount_bind(source, target) };
     bound.map_err(failed)?;
     let finished = (|| {
-        if options.read_only {
+        let mut wanted = options.flags;
+        wanted.set(MountFlags::RDONLY, options.read_only);
+        if !wanted.is_empty() {
             // A remount states all flags: those that the source has must not get lost (and may be locked).
-            let flags = kept_flags(target)? | MountFlags::BIND | MountFlags::RDONLY;
-            mount_remount(target, flags, c"")?;
+            mount_remount(target, kept_flags(target)? | MountFlags::BIND | wanted, c"")?;
         }
         let mut change = match options.propagation {
             Propagation::Private => MountPropagationFlags::PRIVATE,
@@ -134,6 +156,7 @@ fn kept_flags(target: &Path) -> Result<MountFlags, Errno> {
     let now = statvfs(target)?.f_flag;
     let mut flags = MountFlags::empty();
     for (has, keep) in [
+        (StatVfsMountFlags::RDONLY, MountFlags::RDONLY),
         (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
         (StatVfsMountFlags::NODEV, MountFlags::NODEV),
         (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
@@ -155,7 +178,13 @@ pub fn unmount_all(target: &Path) -> Result<(), MountError> {
     for _ in 0..64 {
         let flags = UnmountFlags::NOFOLLOW;
         let done = match unmount(target, flags) {
-            Err(Errno::BUSY) => unmount(target, flags | UnmountFlags::DETACH),
+            Err(Errno::BUSY) => {
+                if let Some(real) = real_place(target) {
+                    let table = fs::read("/proc/self/mountinfo").unwrap_or_default();
+                    part_from_peers(&real, &mount_points(&table).collect::<Vec<_>>());
+                }
+                unmount(target, flags | UnmountFlags::DETACH)
+            }
             other => other,
         };
         match done {
@@ -172,13 +201,44 @@ pub fn unmount_all(target: &Path) -> Result<(), MountError> {
 /// Unmounts all that is mounted at or below `folder`, the deepest first. Goes on after an error and reports the first.
 pub fn unmount_below(folder: &Path) -> Result<(), MountError> {
     let mut first = Ok(());
-    for target in below(folder)?.iter().rev() {
+    let targets = below(folder)?;
+    for target in &targets {
+        part_from_peers(target, &targets);
+    }
+    for target in targets.iter().rev() {
         let done = unmount_all(target);
         if first.is_ok() {
             first = done;
         }
     }
     first
+}
+
+/// Takes away all that is mounted at or below `folder` and does not go: calls that wait for its server end with an error, and data that the
+/// server has not taken yet is lost (`MNT_FORCE`). Goes on after an error and reports the first.
+pub fn abort_below(folder: &Path) -> Result<(), MountError> {
+    let mut first = Ok(());
+    let targets = below(folder)?;
+    for target in &targets {
+        part_from_peers(target, &targets);
+    }
+    for target in targets.iter().rev() {
+        let flags = UnmountFlags::NOFOLLOW | UnmountFlags::DETACH | UnmountFlags::FORCE;
+        let done = unmount(target, flags);
+        if let (Ok(()), Err(errno)) = (&first, done) {
+            first = Err(MountError::Unmount { target: target.clone(), source: errno.into() });
+        }
+    }
+    first
+}
+
+/// Before mounts inside `target`, a real path, are unmounted: where it is a recursive bind of a shared mount, as `/` is with systemd, they are
+/// peers of the mounts at its source, which would be unmounted with them. `points` are mount points. Without any inside, nothing is touched:
+/// `target` may be a file system that does not answer.
+fn part_from_peers(target: &Path, points: &[PathBuf]) {
+    if points.iter().any(|point| point.starts_with(target) && point != target) {
+        let _ = mount_change(target, MountPropagationFlags::PRIVATE | MountPropagationFlags::REC);
+    }
 }
 
 /// All mount points at or below `folder`, a mount before those inside it.
@@ -239,6 +299,25 @@ pub fn is_mount_point(target: &Path) -> Result<bool, MountError> {
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
         Err(errno) => Err(failed(errno.into())),
     }
+}
+
+/// The real path of a mount point, without a look at what is mounted there.
+fn real_place(target: &Path) -> Option<PathBuf> {
+    Some(fs::canonicalize(target.parent()?).ok()?.join(target.file_name()?))
+}
+
+/// Whether the mount table has something at exactly `target` (`false` if its folder is not there). What is mounted is not touched: it may be
+/// a file system that does not answer.
+pub fn is_listed(target: &Path) -> Result<bool, MountError> {
+    let failed = |source| MountError::Inspect { target: target.into(), source };
+    let (Some(folder), Some(name)) = (target.parent(), target.file_name()) else { return Ok(true) };
+    let real = match fs::canonicalize(folder) {
+        Ok(real) => real.join(name),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(failed(error)),
+    };
+    let table = fs::read("/proc/self/mountinfo").map_err(failed)?;
+    Ok(mount_points(&table).any(|point| point == real))
 }
 
 /// Makes `folder` a mount point (if it is none yet) whose mounts propagate to other mount namespaces and back: needed where
@@ -304,6 +383,23 @@ mod tests {
     }
 
     #[test]
+    fn a_bind_has_the_flags_that_it_is_given_and_is_in_the_table() {
+        let dir = folder();
+        let (source, target) = (dir.0.path().join("s"), dir.0.path().join("t"));
+        fs::create_dir(&source).unwrap();
+        fs::create_dir(&target).unwrap();
+        assert!(!is_listed(&target).unwrap() && !is_listed(&dir.0.path().join("none/t")).unwrap());
+        let flags = mount_flag("noatime").unwrap() | mount_flag("noexec").unwrap();
+        bind(&source, &target, BindOptions { flags, ..BindOptions::default() }).unwrap();
+        assert!(is_listed(&target).unwrap() && !is_listed(&source).unwrap());
+        let has = statvfs(&target).unwrap().f_flag;
+        assert!(has.contains(StatVfsMountFlags::NOATIME | StatVfsMountFlags::NOEXEC) && !has.contains(StatVfsMountFlags::RDONLY));
+        assert_eq!((mount_flag("ro"), mount_flag("nfsvers=4")), (None, None));
+        abort_below(dir.0.path()).unwrap();
+        assert!(!is_listed(&target).unwrap());
+    }
+
+    #[test]
     fn a_busy_mount_goes_away_at_once() {
         let dir = folder();
         let target = dir.0.path().join("t");
@@ -314,6 +410,31 @@ mod tests {
         unmount_all(&target).unwrap();
         assert!(!is_mount_point(&target).unwrap());
         drop(open);
+    }
+
+    /// As with a hostPath on a machine with systemd: everything is shared.
+    #[test]
+    fn mounts_inside_of_what_was_bound_stay_at_their_source() {
+        let dir = folder();
+        let (source, inner) = (dir.0.path().join("source"), dir.0.path().join("source/inner"));
+        fs::create_dir(&source).unwrap();
+        make_shared(&source).unwrap();
+        fs::create_dir(&inner).unwrap();
+        tmpfs(&inner, None, 0o755, false).unwrap();
+        fs::write(inner.join("precious"), "x").unwrap();
+        let pod = dir.0.path().join("pod");
+        for whole in [false, true] {
+            fs::create_dir_all(pod.join("bound")).unwrap();
+            mount_bind_recursive(&source, pod.join("bound")).unwrap();
+            assert!(pod.join("bound/inner/precious").exists());
+            if whole {
+                unmount_all(&pod.join("bound")).unwrap()
+            } else {
+                unmount_below(&pod).unwrap()
+            }
+            assert!(below(&pod).unwrap().is_empty());
+            assert!(inner.join("precious").exists(), "unmounted at its source, too");
+        }
     }
 
     #[test]

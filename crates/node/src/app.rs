@@ -276,7 +276,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         podman: podman.clone(),
         images,
         sandboxes: sandboxes.clone(),
-        volumes,
+        volumes: volumes.clone(),
         objects,
         services: services.reader,
         policies: policies.guard,
@@ -335,6 +335,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
             pods_cgroup: config.pods_cgroup(),
             pods: store.clone(),
             sandboxes: sandboxes.clone(),
+            volumes: volumes.clone(),
             podman: podman.clone(),
             image_store: config.podman.store(),
         });

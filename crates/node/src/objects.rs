@@ -1,10 +1,11 @@
-//! Secrets, ConfigMaps and service-account tokens: fetched one by one, by name.
+//! Secrets, ConfigMaps, service-account tokens, claims and their volumes: fetched one by one, by name.
 //!
 //! A node may read only the objects that its own pods refer to, and only singly. What was read is shared for a few seconds by
 //! everybody who asks (the containers of a pod, pods that share an object), and concurrent readers share one request. The last
 //! good copy stays in memory: while the API server is away, containers restart with it. Secrets never reach a disk, a log or an
 //! error text.
 
+mod error;
 mod store;
 mod tokens;
 
@@ -13,11 +14,12 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
 use kube::Api;
 use kube_pet_core::ids::PodUid;
 
 use crate::api::ApiHandle;
+pub use error::FetchError;
 use store::{Key, Store};
 use tokens::TokenStore;
 pub use tokens::{BoundToken, TokenSpec};
@@ -30,108 +32,6 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// refuses the pod's objects until then.
 const BINDING_PAUSES: [Duration; 4] =
     [Duration::from_millis(50), Duration::from_millis(150), Duration::from_millis(300), Duration::from_millis(600)];
-
-/// Why an object or a token could not be had.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum FetchError {
-    /// The agent runs without a cluster.
-    #[error("cannot get {kind} \"{name}\": there is no API server")]
-    NoApiServer {
-        /// What was asked for.
-        kind: &'static str,
-        /// Its name.
-        name: String,
-    },
-    /// The API server does not let this node have the object. Right after a pod was bound this is normal and passes.
-    #[error("{message}")]
-    Forbidden {
-        /// The API server's text.
-        message: String,
-    },
-    /// The account of a token does not exist.
-    #[error("{message}")]
-    NotFound {
-        /// The API server's text.
-        message: String,
-    },
-    /// The API server answered with another error.
-    #[error("getting {kind} {namespace}/{name}: {message} (status {code})")]
-    Refused {
-        /// What was asked for.
-        kind: &'static str,
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-        /// The HTTP status.
-        code: u16,
-        /// The API server's text.
-        message: String,
-    },
-    /// The API server sent something that is no such object. Nothing of it is repeated here: it may be a secret.
-    #[error("getting {kind} {namespace}/{name}: the API server's answer cannot be read")]
-    Malformed {
-        /// What was asked for.
-        kind: &'static str,
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-    },
-    /// No answer.
-    #[error("getting {kind} {namespace}/{name}: {source}")]
-    Unreachable {
-        /// What was asked for.
-        kind: &'static str,
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-        /// What the connection says.
-        #[source]
-        source: Arc<kube::Error>,
-    },
-    /// No answer in time.
-    #[error("getting {kind} {namespace}/{name}: no answer within {} s", DEADLINE.as_secs())]
-    TimedOut {
-        /// What was asked for.
-        kind: &'static str,
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-    },
-    /// A token could not be had.
-    #[error("failed to fetch token: {0}")]
-    Token(#[source] Box<FetchError>),
-}
-
-impl FetchError {
-    /// Whether the API server speaks from before the pod's binding: the node authorizer of an object, the NodeRestriction plugin of
-    /// a token.
-    fn is_behind(&self) -> bool {
-        let texts = ["no relationship found", "node requested token bound to a pod scheduled on a different node"];
-        matches!(self, Self::Forbidden { message } if texts.iter().any(|text| message.contains(text)))
-    }
-
-    /// Whether the same call may succeed later without anybody changing this node.
-    pub fn is_retryable(&self) -> bool {
-        match self {
-            Self::NoApiServer { .. } => false,
-            Self::Token(inner) => inner.is_retryable(),
-            _ => true,
-        }
-    }
-
-    /// Whether the error says nothing about the object itself: an old copy of it is then better than none.
-    pub(crate) fn is_outage(&self) -> bool {
-        match self {
-            Self::NoApiServer { .. } | Self::NotFound { .. } => false,
-            Self::Token(inner) => inner.is_outage(),
-            _ => true,
-        }
-    }
-}
 
 /// A Secret whose `Debug` shows no contents.
 #[derive(Clone, PartialEq)]
@@ -197,6 +97,23 @@ impl ObjectFetcher {
         self.inner.config_maps.get(key, self.max_age, || self.read::<ConfigMap>("configmap", namespace, name)).await
     }
 
+    /// A claim; `None` if it does not exist. It is asked for each time: what matters of it changes.
+    ///
+    /// # Errors
+    /// It could not be read.
+    pub async fn persistent_volume_claim(&self, namespace: &str, name: &str) -> Result<Option<PersistentVolumeClaim>, FetchError> {
+        self.read("persistentvolumeclaim", namespace, name).await
+    }
+
+    /// A PersistentVolume; `None` if it does not exist. It is asked for each time. The API server lets a node read those that claims of its
+    /// pods are bound to.
+    ///
+    /// # Errors
+    /// It could not be read.
+    pub async fn persistent_volume(&self, name: &str) -> Result<Option<PersistentVolume>, FetchError> {
+        self.read_of(Api::all, "persistentvolume", "", name).await
+    }
+
     /// A token of `account`, bound to the pod: the known one until 80 % of its life or a day have passed, then a new one. An old
     /// token that is still valid is better than an error.
     ///
@@ -223,11 +140,24 @@ impl ObjectFetcher {
     where
         T: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone + fmt::Debug + serde::de::DeserializeOwned,
     {
+        self.read_of(|client| Api::namespaced(client, namespace), kind, namespace, name).await
+    }
+
+    async fn read_of<T>(
+        &self,
+        objects: impl FnOnce(kube::Client) -> Api<T>,
+        kind: &'static str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<T>, FetchError>
+    where
+        T: Clone + fmt::Debug + serde::de::DeserializeOwned,
+    {
         let Some(api) = &self.inner.api else {
             return Err(FetchError::NoApiServer { kind, name: name.to_owned() });
         };
         let subject = Subject { kind, namespace, name };
-        let objects: Api<T> = Api::namespaced(api.client(), namespace);
+        let objects = objects(api.client());
         after_binding(|| async {
             match tokio::time::timeout(DEADLINE, objects.get_opt(name)).await {
                 Ok(found) => found.map_err(|error| subject.error(error)),

@@ -3,13 +3,14 @@
 //! A question is answered from files of the kernel at the moment it is asked: cgroups, `/proc`, the counters of the pods' links.
 //! Podman is not asked. Three things are measured beforehand by [`StatsProvider::run`], because they need time: the CPU counters of
 //! ten seconds ago, which rates are computed from; what containers and volumes take up on the disk, which is counted file by file
-//! (at most once a minute each, rarer where it takes long); and the sizes of images, from the lists in Podman's storage.
+//! (at most once a minute each, rarer where it takes long; file systems that volumes are mounted from are asked instead); and the sizes of images, from the lists in Podman's storage.
 //!
 //! Answers are shared for a second. What cannot be measured is missing from an answer, not 0.
 
 mod cadvisor;
 mod consumption;
 mod disks;
+mod mounts;
 mod rates;
 mod resource;
 mod snapshot;
@@ -21,6 +22,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::core::v1::Pod;
+use kube_pet_core::pod::pod_uid;
 use kube_pet_host::cgroups::Detail;
 use kube_pet_host::disk_usage::DiskUsage;
 use kube_pet_host::machine::Filesystem;
@@ -30,11 +33,13 @@ use tracing::{debug, warn};
 use crate::paths::Paths;
 use crate::pods::store::PodStore;
 use crate::sandboxes::SandboxManager;
+use crate::volumes::VolumeManager;
 pub(crate) use consumption::Parts;
 use disks::Disks;
+use mounts::Mounts;
 use rates::Rates;
-use snapshot::Snapshot;
 pub(crate) use snapshot::statuses;
+use snapshot::{Snapshot, claim_of};
 
 /// How often the CPU counters are kept, and due folders counted: cAdvisor's housekeeping interval in a kubelet.
 const TICK: Duration = Duration::from_secs(10);
@@ -55,6 +60,8 @@ pub struct StatsOptions {
     pub pods: PodStore,
     /// For the names of their links.
     pub sandboxes: SandboxManager,
+    /// For what is mounted in their folders.
+    pub volumes: VolumeManager,
     /// Asked once, for the place of its storage, and for the process of its service.
     pub podman: Client,
     /// Its storage as far as the settings tell, until it has answered.
@@ -71,6 +78,7 @@ struct Inner {
     options: StatsOptions,
     rates: Mutex<Rates>,
     disks: Mutex<Disks>,
+    mounts: Mutex<Mounts>,
     store: Mutex<Option<Store>>,
     /// One measurement at a time; who comes meanwhile gets the same.
     latest: tokio::sync::Mutex<Option<(Instant, Detail, Arc<Snapshot>)>>,
@@ -101,6 +109,7 @@ impl StatsProvider {
             options,
             rates: Mutex::default(),
             disks: Mutex::default(),
+            mounts: Mutex::default(),
             store: Mutex::default(),
             latest: tokio::sync::Mutex::default(),
         };
@@ -159,11 +168,24 @@ impl StatsProvider {
         cadvisor::write(snapshot.as_deref())
     }
 
+    /// The kubelet's name of the plugin that a claim of the pod's is mounted by; `None` if it is not mounted (hostPaths never are).
+    pub(crate) fn plugin_of_claim(&self, pod: &Pod, volume: &str) -> Option<String> {
+        let mounted = self.inner.options.volumes.mounted(&pod_uid(pod));
+        Some(mounted.get(volume)?.parent()?.file_name()?.to_str()?.replace('~', "/"))
+    }
+
     /// The file systems of claims that pods have mounted.
     pub(crate) fn claims(&self) -> Vec<ClaimUsage> {
-        let disks = lock(&self.inner.disks);
-        let options = &self.inner.options;
-        options.pods.list().iter().flat_map(|pod| disks.claims(&options.paths, pod)).collect()
+        let mounts = lock(&self.inner.mounts);
+        let pods = self.inner.options.pods.list();
+        let of_pod = |pod: &Arc<Pod>| {
+            let mounted = mounts.of_pod(&pod_uid(pod)).into_iter();
+            let claims = mounted.filter_map(|(volume, filesystem)| {
+                Some(ClaimUsage { namespace: pod.metadata.namespace.clone()?, claim: claim_of(pod, &volume)?, filesystem })
+            });
+            claims.collect::<Vec<_>>()
+        };
+        pods.iter().flat_map(of_pod).collect()
     }
 }
 
@@ -174,6 +196,7 @@ impl Inner {
         let pods = snapshot::running(options);
         let groups = snapshot::groups(options, &pods, service);
         lock(&self.rates).keep(groups);
+        lock(&self.mounts).ask(pods.iter().map(|running| pod_uid(&running.pod)).map(|uid| (uid.clone(), options.volumes.mounted(&uid))));
         let store = lock(&self.store).clone();
         let due = lock(&self.disks).due(&options.paths, &pods, store.as_ref());
         for folder in due {

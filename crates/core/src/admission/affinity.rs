@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Pod};
+use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod};
 
 use super::Rejection;
 use crate::node::NodeInfo;
@@ -25,10 +25,12 @@ fn matches(pod: &Pod, node: &NodeInfo) -> bool {
         .as_ref()
         .and_then(|a| a.node_affinity.as_ref())
         .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-    required.is_none_or(|required| {
-        let mut terms = required.node_selector_terms.iter();
-        terms.any(|term| term_matches(term, node))
-    })
+    required.is_none_or(|required| selector_matches(required, node))
+}
+
+/// Whether one of the selector's terms matches the node.
+pub(crate) fn selector_matches(selector: &NodeSelector, node: &NodeInfo) -> bool {
+    selector.node_selector_terms.iter().any(|term| term_matches(term, node))
 }
 
 /// All of a term must hold; a term without requirements selects nothing, and so does one that is not well-formed.

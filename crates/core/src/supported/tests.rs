@@ -105,7 +105,9 @@ fn findings_name_the_place() {
             },
         ],
         "volumes": [
-            {"name": "x", "nfs": {"server": "s"}},
+            {"name": "x", "iscsi": {"iqn": "s"}},
+            {"name": "n", "nfs": {"server": "s", "path": "/p", "readOnly": true}},
+            {"name": "c", "persistentVolumeClaim": {"claimName": "c", "readOnly": true}},
             {"name": "y", "emptyDir": {"sizeLimit": "1Gi"}},
             {"name": "z", "emptyDir": {"sizeLimit": "1Gi", "medium": "Memory"}},
             {"name": "h", "emptyDir": {"medium": "HugePages-2Mi"}},
@@ -116,7 +118,7 @@ fn findings_name_the_place() {
         ("spec.hostUsers", Refused),
         ("spec.initContainers[s].restartPolicyRules[0].action", Refused),
         ("spec.schedulerName", ControlPlane),
-        ("spec.volumes[x].nfs", Refused),
+        ("spec.volumes[x].iscsi", Refused),
         ("spec.volumes[h].emptyDir.medium", Refused),
     ]
     .map(|(path, state)| (path.to_owned(), state))

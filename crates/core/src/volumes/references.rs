@@ -72,6 +72,12 @@ pub fn fs_group(pod: &Pod) -> Option<u32> {
     u32::try_from(group).ok()
 }
 
+/// Whether a volume whose root belongs to the `fsGroup` already is left as it is.
+pub fn fs_group_on_root_mismatch(pod: &Pod) -> bool {
+    let policy = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()?.fs_group_change_policy.as_deref());
+    policy == Some("OnRootMismatch")
+}
+
 /// The one user that all containers are said to run as; none if one of them does not say, or they differ.
 pub fn fs_user(pod: &Pod) -> Option<u32> {
     let spec = pod.spec.as_ref()?;

@@ -6,6 +6,8 @@ use serde_json::json;
 
 use super::*;
 
+mod claims;
+
 fn pod(value: serde_json::Value) -> Pod {
     serde_json::from_value(value).unwrap()
 }

@@ -3,6 +3,7 @@
 //!
 //! `KUBE_PET_LAB=dev cargo test --test e2e` uses the lab that `lab up --name dev` started; `E2E_KUBECONFIG` another cluster.
 
+mod claims;
 mod crash;
 mod deletion;
 mod demo;
@@ -14,6 +15,7 @@ mod harness;
 mod images;
 mod lifecycle;
 mod logs;
+mod nfs;
 mod node;
 mod node_api;
 mod pod_network;

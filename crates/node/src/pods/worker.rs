@@ -83,6 +83,8 @@ struct Worker {
     needs_admission: bool,
     /// Critical, and others have to go first.
     room: Option<Room>,
+    /// The pod's surroundings are being made, and nobody has asked to give that up.
+    preparing: bool,
     /// [`Wanted::named`], as far as it is dealt with.
     named: bool,
     began: Instant,
@@ -136,6 +138,7 @@ impl Worker {
             checkpointed: None,
             needs_admission,
             room: None,
+            preparing: false,
             named: false,
             began: Instant::now(),
             start_counted: false,
@@ -170,6 +173,11 @@ impl Worker {
                 instruments::forget_pod(namespace, name, self.uid.as_str());
                 debug!("worker ends");
                 return;
+            }
+            // What comes next waits for the end of the preparation, which may wait for a server.
+            if self.preparing && Stop::of(&wanted.pod, wanted.present).is_some() {
+                self.preparing = false;
+                self.runtime.volumes.give_up(&self.uid);
             }
             let live = !plan.finished && Stop::of(&wanted.pod, wanted.present).is_none() && self.observation.sandbox.is_some();
             if live && !self.refreshing && Instant::now() >= self.refresh_at {

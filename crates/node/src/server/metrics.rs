@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Pod;
+use kube_pet_core::volumes::claim_reference;
 use kube_pet_host::process;
 
 use super::pods::statuses;
@@ -18,7 +19,7 @@ pub(super) fn node(state: &ServerState) -> String {
     text.sample("kubelet_node_name", &[("node", &state.node_name)], 1.0);
     let pods = state.store.list();
     running(&mut text, pods.iter().map(AsRef::as_ref));
-    volumes(&mut text, pods.iter().map(AsRef::as_ref));
+    volumes(&mut text, pods.iter().map(AsRef::as_ref), &|pod, volume| state.stats.plugin_of_claim(pod, volume));
     claims(&mut text, state);
     build_info(&mut text, &state.version);
     process_metrics(&mut text);
@@ -51,12 +52,14 @@ fn running<'a>(text: &mut Text, pods: impl Iterator<Item = &'a Pod>) {
 }
 
 /// Volumes of the pods here, by kind: those that should be there, and of pods whose containers have got them, those that are.
-fn volumes<'a>(text: &mut Text, pods: impl Iterator<Item = &'a Pod>) {
+/// `of_claim` names the plugin of a volume that is a claim.
+fn volumes<'a>(text: &mut Text, pods: impl Iterator<Item = &'a Pod>, of_claim: &dyn Fn(&Pod, &str) -> Option<String>) {
     let mut counts: BTreeMap<(String, &str), u32> = BTreeMap::new();
     for pod in pods {
         let mounted = statuses(pod).any(|status| status.container_id.is_some());
         for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
-            let Some(plugin) = plugin_name(volume) else { continue };
+            let claimed = claim_reference(pod, volume).is_some();
+            let Some(plugin) = (if claimed { of_claim(pod, &volume.name) } else { plugin_name(volume) }) else { continue };
             for state in std::iter::once("desired_state_of_world").chain(mounted.then_some("actual_state_of_world")) {
                 *counts.entry((plugin.clone(), state)).or_default() += 1;
             }
@@ -79,7 +82,6 @@ fn plugin_name(volume: &k8s_openapi::api::core::v1::Volume) -> Option<String> {
     let dashed: String = match kind.as_str() {
         "configMap" => "configmap".into(),
         "downwardAPI" => "downward-api".into(),
-        "persistentVolumeClaim" => "csi".into(),
         other => other.chars().flat_map(|c| c.is_ascii_uppercase().then_some('-').into_iter().chain(c.to_lowercase())).collect(),
     };
     Some(format!("kubernetes.io/{dashed}"))

@@ -8,12 +8,11 @@ use k8s_openapi::api::core::v1::Pod;
 use kube_pet_core::ids::PodUid;
 use kube_pet_core::pod::pod_uid;
 use kube_pet_host::disk_usage::{DiskUsage, disk_usage};
-use kube_pet_host::machine;
 use kube_pet_podman::Store;
 use tracing::debug;
 
-use super::snapshot::{Running, claim_of, running_ids};
-use super::{ClaimUsage, VolumeSizes};
+use super::VolumeSizes;
+use super::snapshot::{Running, running_ids};
 use crate::paths::Paths;
 
 /// How often a folder is counted (`volumeStatsAggPeriod`, and cAdvisor's period for containers).
@@ -115,26 +114,16 @@ impl Disks {
         }
         (containers, volumes)
     }
-
-    /// The claims that a pod has mounted.
-    pub(super) fn claims(&self, paths: &Paths, pod: &Pod) -> Vec<ClaimUsage> {
-        let uid = pod_uid(pod);
-        let found = volume_folders(paths, &uid, pod).into_iter().filter_map(|(volume, path)| {
-            Some(ClaimUsage {
-                namespace: pod.metadata.namespace.clone()?,
-                claim: claim_of(pod, &volume)?.to_owned(),
-                filesystem: machine::filesystem(&path).ok()?,
-            })
-        });
-        found.collect()
-    }
 }
+
+/// Kinds whose folders are others' file systems: they are not counted, and may not answer (see [`super::mounts`]).
+const OTHERS: [&str; 2] = ["kubernetes.io~nfs", "kubernetes.io~local-volume"];
 
 /// The folder of a pod's volume: on disk or in memory, whatever its kind.
 pub(super) fn volume_folder(paths: &Paths, uid: &PodUid, volume: &str) -> Option<PathBuf> {
     let parents = [paths.pod_dir(uid), paths.pod_run_dir(uid)];
     let kinds = parents.into_iter().flat_map(|parent| std::fs::read_dir(parent.join("volumes")).into_iter().flatten().flatten());
-    let mut folders = kinds.map(|kind| kind.path().join(volume));
+    let mut folders = kinds.filter(|kind| !OTHERS.iter().any(|other| kind.file_name() == *other)).map(|kind| kind.path().join(volume));
     folders.find(|folder| folder.is_dir())
 }
 
@@ -179,12 +168,13 @@ mod tests {
         let (paths, uid) = (Paths::new(root.path()), PodUid::new("u"));
         let disk = paths.pod_dir(&uid).join("volumes/kubernetes.io~empty-dir/data");
         let memory = paths.pod_run_dir(&uid).join("volumes/kubernetes.io~secret/keys");
-        for folder in [&disk, &memory] {
+        let server = paths.pod_dir(&uid).join("volumes/kubernetes.io~nfs/net");
+        for folder in [&disk, &memory, &server] {
             std::fs::create_dir_all(folder).unwrap();
         }
         let pod: Pod = serde_json::from_value(serde_json::json!({"spec": {"containers": [], "volumes": [
             {"name": "data", "emptyDir": {}}, {"name": "keys", "secret": {"secretName": "s"}},
-            {"name": "host", "hostPath": {"path": "/"}}, {"name": "..", "emptyDir": {}}]}}))
+            {"name": "host", "hostPath": {"path": "/"}}, {"name": "..", "emptyDir": {}}, {"name": "net", "nfs": {"server": "s", "path": "/"}}]}}))
         .unwrap();
         assert_eq!(volume_folders(&paths, &uid, &pod), [("data".to_owned(), disk), ("keys".to_owned(), memory)]);
     }

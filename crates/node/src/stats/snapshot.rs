@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube_pet_core::pod::pod_uid;
 use kube_pet_core::resources::{pod_cgroup_path, qos_class};
+use kube_pet_core::volumes::claim_reference;
 use kube_pet_host::cgroups::{self, CgroupError, Detail, Usage};
 use kube_pet_host::disk_usage::{DiskUsage, disk_usage};
 use kube_pet_host::interfaces::{self, InterfaceCounters};
@@ -86,7 +87,7 @@ pub(super) struct ContainerSample {
     pub(super) logs: Option<DiskUsage>,
 }
 
-/// A volume whose folder has been counted.
+/// A volume whose folder has been counted, or whose file system has told.
 pub(super) struct VolumeSample {
     pub(super) name: String,
     pub(super) usage: DiskUsage,
@@ -240,7 +241,14 @@ fn pod_sample(inner: &Inner, running: Running, interfaces: &BTreeMap<String, Int
         // The node's end of the pod's link counts the same packets, the other way round.
         network: (!in_host_network).then(|| interfaces.get(&link_name)).flatten().map(|link| link.reversed()),
         link_name,
-        volumes: volume_sizes.into_iter().map(|(name, usage)| VolumeSample { filesystem: filesystem(&name), name, usage }).collect(),
+        volumes: volume_sizes
+            .into_iter()
+            .map(|(name, usage)| VolumeSample { filesystem: filesystem(&name), name, usage })
+            .chain(lock(&inner.mounts).of_pod(&uid).into_iter().map(|(name, filesystem)| {
+                let usage = DiskUsage { bytes: filesystem.used, inodes: filesystem.inodes.saturating_sub(filesystem.inodes_free) };
+                VolumeSample { name, usage, filesystem: Some(filesystem) }
+            }))
+            .collect(),
         logs: counted(&log_dir),
         etc_hosts: counted(&options.paths.pod_dir(&uid).join("etc-hosts")),
         pod,
@@ -276,14 +284,14 @@ impl PodSample {
     }
 
     /// The claim of a volume.
-    pub(super) fn claim(&self, volume: &str) -> Option<&str> {
+    pub(super) fn claim(&self, volume: &str) -> Option<String> {
         claim_of(&self.pod, volume)
     }
 }
 
 /// The claim of a pod's volume.
-pub(super) fn claim_of<'a>(pod: &'a Pod, volume: &str) -> Option<&'a str> {
+pub(super) fn claim_of(pod: &Pod, volume: &str) -> Option<String> {
     let volumes = pod.spec.as_ref()?.volumes.as_deref().unwrap_or_default();
     let volume = volumes.iter().find(|candidate| candidate.name == volume)?;
-    Some(volume.persistent_volume_claim.as_ref()?.claim_name.as_str())
+    Some(claim_reference(pod, volume)?.claim)
 }

@@ -272,7 +272,7 @@ fn pod(snapshot: &Snapshot, sample: &PodSample, all: bool) -> Option<Pod> {
         .map(|volume| Volume {
             fs: part(at, volume.filesystem, Some(volume.usage)),
             name: volume.name.clone(),
-            pvc_ref: sample.claim(&volume.name).map(|claim| PvcReference { name: claim.to_owned(), namespace: namespace.clone() }),
+            pvc_ref: sample.claim(&volume.name).map(|claim| PvcReference { name: claim, namespace: namespace.clone() }),
         })
         .collect();
     let ephemeral = all.then(|| {

@@ -3,6 +3,8 @@
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube_pet_core::pod::pod_uid;
@@ -11,7 +13,11 @@ use kube_pet_host::subpath::{self, SubPathError};
 use tracing::warn;
 
 use super::layout::Layout;
-use super::{PodVolumes, PreparedKind, PreparedVolume, VolumeManager};
+use super::prepared::{PodVolumes, PreparedKind, PreparedVolume};
+use super::{VolumeError, VolumeManager};
+
+/// How long sub-paths may take: what they are in has just answered.
+const BINDING: Duration = Duration::from_secs(60);
 
 /// One bind mount of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,12 +37,41 @@ pub struct ContainerMount {
 }
 
 impl VolumeManager {
-    /// The mounts of `container`, in the order of its spec. `variable` looks up the container's environment, for `subPathExpr`.
-    /// Makes and binds sub-paths: to be called in a blocking thread, before each start of the container.
+    /// What `container` mounts, with the variables of its environment. Call it before each of its starts.
     ///
     /// # Errors
-    /// The message of the container's `CreateContainerConfigError`. It tells nothing of this machine's files; the log does.
-    pub fn mounts_for(
+    /// The message of the container's `CreateContainerConfigError`. What would hang with a volume's server or disk is not begun.
+    pub async fn container_mounts(
+        &self,
+        pod: &Arc<Pod>,
+        container: &Container,
+        volumes: Arc<PodVolumes>,
+        environment: Vec<(String, String)>,
+    ) -> Result<Vec<ContainerMount>, VolumeError> {
+        for mount in container.volume_mounts.iter().flatten() {
+            let Some(volume) = volumes.by_name.get(&mount.name) else { continue };
+            if matches!(volume.kind, PreparedKind::Scratch | PreparedKind::Payload) {
+                continue;
+            }
+            let answered = self.foreign.answers(&volume.path).await;
+            answered.map_err(|hung| VolumeError::NoAnswer { volume: mount.name.clone(), seconds: hung.limit.as_secs() })?;
+        }
+        let (manager, pod, container) = (self.clone(), pod.clone(), container.clone());
+        let name = container.name.clone();
+        let binding = tokio::task::spawn_blocking(move || {
+            let lookup = |name: &str| environment.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.clone());
+            manager.mounts_for(&pod, &container, &volumes, &lookup)
+        });
+        match tokio::time::timeout(BINDING, binding).await {
+            Ok(Ok(mounts)) => Ok(mounts?),
+            Ok(Err(_)) => Err(VolumeError::Interrupted),
+            Err(_) => Err(VolumeError::BindingHangs { container: name, seconds: BINDING.as_secs() }),
+        }
+    }
+
+    /// The mounts of `container`, in the order of its spec. `variable` looks up the container's environment, for `subPathExpr`.
+    /// Makes and binds sub-paths: to be called in a blocking thread. Errors tell nothing of this machine's files; the log does.
+    pub(super) fn mounts_for(
         &self,
         pod: &Pod,
         container: &Container,
@@ -63,10 +98,14 @@ impl VolumeManager {
             mounts.push(ContainerMount {
                 source,
                 destination: absolute_mount_path(mount),
-                read_only: mount.read_only == Some(true) || volume.kind == PreparedKind::Payload,
+                read_only: mount.read_only == Some(true) || volume.read_only || volume.kind == PreparedKind::Payload,
                 recursive_read_only: recursive_read_only(mount, self.recursive_read_only)?,
                 propagation: propagation(mount.mount_propagation.as_deref())?,
-                selinux_relabel: volume.kind != PreparedKind::HostPath,
+                selinux_relabel: match volume.kind {
+                    PreparedKind::Scratch | PreparedKind::Payload => true,
+                    PreparedKind::Local => !volume.read_only,
+                    PreparedKind::HostPath | PreparedKind::Server => false,
+                },
             });
         }
         Ok(mounts)

@@ -3,23 +3,64 @@
 use std::io;
 use std::path::PathBuf;
 
-use kube_pet_core::volumes::{HostPathError, PayloadError};
+use kube_pet_core::volumes::{BoundVolumeError, FileKind, HostPathError, MountError, PayloadError};
 use kube_pet_host::atomic_tree::TreeError;
 
+use super::claims::ClaimProblem;
 use super::removal::RemovalError;
 use crate::objects::FetchError;
 
-/// A volume that could not be set up or taken down. The text of [`VolumeError::SetUp`] is that of the kubelet's event.
+/// A volume that could not be set up or taken down. Texts of what is not set up are those of the kubelet's events.
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
     /// A volume is not ready.
-    #[error("MountVolume.SetUp failed for volume \"{volume}\" : {source}")]
+    #[error("{} for volume \"{volume}\" : {source}", source.operation())]
     SetUp {
-        /// The volume's name.
+        /// The volume's name, or that of the PersistentVolume.
         volume: String,
         /// Why.
         #[source]
         source: SetUpError,
+    },
+    /// What claims are bound to is not known, or cannot be used.
+    #[error(
+        "Unable to attach or mount volumes: unmounted volumes=[{}], unattached volumes=[], failed to process volumes=[{}]: {}",
+        unmounted.join(" "),
+        failed.join(" "),
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    )]
+    Claims {
+        /// All volumes of the pod that are not ready.
+        unmounted: Vec<String>,
+        /// Those of the claims.
+        failed: Vec<String>,
+        /// What is wrong with each of them.
+        problems: Vec<ClaimProblem>,
+    },
+    /// What a container would mount is there, but its server or disk is not.
+    #[error("volume \"{volume}\" does not answer: no reply from its file system within {seconds} s")]
+    NoAnswer {
+        /// The volume's name.
+        volume: String,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// What a container would mount answered at first, and then not any more.
+    #[error("a volume of container \"{container}\" does not answer: no sub-path within {seconds} s")]
+    BindingHangs {
+        /// The container's name.
+        container: String,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// A container's mounts cannot be made.
+    #[error(transparent)]
+    Container(#[from] MountError),
+    /// Unmounting has not come to an end.
+    #[error("UnmountVolume.TearDown failed: no end within {seconds} s, also by force")]
+    UnmountHangs {
+        /// How long was waited.
+        seconds: u64,
     },
     /// Something below a pod's folder stays mounted.
     #[error("UnmountVolume.TearDown failed: {0}")]
@@ -95,6 +136,57 @@ pub enum SetUpError {
         /// The field's name.
         kind: &'static str,
     },
+    /// The volume of a claim is not for this pod or node.
+    #[error(transparent)]
+    Bound(#[from] BoundVolumeError),
+    /// The path of a local volume steps out of itself.
+    #[error("invalid path: {path} must not contain '..'")]
+    Backstep {
+        /// The path.
+        path: String,
+    },
+    /// Nothing is at the path of a local volume.
+    #[error("path \"{path}\" does not exist")]
+    Missing {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Something else is at the path of a local volume.
+    #[error("only directories are supported by this node, and {path} is a {found}")]
+    NotAFolder {
+        /// The path.
+        path: PathBuf,
+        /// What is there.
+        found: FileKind,
+    },
+    /// The server or the disk does not answer. What was begun may still come to an end.
+    #[error("timed out after {seconds} s: {what} does not answer")]
+    Hung {
+        /// What is asked.
+        what: String,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// The program that mounts could not be run.
+    #[error("mount failed: running the program mount: {source}")]
+    MountProgram {
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The program that mounts has failed.
+    #[error("mount failed: {status}\nMounting command: mount\nMounting arguments: {arguments}\nOutput: {output}")]
+    MountCommand {
+        /// How it ended.
+        status: String,
+        /// What it was given.
+        arguments: String,
+        /// What it said.
+        output: String,
+    },
+    /// The pod is being taken down meanwhile.
+    #[error("the pod is being taken down")]
+    Ending,
     /// A name that would lead out of the pod's folder.
     #[error("invalid volume name \"{name}\"")]
     Name {
@@ -121,6 +213,16 @@ pub enum SetUpError {
 }
 
 impl SetUpError {
+    /// What failed, in the kubelet's words.
+    pub(super) fn operation(&self) -> &'static str {
+        match self {
+            Self::Bound(BoundVolumeError::NodeAffinity) => "MountVolume.NodeAffinity check failed",
+            Self::Bound(BoundVolumeError::MountOptions) => "MountVolume.MountOptionSupport check failed",
+            Self::Missing { .. } | Self::NotAFolder { .. } => "MountVolume.NewMounter initialization failed",
+            _ => "MountVolume.SetUp failed",
+        }
+    }
+
     /// Whether the volume may become ready without a change of the pod.
     pub fn is_retryable(&self) -> bool {
         match self {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::future::join_all;
@@ -13,21 +13,26 @@ use kube_pet_core::pod::pod_uid;
 use kube_pet_core::quantity::Amount;
 use kube_pet_core::resources::pod_cgroup;
 use kube_pet_core::volumes::{
-    EmptyDirMedium, Payload, Sources, config_map_payload, downward_api_payload, empty_dir_medium, fs_group, holds_secrets,
-    host_path_without_backsteps, memory_size, nested_mount_points, projected_payload, secret_payload, used_volumes, validate_payload_path,
-    volume_references, volume_type,
+    EmptyDirMedium, Payload, PersistentSource, Sources, claim_reference, config_map_payload, downward_api_payload, empty_dir_medium,
+    fs_group, fs_group_on_root_mismatch, holds_secrets, host_path_without_backsteps, joined_options, memory_size, nested_mount_points,
+    nfs_source, projected_payload, secret_payload, used_volumes, validate_payload_path, volume_references, volume_type,
 };
 
 use super::VolumeContext;
+use super::claims::{Claims, Found};
 use super::error::SetUpError;
 use crate::objects::{BoundToken, ObjectFetcher, SecretObject, TokenSpec};
 
 /// One volume, and what to do for it.
 pub(super) struct Step {
     pub(super) volume: String,
+    /// The name that is told of it: for the volume of a claim, the PersistentVolume's.
+    pub(super) shown: String,
     pub(super) work: Result<Work, SetUpError>,
     /// Where files of an earlier time may be.
     pub(super) place: Option<Place>,
+    /// A group that the pod's processes get with it.
+    pub(super) group: Option<i64>,
 }
 
 /// Where a volume's files are written.
@@ -42,14 +47,71 @@ pub(super) enum Work {
     /// A folder of the pod's own; `memory` is the size of its tmpfs.
     EmptyDir { memory: Option<u64>, fs_group: Option<u32> },
     /// A path of this machine.
-    HostPath { path: PathBuf, wanted: String },
+    HostPath { path: PathBuf, wanted: String, read_only: bool },
+    /// A folder of this machine, mounted into the pod's.
+    Local(LocalVolume),
+    /// A folder of a server; `name` is that of its folder in the pod's.
+    Nfs { name: String, source: String, options: Vec<String>, read_only: bool },
     /// Files.
     Payload { files: Payload, mount_points: BTreeSet<String>, fs_group: Option<u32> },
 }
 
-/// All volumes that containers mount.
-pub(super) async fn steps(objects: &ObjectFetcher, pod: &Pod, context: &VolumeContext) -> Vec<Step> {
-    join_all(used_volumes(pod).into_iter().map(|volume| step(objects, pod, volume, context))).await
+/// A local volume.
+#[derive(Clone, Debug)]
+pub(super) struct LocalVolume {
+    /// The PersistentVolume's name.
+    pub(super) name: String,
+    pub(super) path: PathBuf,
+    pub(super) read_only: bool,
+    pub(super) options: Vec<String>,
+    pub(super) fs_group: Option<FsGroup>,
+}
+
+/// The group that gets a volume's files.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FsGroup {
+    pub(super) group: u32,
+    /// `fsGroupChangePolicy: OnRootMismatch`
+    pub(super) only_if_root_differs: bool,
+}
+
+/// All volumes that containers mount. Those of claims are what `claims` says, and left out if it does not.
+pub(super) async fn steps(objects: &ObjectFetcher, pod: &Pod, context: &VolumeContext, mut claims: Claims) -> Vec<Step> {
+    let (claimed, others): (Vec<_>, Vec<_>) = used_volumes(pod).into_iter().partition(|volume| claim_reference(pod, volume).is_some());
+    let mut steps = join_all(others.into_iter().map(|volume| step(objects, pod, volume, context))).await;
+    steps.extend(claimed.into_iter().filter_map(|volume| Some(claimed_step(pod, &volume.name, claims.found.remove(&volume.name)?))));
+    steps
+}
+
+fn claimed_step(pod: &Pod, volume: &str, found: Found) -> Step {
+    let Found { volume: bound, read_only, refused } = found;
+    let name = bound.name;
+    let work = match (refused, bound.source) {
+        (Some(error), _) => Err(error.into()),
+        // It becomes part of a path.
+        (None, _) if name.is_empty() || name.contains(['/', '\0']) || name.starts_with('.') => Err(SetUpError::Name { name: name.clone() }),
+        (None, PersistentSource::HostPath { path, wanted }) => host_path(&path, wanted, read_only),
+        (None, PersistentSource::Local { path }) if path.split('/').any(|part| part == "..") => Err(SetUpError::Backstep { path }),
+        (None, PersistentSource::Local { path }) => Ok(Work::Local(LocalVolume {
+            name: name.clone(),
+            path: Path::new("/").join(path),
+            read_only,
+            options: bound.mount_options,
+            fs_group: fs_group(pod).map(|group| FsGroup { group, only_if_root_differs: fs_group_on_root_mismatch(pod) }),
+        })),
+        (None, PersistentSource::Nfs { server, path }) => Ok(Work::Nfs {
+            name: name.clone(),
+            source: nfs_source(&server, &path),
+            options: joined_options(&bound.mount_options, read_only),
+            read_only,
+        }),
+    };
+    Step { volume: volume.to_owned(), shown: name, work, place: None, group: bound.group }
+}
+
+fn host_path(path: &str, wanted: String, read_only: bool) -> Result<Work, SetUpError> {
+    host_path_without_backsteps(path)?;
+    Ok(Work::HostPath { path: path.into(), wanted, read_only })
 }
 
 /// Those of them whose files the agent writes.
@@ -76,13 +138,17 @@ async fn step(objects: &ObjectFetcher, pod: &Pod, volume: &Volume, context: &Vol
         _ if !is_name(&volume.name) => Err(SetUpError::Name { name: volume.name.clone() }),
         (Some(_), _, _) => payload(objects, pod, volume, context).await,
         (None, Some(source), _) => empty_dir(pod, source, context),
-        (None, None, Some(source)) => match host_path_without_backsteps(&source.path) {
-            Ok(()) => Ok(Work::HostPath { path: source.path.clone().into(), wanted: source.type_.clone().unwrap_or_default() }),
-            Err(error) => Err(error.into()),
+        (None, None, Some(source)) => host_path(&source.path, source.type_.clone().unwrap_or_default(), false),
+        (None, None, None) => match &volume.nfs {
+            Some(source) => {
+                let read_only = source.read_only == Some(true);
+                let (name, options) = (volume.name.clone(), joined_options(&[], read_only));
+                Ok(Work::Nfs { name, source: nfs_source(&source.server, &source.path), options, read_only })
+            }
+            None => Err(SetUpError::Unsupported { kind: volume_type(volume) }),
         },
-        (None, None, None) => Err(SetUpError::Unsupported { kind: volume_type(volume) }),
     };
-    Step { volume: volume.name.clone(), work, place }
+    Step { volume: volume.name.clone(), shown: volume.name.clone(), work, place, group: None }
 }
 
 fn is_name(name: &str) -> bool {

@@ -44,6 +44,11 @@ impl Layout {
         self.pod.join("plugins")
     }
 
+    /// What claims are bound to.
+    pub(super) fn claims(&self) -> PathBuf {
+        self.pod.join("claims.json")
+    }
+
     /// Bound parts of volumes.
     pub(super) fn sub_paths(&self) -> PathBuf {
         self.pod.join("volume-subpaths")

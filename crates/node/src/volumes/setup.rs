@@ -1,51 +1,52 @@
 //! Setting volumes up on this machine. Runs in a blocking thread.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use kube_pet_core::volumes::{FileKind, HostPathStep, Payload, check_host_path};
+use kube_pet_core::volumes::Payload;
 use kube_pet_host::{atomic_tree, mounts, ownership};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::error::{SetUpError, VolumeError};
+use super::error::SetUpError;
+use super::foreign::{LOCAL, NFS};
 use super::gather::{Place, Step, Work};
 use super::layout::Layout;
-use super::{PodVolumes, PreparedKind, PreparedVolume};
+use super::prepared::{PreparedKind, PreparedVolume};
 use crate::instruments;
 
 /// `f_type` of file systems that live in memory.
 const TMPFS: u64 = 0x0102_1994;
 const RAMFS: u64 = 0x8584_58f6;
 
-/// Does all `steps`; one that fails does not keep the others from being done.
-pub(super) fn all(layout: &Layout, steps: Vec<Step>) -> Result<PodVolumes, Vec<VolumeError>> {
-    let mut volumes = PodVolumes::default();
-    let mut errors = Vec::new();
+/// What became of a step, by the names of its volume: the pod's, and the one that is told.
+pub(super) type Done = (String, String, Result<PreparedVolume, SetUpError>);
+
+/// Does all `steps`, unless the pod is `ending`; one that fails does not keep the others from being done.
+pub(super) fn all(layout: &Layout, steps: Vec<Step>, ending: &CancellationToken) -> Vec<Done> {
+    let mut all = Vec::new();
     for step in steps {
-        let name = step.volume.clone();
+        let (name, shown) = (step.volume.clone(), step.shown.clone());
         let (kind, began) = (kind_of(&step), Instant::now());
-        let done = one(layout, step);
+        let done = if ending.is_cancelled() { Err(SetUpError::Ending) } else { one(layout, step) };
         instruments::volume_mounted(kind, began.elapsed(), done.is_ok());
-        match done {
-            Ok(prepared) => {
-                volumes.by_name.insert(name, prepared);
-            }
-            Err(source) => errors.push(VolumeError::SetUp { volume: name, source }),
-        }
+        all.push((name, shown, done));
     }
-    if errors.is_empty() { Ok(volumes) } else { Err(errors) }
+    all
 }
 
 /// The kind of a volume, as the kubelet names its plugins.
-fn kind_of(step: &Step) -> &'static str {
+pub(super) fn kind_of(step: &Step) -> &'static str {
     match (&step.work, step.place) {
         (_, Some(place)) => place.kind,
         (Ok(Work::EmptyDir { .. }), None) => "empty-dir",
         (Ok(Work::HostPath { .. }), None) => "host-path",
+        (Ok(Work::Local(_)), None) => LOCAL,
+        (Ok(Work::Nfs { .. }), None) => NFS,
         _ => "unknown",
     }
 }
@@ -64,11 +65,7 @@ fn one(layout: &Layout, step: Step) -> Result<PreparedVolume, SetUpError> {
     match (step.work, step.place) {
         (Ok(Work::EmptyDir { memory, fs_group }), _) => {
             let path = empty_dir(layout, &step.volume, memory, fs_group)?;
-            Ok(PreparedVolume { path, kind: PreparedKind::Scratch })
-        }
-        (Ok(Work::HostPath { path, wanted }), _) => {
-            host_path(&path, &wanted)?;
-            Ok(PreparedVolume { path, kind: PreparedKind::HostPath })
+            Ok(PreparedVolume::of(path, PreparedKind::Scratch))
         }
         (Ok(Work::Payload { files, mount_points, fs_group }), Some(place)) => {
             if place.in_memory {
@@ -76,19 +73,22 @@ fn one(layout: &Layout, step: Step) -> Result<PreparedVolume, SetUpError> {
             }
             let path = folder(layout, place, &step.volume);
             payload(&path, place.in_memory, &files, &mount_points, fs_group)?;
-            Ok(PreparedVolume { path, kind: PreparedKind::Payload })
+            Ok(PreparedVolume::of(path, PreparedKind::Payload))
         }
-        (Ok(Work::Payload { .. }), None) => Err(SetUpError::Unsupported { kind: "unknown" }),
+        // Set up by others, with patience.
+        (Ok(Work::Payload { .. } | Work::HostPath { .. } | Work::Local(_) | Work::Nfs { .. }), _) => {
+            Err(SetUpError::Unsupported { kind: "unknown" })
+        }
         // A container that restarts while the API server is away starts with the files that it had.
         (Err(error), Some(place)) if kept && error.is_outage() => {
             warn!(volume = step.volume, %error, "a volume keeps its files: what it refers to cannot be read now");
-            Ok(PreparedVolume { path: folder(layout, place, &step.volume), kind: PreparedKind::Payload })
+            Ok(PreparedVolume::of(folder(layout, place, &step.volume), PreparedKind::Payload))
         }
         (Err(error), _) => Err(error),
     }
 }
 
-fn at<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> SetUpError + 'a {
+pub(super) fn at<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> SetUpError + 'a {
     move |source| SetUpError::File { doing, path: path.to_owned(), source }
 }
 
@@ -105,7 +105,7 @@ fn make_folder(path: &Path, mode: u32) -> Result<(), SetUpError> {
     fs::set_permissions(path, Permissions::from_mode(mode)).map_err(at("chmod", path))
 }
 
-fn make_closed(path: &Path) -> Result<(), SetUpError> {
+pub(super) fn make_closed(path: &Path) -> Result<(), SetUpError> {
     DirBuilder::new().recursive(true).mode(0o750).create(path).map_err(at("mkdir", path))
 }
 
@@ -182,32 +182,4 @@ fn payload(
         info!(path = %path.display(), files = files.len(), "wrote the files of a volume");
     }
     Ok(())
-}
-
-fn host_path(path: &Path, wanted: &str) -> Result<(), SetUpError> {
-    let found = fs::metadata(path).ok().map(|metadata| file_kind(metadata.file_type()));
-    match check_host_path(&path.display().to_string(), wanted, found)? {
-        HostPathStep::Ready => Ok(()),
-        HostPathStep::CreateDirectory => DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(at("mkdir", path)),
-        HostPathStep::CreateFile => {
-            let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o644).open(path);
-            opened.map(drop).map_err(at("open", path))
-        }
-    }
-}
-
-fn file_kind(kind: fs::FileType) -> FileKind {
-    if kind.is_dir() {
-        FileKind::Directory
-    } else if kind.is_file() {
-        FileKind::File
-    } else if kind.is_socket() {
-        FileKind::Socket
-    } else if kind.is_char_device() {
-        FileKind::CharDevice
-    } else if kind.is_block_device() {
-        FileKind::BlockDevice
-    } else {
-        FileKind::Other
-    }
 }

@@ -7,16 +7,15 @@ use std::io;
 use kube_pet_core::ids::PodUid;
 use kube_pet_host::mounts;
 
+use super::claims::ClaimResolver;
 use super::error::VolumeError;
 use super::layout::Layout;
 use super::removal::remove_tree;
 use crate::paths::Paths;
 
-/// Unmounts everything below the pod's volumes, and removes them once nothing is mounted there.
-pub(super) fn all(layout: &Layout) -> Result<(), Vec<VolumeError>> {
+/// Removes the pod's volumes, once nothing is mounted there any more; `errors` are those of unmounting.
+pub(super) fn all(layout: &Layout, claims: &ClaimResolver, mut errors: Vec<VolumeError>) -> Result<(), Vec<VolumeError>> {
     let folders = layout.all();
-    let unmounted = folders.iter().filter_map(|folder| mounts::unmount_below(folder).err()).map(VolumeError::Unmount);
-    let mut errors: Vec<VolumeError> = unmounted.collect();
     // What is bound into a volume may be anything on this machine, also a folder of the user's: one mount that stays keeps all.
     for folder in &folders {
         match mounts::below(folder) {
@@ -31,6 +30,8 @@ pub(super) fn all(layout: &Layout) -> Result<(), Vec<VolumeError>> {
     if !errors.is_empty() {
         return Err(errors);
     }
+    // Last: who may have the volumes next is told from it.
+    claims.forget(layout).map_err(|error| vec![error])?;
     for folder in layout.pod_folders() {
         // Only if nothing else of the pod is there.
         let _ = fs::remove_dir(folder);

@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use super::*;
 use crate::objects::tests::fake::FakeServer;
 
+mod claims;
 mod removals;
+mod servers;
 mod sub_paths;
 
 /// A machine with an API server. Unmounts what a test leaves behind, also if it fails.
@@ -229,6 +231,8 @@ async fn mounts_a_refresh_follows_the_objects() {
     let restarted = machine.restarted().prepare(&pod, &context()).await.unwrap();
     assert_eq!(read(&restarted.path("v").unwrap().join("a")), "2");
 
+    // Unmounting is waited for on a clock.
+    tokio::time::resume();
     machine.volumes.teardown(&"uid-1".into()).await.unwrap();
     machine.volumes.refresh(&pod, &context()).await.unwrap();
     assert!(!machine.state().exists() && !machine.runtime().exists());
@@ -336,17 +340,17 @@ async fn mounts_host_paths_are_checked_and_made() {
 async fn mounts_what_is_not_supported_is_refused_for_good() {
     let machine = Machine::new();
     let volumes = json!([
-        {"name": "pvc", "persistentVolumeClaim": {"claimName": "c"}},
+        {"name": "disk", "iscsi": {"targetPortal": "t", "iqn": "i", "lun": 0}},
         {"name": "huge", "emptyDir": {"medium": "HugePages"}},
         {"name": "../../x", "emptyDir": {}},
     ]);
     let errors = machine.volumes.prepare(&pod(json!({}), volumes), &context()).await.unwrap_err();
     assert!(errors.iter().all(|error| !error.is_retryable()), "{errors:?}");
-    assert_eq!(errors[0].volume(), Some("pvc"));
+    assert_eq!(errors[0].volume(), Some("disk"));
     assert_eq!(
         texts(errors),
         [
-            "MountVolume.SetUp failed for volume \"pvc\" : volume type persistentVolumeClaim is not supported by this node",
+            "MountVolume.SetUp failed for volume \"disk\" : volume type iscsi is not supported by this node",
             "MountVolume.SetUp failed for volume \"huge\" : emptyDir with medium HugePages is not supported by this node",
             "MountVolume.SetUp failed for volume \"../../x\" : invalid volume name \"../../x\"",
         ]

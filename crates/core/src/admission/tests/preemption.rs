@@ -69,7 +69,9 @@ fn several_resources_count_alike() {
 
 #[test]
 fn equals_are_told_apart_by_memory_then_cpu_then_the_last() {
-    let pods = |first: Value, second: Value| [burstable("a", first), burstable("b", second), burstable("rest", json!({"cpu": "2"}))];
+    let pods = |first: Value, second: Value| {
+        [burstable("a", first), burstable("b", second), burstable("rest", json!({"cpu": "2", "memory": "3Mi"}))]
+    };
     let pod = critical(json!({"cpu": "1"}));
     assert_eq!(victims(&pod, &pods(json!({"cpu": "1", "memory": "1Mi"}), json!({"cpu": "1", "memory": "2Mi"}))), ["a"]);
     assert_eq!(victims(&pod, &pods(json!({"cpu": "1", "memory": "2Mi"}), json!({"cpu": "1", "memory": "1Mi"}))), ["b"]);

@@ -137,6 +137,9 @@ impl PodRuntime {
         }
         match self.volumes.prepare(pod, &self.volume_context(pod)).await {
             Ok(volumes) => {
+                for (reason, text) in volumes.warnings() {
+                    self.warn(pod, None, reason, text.clone());
+                }
                 let volumes = Arc::new(volumes);
                 self.remember_volumes(uid, volumes.clone());
                 Ok(volumes)

@@ -132,20 +132,15 @@ impl PodRuntime {
         let env = self.environment(pod, container, sandbox).await?;
         let (command, args) = expand_command(container, &env);
         let volumes = self.volumes_of(pod).await.map_err(StartError::config)?;
-        let mounts = {
-            let (manager, pod, container, env) = (self.volumes.clone(), pod.clone(), container.clone(), env.clone());
-            tokio::task::spawn_blocking(move || {
-                let lookup = |name: &str| env.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.clone());
-                manager.mounts_for(&pod, &container, &volumes, &lookup)
-            })
-            .await
-            .map_err(|e| StartError::config(e.to_string()))?
-            .map_err(|e| StartError::config(e.to_string()))?
-        };
+        let groups = volumes.groups();
+        let mounts = self.volumes.container_mounts(pod, container, volumes, env.clone()).await;
+        let mounts = mounts.map_err(|error| StartError::config(error.to_string()))?;
         let record = self.sandboxes.get(&uid).ok_or_else(|| StartError::config("the sandbox is gone"))?;
         let node = self.node.borrow().clone();
         let memory = node.capacity.get("memory").and_then(|q| kube_pet_core::quantity::Amount::of(q).ok()).map_or(0, |a| a.value());
-        let security = effective(pod, container);
+        let mut security = effective(pod, container);
+        let more: Vec<_> = groups.into_iter().filter(|group| !security.groups.contains(group)).collect();
+        security.groups.extend(more);
         let mut files = Vec::new();
         let mounted = |path: &str| mounts.iter().any(|m| m.destination.trim_end_matches('/') == path);
         if !mounted("/etc/hosts") && (!host_network(pod) || has_aliases(pod)) {

@@ -68,6 +68,10 @@ impl PodRuntime {
         {
             errors.push(error.to_string());
         }
+        // Again: a mount that was under way at the release may have come to its end since.
+        if let Err(failed) = self.volumes.teardown(&uid).await {
+            errors.extend(failed.iter().map(ToString::to_string));
+        }
         let (paths, pod) = (self.paths.clone(), pod.clone());
         let folders = tokio::task::spawn_blocking(move || {
             let meta = &pod.metadata;

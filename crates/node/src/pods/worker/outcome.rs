@@ -102,6 +102,7 @@ impl Worker {
     pub(super) fn note_launch(&mut self, action: &Action) {
         // The grace period runs from the moment at which the signal is sent, whatever Podman does meanwhile.
         match action {
+            Action::Prepare => self.preparing = true,
             Action::PreStop { id, .. } => {
                 self.memory.stopping.entry(id.clone()).or_insert_with(steady_now);
             }
@@ -117,6 +118,7 @@ impl Worker {
     }
 
     pub(super) fn apply(&mut self, outcome: Outcome) {
+        self.preparing &= !matches!(outcome, Outcome::Prepared(_));
         match outcome {
             Outcome::Prepared(Ok(sandbox)) => {
                 self.memory.prepare_failure = None;

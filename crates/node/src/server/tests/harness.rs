@@ -322,6 +322,7 @@ fn state(store: PodStore, root: PathBuf, api: Reviewer, health: Health, podman: 
         pods_cgroup: "/kubepods-of-no-agent".into(),
         pods: store.clone(),
         sandboxes: sandboxes.clone(),
+        volumes: crate::volumes::VolumeManager::new(paths.clone(), crate::objects::ObjectFetcher::new(None)),
         podman: podman.clone(),
         image_store: paths.root().to_owned(),
     });
