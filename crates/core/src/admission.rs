@@ -9,9 +9,9 @@ pub mod preemption;
 
 use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
 
-use self::preemption::Preemption;
 pub(crate) use affinity::selector_matches;
 
+use self::preemption::Preemption;
 use crate::eviction;
 use crate::node::NodeInfo;
 use crate::resources::{QosClass, is_critical, qos_class};
