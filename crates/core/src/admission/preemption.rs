@@ -91,7 +91,7 @@ pub(super) fn choose(pod: &Pod, others: &[&Pod], missing: &[Missing]) -> Result<
 }
 
 /// Pods of one class that give back what is required, the one that comes nearest first.
-fn nearest<'a>(mut pods: Vec<&'a Pod>, mut requirements: Requirements) -> Result<Vec<&'a Pod>, Rejection> {
+fn nearest(mut pods: Vec<&Pod>, mut requirements: Requirements) -> Result<Vec<&Pod>, Rejection> {
     let mut chosen = Vec::new();
     while !requirements.0.is_empty() {
         let mut best: Option<(usize, f64)> = None;

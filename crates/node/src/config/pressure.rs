@@ -50,7 +50,7 @@ fn eviction(top: &Section<'_>, config: &mut NodeConfiguration) {
     let written = top.peek("evictionSoftGracePeriod");
     for signal in config.eviction_soft.keys().filter(|signal| !config.eviction_soft_grace_period.contains_key(signal)) {
         // What is there and not usable is told of where it is.
-        if !written.as_ref().is_some_and(|field| field.child(signal.name()).is_some())
+        if written.as_ref().is_none_or(|field| field.child(signal.name()).is_none())
             && let Some(field) = top.peek("evictionSoft").and_then(|field| field.child(signal.name()))
         {
             field.problem("has no grace period", format!("set {} in evictionSoftGracePeriod", signal.name()));

@@ -28,7 +28,8 @@ pub(super) fn read(top: &Section<'_>, config: &mut NodeConfiguration) {
     }
     let groups = &mut config.shutdown_grace_period_by_pod_priority;
     top.list("shutdownGracePeriodByPodPriority", group, groups);
-    if !groups.is_empty() && !(all.is_zero() && critical.is_zero()) {
+    let periods = !all.is_zero() || !critical.is_zero();
+    if periods && !groups.is_empty() {
         top.conflict(
             "shutdownGracePeriodByPodPriority",
             "cannot stand beside shutdownGracePeriod and shutdownGracePeriodCriticalPods",

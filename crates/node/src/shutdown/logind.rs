@@ -35,6 +35,9 @@ pub(super) enum LogindError {
     /// No bus.
     #[error("cannot reach the system bus")]
     Bus(#[source] zbus::Error),
+    /// A bus that says nothing.
+    #[error("no answer from the system bus within {} s", DEADLINE.as_secs())]
+    Silent,
     /// No answer, or an error.
     #[error("calling {method} of {service}")]
     Call {
@@ -88,7 +91,8 @@ impl Logind {
     /// `address` is that of a bus; the system bus if there is none.
     pub(super) async fn connect(address: Option<&str>) -> Result<Self, LogindError> {
         let builder = address.map_or_else(connection::Builder::system, connection::Builder::address);
-        let bus = builder.method_timeout(DEADLINE).build().await.map_err(LogindError::Bus)?;
+        let bus = tokio::time::timeout(DEADLINE, builder.method_timeout(DEADLINE).build()).await.map_err(|_| LogindError::Silent)?;
+        let bus = bus.map_err(LogindError::Bus)?;
         Ok(Self { bus })
     }
 

@@ -208,11 +208,12 @@ async fn component_a_real_bus_carries_it_all() {
     let folder = folder();
     let (socket, config) = (Agent::socket(folder.path()), folder.path().join("bus.conf"));
     let address = format!("unix:path={}", socket.display());
-    let policy = r#"<policy context="default"><allow send_destination="*"/><allow send_type="signal"/><allow own="*"/></policy>"#;
+    let policy = r#"<policy context="default"><allow send_destination="*"/><allow eavesdrop="true"/><allow own="*"/></policy>"#;
     std::fs::write(&config, format!("<busconfig><listen>{address}</listen><auth>EXTERNAL</auth>{policy}</busconfig>")).unwrap();
     #[allow(clippy::disallowed_methods, reason = "the bus is what is tested with")]
     let mut command = tokio::process::Command::new(program);
-    let _bus = command.arg("--nofork").arg("--config-file").arg(&config).kill_on_drop(true).spawn().unwrap();
+    let _bus =
+        command.arg("--nofork").arg("--config-file").arg(&config).stderr(std::process::Stdio::null()).kill_on_drop(true).spawn().unwrap();
     until("the bus is there", || socket.exists()).await;
     let logind = FakeLogind::on_bus(&address, 5, Some(30)).await.unwrap();
     let mut agent = Agent::start(folder, &[(0, 30)]);
