@@ -86,7 +86,7 @@ fn kinds_of_persistent_volumes() {
     assert_eq!(bound.source, PersistentSource::Nfs { server: "s".into(), path: "/x".into() });
     assert_eq!((bound.mount_options, bound.group, bound.one_pod), (vec!["hard".to_owned(), "vers=4".to_owned()], Some(1234), false));
     let kept: BoundVolume =
-        serde_json::from_value(serde_json::to_value(&of(json!({"local": {"path": "/x"}}), json!({})).unwrap()).unwrap()).unwrap();
+        serde_json::from_value(serde_json::to_value(of(json!({"local": {"path": "/x"}}), json!({})).unwrap()).unwrap()).unwrap();
     assert_eq!(kept.source, PersistentSource::Local { path: "/x".into() });
 
     let failed = |text: &str| Err(format!("error processing PVC ns/c: {text}"));
