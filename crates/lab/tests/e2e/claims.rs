@@ -1,5 +1,6 @@
 //! Claims, bound by the real controller to PersistentVolumes that this node has.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -77,7 +78,6 @@ async fn e2e_claim_is_waited_for_shared_and_its_data_stays() -> Result<()> {
     bed.volume("disk", bed.local("/var/tmp/disk")).await?;
     bed.phase("early", "Running").await?;
     eventually(SOON, "the pod has written", || async { Ok(std::fs::read_to_string(disk.join("new"))?) }).await?;
-    use std::os::unix::fs::MetadataExt as _;
     ensure!(std::fs::metadata(disk.join("new"))?.gid() == 4321, "files get the pod's group");
 
     let log = bed.script("second", "cat /data/new; echo more > /data/more", scripted(json!({"claimName": "c"}))).await?;

@@ -1,7 +1,7 @@
 //! Mounting folders of NFS servers, as the kubelet does it: by mount(8), which leaves it to `mount.nfs` to find the version and the server's
 //! ports.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ impl Drop for Group {
 }
 
 /// Runs `program` for the mount. Ends it after `limit`, when the pod is `ending`, and when the future is dropped.
-pub(super) async fn mount(program: &PathBuf, mount: &NfsMount, limit: Duration, ending: &CancellationToken) -> Result<(), SetUpError> {
+pub(super) async fn mount(program: &Path, mount: &NfsMount, limit: Duration, ending: &CancellationToken) -> Result<(), SetUpError> {
     let arguments = mount.arguments();
     #[expect(
         clippy::disallowed_methods,
