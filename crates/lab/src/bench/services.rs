@@ -118,9 +118,12 @@ impl Subject {
     /// metrics.
     async fn at_work(&self, syncs: Syncs) -> Result<(f64, f64)> {
         let text = self.pet.shell("curl -sf http://127.0.0.1:10249/metrics").await?;
+        // kube-proxy has a series of each address family.
         let value = |suffix: &str| -> Option<f64> {
-            let name = format!("kubeproxy_sync_{}proxy_rules_duration_seconds_{suffix} ", syncs.infix());
-            text.lines().find_map(|line| line.strip_prefix(&name))?.trim().parse().ok()
+            let name = format!("kubeproxy_sync_{}proxy_rules_duration_seconds_{suffix}", syncs.infix());
+            let series = text.lines().filter_map(|line| line.strip_prefix(&name)).filter(|rest| rest.starts_with(['{', ' ']));
+            let values: Option<Vec<f64>> = series.map(|rest| rest.split_whitespace().last()?.parse().ok()).collect();
+            values.filter(|values| !values.is_empty()).map(|values| values.iter().sum())
         };
         value("sum").zip(value("count")).with_context(|| format!("{} does not tell how long it takes", self.pet.name()))
     }
