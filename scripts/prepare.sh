@@ -10,10 +10,10 @@ die() {
   exit 1
 }
 
-# program:package. python3: a stand-in for Podman in the tests; catatonit: without it pods fail; iptables: without it netavark 1.4 fails, and says "netavark: No such file".
+# program:package. python3, dbus-daemon: stand-ins for Podman and for the system bus in the tests; catatonit: without it pods fail; iptables: without it netavark 1.4 fails, and says "netavark: No such file".
 programs=(podman:podman crun:crun conmon:conmon /usr/lib/podman/netavark:netavark /usr/lib/podman/aardvark-dns:aardvark-dns
   catatonit:catatonit nft:nftables iptables:iptables ip:iproute2 curl:curl unshare:util-linux nsenter:util-linux
-  python3:python3)
+  python3:python3 dbus-daemon:dbus-daemon)
 
 missing_packages() {
   local entry program

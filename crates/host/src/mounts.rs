@@ -200,33 +200,29 @@ pub fn unmount_all(target: &Path) -> Result<(), MountError> {
 
 /// Unmounts all that is mounted at or below `folder`, the deepest first. Goes on after an error and reports the first.
 pub fn unmount_below(folder: &Path) -> Result<(), MountError> {
-    let mut first = Ok(());
-    let targets = below(folder)?;
-    for target in &targets {
-        part_from_peers(target, &targets);
-    }
-    for target in targets.iter().rev() {
-        let done = unmount_all(target);
-        if first.is_ok() {
-            first = done;
-        }
-    }
-    first
+    each_below(folder, unmount_all)
 }
 
 /// Takes away all that is mounted at or below `folder` and does not go: calls that wait for its server end with an error, and data that the
 /// server has not taken yet is lost (`MNT_FORCE`). Goes on after an error and reports the first.
 pub fn abort_below(folder: &Path) -> Result<(), MountError> {
+    let flags = UnmountFlags::NOFOLLOW | UnmountFlags::DETACH | UnmountFlags::FORCE;
+    each_below(folder, |target| {
+        unmount(target, flags).map_err(|errno| MountError::Unmount { target: target.to_owned(), source: errno.into() })
+    })
+}
+
+/// Does something to all mounts at or below `folder`, the deepest first.
+fn each_below(folder: &Path, work: impl Fn(&Path) -> Result<(), MountError>) -> Result<(), MountError> {
     let mut first = Ok(());
     let targets = below(folder)?;
     for target in &targets {
         part_from_peers(target, &targets);
     }
     for target in targets.iter().rev() {
-        let flags = UnmountFlags::NOFOLLOW | UnmountFlags::DETACH | UnmountFlags::FORCE;
-        let done = unmount(target, flags);
-        if let (Ok(()), Err(errno)) = (&first, done) {
-            first = Err(MountError::Unmount { target: target.clone(), source: errno.into() });
+        let done = work(target);
+        if first.is_ok() {
+            first = done;
         }
     }
     first

@@ -28,6 +28,7 @@ use crate::{
 };
 
 const IMAGE: &str = "registry.k8s.io/e2e-test-images/agnhost:2.66.1";
+const BUSYBOX: &str = "registry.k8s.io/e2e-test-images/busybox:1.37.0-2";
 const SPACE: &str = "bench";
 /// The benchmark of Podman alone, beside the agent's program as the pet sees it.
 const FLOOR: &str = "/run/lab/bin/examples/floor";

@@ -181,7 +181,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         podman.clone(),
         ImageManagerOptions {
             limits: PullLimits { parallel: Some(config.max_parallel_image_pulls as usize), ..PullLimits::default() },
-            records: Some(paths.state_dir().join("image-pulls")),
+            records: Some(paths.image_pulls()),
         },
     );
     let (host_ports, host_port_requests) = HostPorts::channel();
@@ -487,7 +487,7 @@ fn pod_settings(config: &NodeConfiguration) -> PodSettings {
             initial: BackoffPolicy::default().initial,
             max: u32::try_from(config.crash_loop_back_off.max_container_restart_period.as_secs()).unwrap_or(300),
         },
-        seccomp_dir: config.paths().state_dir().join("seccomp"),
+        seccomp_dir: config.paths().seccomp_dir(),
         app_armor: std::path::Path::new("/sys/kernel/security/apparmor/profiles").exists(),
     }
 }

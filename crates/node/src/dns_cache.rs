@@ -102,7 +102,7 @@ impl DnsCache {
         let DnsCacheOptions { settings, servers, domain, link_prefix, paths, sandboxes, node } = options;
         let DnsCacheSettings { enabled, address, max_entries, max_stale } = settings;
         let label = format!("{link_prefix}-dns");
-        let file = paths.state_dir().join("dns-cache");
+        let file = paths.dns_cache();
         if !enabled {
             let off = async move {
                 record::forget(&file).await;

@@ -67,40 +67,51 @@ impl<T: SharedTable> TableSlot<T> {
         work: impl FnOnce(&mut T) -> Result<O, TableError> + Send + 'static,
     ) -> Result<O, TableError> {
         let table = self.table.take();
-        let done = blocking(move || {
+        self.keep(move || {
             let mut table = match table {
                 Some(table) => table,
                 None => open()?,
             };
             let result = work(&mut table);
             Ok((table, result))
-        });
-        let (table, result) = done.await?;
-        self.table = Some(table);
-        result
+        })
+        .await
     }
 
     /// Looks whether somebody else has changed an open table, and puts that right: at once if it is gone, and if it may be as it was,
     /// when the time for a look has come. Returns how much that was.
     pub(crate) async fn look(&mut self) -> Result<usize, TableError> {
-        if !self.is_open() {
-            return Ok(0);
-        }
+        let Some(mut table) = self.table.take() else { return Ok(0) };
         let resting = Instant::now() < self.next_look;
-        let looked = self.work(
-            || Err(TableError::Interrupted),
-            move |table| match table.verify()? {
-                Condition::Intact => Ok((0, Duration::ZERO)),
-                Condition::Touched if resting => Ok((0, Duration::ZERO)),
-                Condition::Touched | Condition::Gone => {
-                    let began = Instant::now();
-                    Ok((table.repair()?, began.elapsed()))
-                }
-            },
-        );
+        let looked = self.keep(move || {
+            let result = look(&mut table, resting);
+            Ok((table, result))
+        });
         let (changed, took) = looked.await?;
         self.next_look = self.next_look.max(Instant::now() + took * REST);
         Ok(changed)
+    }
+
+    /// Does work, and keeps the table that comes back from it.
+    async fn keep<O: Send + 'static>(
+        &mut self,
+        work: impl FnOnce() -> Result<(T, Result<O, TableError>), TableError> + Send + 'static,
+    ) -> Result<O, TableError> {
+        let (table, result) = blocking(work).await?;
+        self.table = Some(table);
+        result
+    }
+}
+
+/// How much was put right, and how long that took.
+fn look(table: &mut impl SharedTable, resting: bool) -> Result<(usize, Duration), TableError> {
+    match table.verify()? {
+        Condition::Intact => Ok((0, Duration::ZERO)),
+        Condition::Touched if resting => Ok((0, Duration::ZERO)),
+        Condition::Touched | Condition::Gone => {
+            let began = Instant::now();
+            Ok((table.repair()?, began.elapsed()))
+        }
     }
 }
 

@@ -14,6 +14,7 @@ pub mod handlers;
 pub mod identity;
 pub mod images;
 pub mod instruments;
+mod json_file;
 pub mod kernel_tables;
 pub mod log_rotation;
 pub mod node_status;

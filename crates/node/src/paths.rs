@@ -39,6 +39,30 @@ impl Paths {
     pub fn shutdown_record(&self) -> PathBuf {
         self.state_dir().join("graceful_node_shutdown_state")
     }
+    /// What is known of the Node, for a start without the API server.
+    pub fn node_record(&self) -> PathBuf {
+        self.state_dir().join("node.json")
+    }
+    /// Which addresses pods get next.
+    pub fn addresses(&self) -> PathBuf {
+        self.state_dir().join("addresses.json")
+    }
+    /// Which pods NetworkPolicies isolate.
+    pub fn network_policies(&self) -> PathBuf {
+        self.state_dir().join("network-policies.json")
+    }
+    /// What the DNS cache knows.
+    pub fn dns_cache(&self) -> PathBuf {
+        self.state_dir().join("dns-cache")
+    }
+    /// Which images were pulled with whose credentials.
+    pub fn image_pulls(&self) -> PathBuf {
+        self.state_dir().join("image-pulls")
+    }
+    /// Localhost profiles of seccomp, the operator's.
+    pub fn seccomp_dir(&self) -> PathBuf {
+        self.state_dir().join("seccomp")
+    }
     /// Keys and certificates, mode 0700.
     pub fn pki_dir(&self) -> PathBuf {
         self.state_dir().join("pki")

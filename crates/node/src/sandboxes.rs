@@ -16,12 +16,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use kube_pet_core::ids::PodUid;
 use kube_pet_core::ipam::{Cidr, IpamError};
 use kube_pet_core::services::HostPort;
-use kube_pet_host::files::{self, FileError};
+use kube_pet_host::files::FileError;
 use kube_pet_host::mounts::MountError;
 use kube_pet_host::namespaces::NamespaceError;
 use kube_pet_net::pod_links::{self, PodLinkError};
 use tracing::{info, warn};
 
+use crate::json_file;
 use crate::paths::Paths;
 use crate::services::{HostPortError, HostPorts};
 
@@ -421,9 +422,7 @@ impl Inner {
     }
 
     fn recover(&self) -> Result<Vec<PodUid>, SandboxError> {
-        if let Ok(bytes) = files::read_limited(&self.cursors_file(), 4096)
-            && let Ok(Cursors { cidrs, cursors }) = serde_json::from_slice(&bytes)
-        {
+        if let Ok(Some(Cursors { cidrs, cursors })) = json_file::read(&self.paths.addresses(), 4096) {
             self.books().resume((cidrs, cursors));
         }
         let mut uids = record::list(&self.paths)?;
@@ -487,16 +486,9 @@ impl Inner {
         errors
     }
 
-    fn cursors_file(&self) -> PathBuf {
-        self.paths.state_dir().join("addresses.json")
-    }
-
     /// A convenience: without it, addresses are given from the start again after a restart.
     fn store(&self, cursors: &Cursors) {
-        let path = self.cursors_file();
-        let written = serde_json::to_vec(cursors).map_err(io::Error::other);
-        let written = written.and_then(|bytes| files::write_atomic(&path, &bytes, 0o600).map_err(io::Error::other));
-        if let Err(error) = written {
+        if let Err(error) = json_file::write(&self.paths.addresses(), cursors) {
             warn!(%error, "the state of the address allocation cannot be stored");
         }
     }

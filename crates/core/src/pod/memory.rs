@@ -140,14 +140,9 @@ pub struct ImageFailure {
     pub at: Timestamp,
     /// How long to wait from `at`.
     pub backoff_seconds: u32,
-}
-
-impl ImageFailure {
     /// A pull was tried, and the next one waits longer: meanwhile the container waits with the reason `ImagePullBackOff`, whatever
     /// was wrong.
-    pub fn backs_off(&self) -> bool {
-        matches!(&*self.reason, "ErrImagePull" | "RegistryUnavailable" | "SignatureValidationFailed")
-    }
+    pub backs_off: bool,
 }
 
 /// A container could not be created or started.

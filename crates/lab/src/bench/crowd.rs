@@ -7,10 +7,9 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, PostParams};
 use serde_json::json;
 
-use super::{Bench, quantiles, seconds};
+use super::{BUSYBOX, Bench, quantiles, seconds};
 use crate::{client, patience::eventually, progress::say};
 
-const IMAGE: &str = "registry.k8s.io/e2e-test-images/busybox:1.37.0-2";
 /// What metrics-server and Prometheus ask for, as often as Prometheus does.
 const EVERY: Duration = Duration::from_secs(15);
 const ASKED: [&str; 5] = ["metrics/resource", "metrics/cadvisor", "metrics/probes", "metrics", "stats/summary"];
@@ -25,7 +24,7 @@ impl Bench {
                     "terminationGracePeriodSeconds": 1,
                     "containers": [{
                         "name": "c",
-                        "image": IMAGE,
+                        "image": BUSYBOX,
                         "command": ["sh", "-c", "echo ok > /tmp/index.html; exec httpd -f -p 8080 -h /tmp"],
                         "readinessProbe": {"httpGet": {"path": "/index.html", "port": 8080}, "periodSeconds": 10},
                     }],

@@ -16,7 +16,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use super::quantiles;
+use super::{BUSYBOX, quantiles};
 use crate::{
     client, cluster, command, kubelet,
     lab::{Lab, LabOptions},
@@ -26,7 +26,6 @@ use crate::{
     progress::say,
 };
 
-const IMAGE: &str = "registry.k8s.io/e2e-test-images/busybox:1.37.0-2";
 /// What the agent's node is made of; [`kubelet::PROGRAMS`] is the other's.
 const PROGRAMS: [&str; 4] = ["kube-pet", "podman", "conmon", "crun"];
 const MEBIBYTE: usize = 1 << 20;
@@ -159,7 +158,7 @@ impl<'a> Subject<'a> {
             "metadata": {"name": kind},
             "spec": {
                 "nodeName": node.name(),
-                "containers": [{"name": "c", "image": IMAGE, "command": ["sh", "-c", script]}],
+                "containers": [{"name": "c", "image": BUSYBOX, "command": ["sh", "-c", script]}],
                 "terminationGracePeriodSeconds": 1,
             },
         });

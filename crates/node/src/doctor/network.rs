@@ -174,7 +174,7 @@ fn pod_networks(machine: &Machine, config: &NodeConfiguration) -> Vec<IpNet> {
         return config.pod_cidr.clone();
     }
     // What the cluster assigned last, if there was a last time.
-    let file = config.paths().state_dir().join("node.json");
+    let file = config.paths().node_record();
     let text = machine.read(&file.display().to_string()).unwrap_or_default();
     let known: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
     known["podCIDRs"].as_array().into_iter().flatten().filter_map(|net| net.as_str()?.parse().ok()).collect()

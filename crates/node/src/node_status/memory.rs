@@ -2,7 +2,6 @@
 //! deleted comes back as it was.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -10,6 +9,7 @@ use k8s_openapi::api::core::v1::{Node, Taint};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
+use crate::json_file;
 use crate::paths::Paths;
 
 /// The remembered parts.
@@ -51,16 +51,15 @@ pub(super) struct Record {
 impl Record {
     /// Reads what was known of the Node of this name. A file that cannot be read costs an offline start, nothing else.
     pub(super) fn open(paths: &Paths, node_name: &str) -> (Self, Remembered) {
-        let path = paths.state_dir().join("node.json");
-        let read = match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice::<Remembered>(&bytes).map_err(|error| error.to_string()),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Remembered::default()),
-            Err(error) => Err(error.to_string()),
-        };
-        let remembered = read.unwrap_or_else(|error| {
-            warn!(path = %path.display(), error, "what was known of the Node cannot be read; it is learned anew from the API server");
-            Remembered::default()
+        let path = paths.node_record();
+        let read = json_file::read(&path, json_file::MAX_BYTES).unwrap_or_else(|error| {
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "what was known of the Node cannot be read; it is learned anew from the API server"
+            );
+            None
         });
+        let remembered: Remembered = read.unwrap_or_default();
         let remembered = if remembered.name == node_name { remembered } else { Remembered::default() };
         (Self { path, written: remembered.clone() }, remembered)
     }
@@ -70,15 +69,11 @@ impl Record {
         if self.written == *remembered {
             return;
         }
-        let path = self.path.clone();
-        let bytes = serde_json::to_vec_pretty(remembered);
-        let written = tokio::task::spawn_blocking(move || {
-            let bytes = bytes.map_err(|error| error.to_string())?;
-            kube_pet_host::files::write_atomic(&path, &bytes, 0o600).map_err(|error| error.to_string())
-        });
+        let (path, content) = (self.path.clone(), remembered.clone());
+        let written = tokio::task::spawn_blocking(move || json_file::write(&path, &content));
         match written.await {
             Ok(Ok(())) => self.written = remembered.clone(),
-            Ok(Err(error)) => warn!(path = %self.path.display(), error, "what is known of the Node is not kept for an offline start"),
+            Ok(Err(error)) => warn!(error = &error as &dyn std::error::Error, "what is known of the Node is not kept for an offline start"),
             Err(_) => {}
         }
     }

@@ -50,6 +50,15 @@ impl Agent {
         Self::with_gauge(config, api).0
     }
 
+    /// One whose node is registered, has a network, and is ready.
+    async fn ready(root: &tempfile::TempDir, api: &FakeApi) -> Self {
+        let agent = Self::start(config(root), Some(api));
+        eventually("registered", || api.node().is_some()).await;
+        assign_network(api);
+        eventually("ready", || is_ready(api)).await;
+        agent
+    }
+
     fn with_gauge(config: NodeConfiguration, api: Option<&FakeApi>) -> (Self, Gauge) {
         let (podman, health) = watch::channel(ready());
         let (store, pods) = PodStoreWriter::new();
@@ -139,10 +148,7 @@ async fn component_a_node_registers_and_becomes_ready_when_it_has_a_network() {
 #[tokio::test(start_paused = true)]
 async fn component_a_steady_node_is_quiet_but_for_its_heartbeats() {
     let (root, api) = (tempfile::tempdir().unwrap(), FakeApi::default());
-    let _agent = Agent::start(config(&root), Some(&api));
-    eventually("registered", || api.node().is_some()).await;
-    assign_network(&api);
-    eventually("ready", || is_ready(&api)).await;
+    let _agent = Agent::ready(&root, &api).await;
     tokio::time::sleep(Duration::from_secs(90)).await;
     api.take_seen();
     tokio::time::sleep(Duration::from_secs(200)).await;
@@ -162,10 +168,7 @@ async fn component_a_steady_node_is_quiet_but_for_its_heartbeats() {
 #[tokio::test(start_paused = true)]
 async fn component_podmans_health_is_the_nodes_at_once() {
     let (root, api) = (tempfile::tempdir().unwrap(), FakeApi::default());
-    let agent = Agent::start(config(&root), Some(&api));
-    eventually("registered", || api.node().is_some()).await;
-    assign_network(&api);
-    eventually("ready", || is_ready(&api)).await;
+    let agent = Agent::ready(&root, &api).await;
     let started = tokio::time::Instant::now();
     agent.podman.send_replace(RuntimeHealth { ready: false, message: "no answer to 3 pings".into(), version: None });
     eventually("not ready", || !is_ready(&api)).await;
@@ -179,10 +182,7 @@ async fn component_podmans_health_is_the_nodes_at_once() {
 #[tokio::test(start_paused = true)]
 async fn component_a_node_that_is_shut_down_is_not_ready_at_once() {
     let (root, api) = (tempfile::tempdir().unwrap(), FakeApi::default());
-    let agent = Agent::start(config(&root), Some(&api));
-    eventually("registered", || api.node().is_some()).await;
-    assign_network(&api);
-    eventually("ready", || is_ready(&api)).await;
+    let agent = Agent::ready(&root, &api).await;
     let started = tokio::time::Instant::now();
     agent.shutdown.send_replace(true);
     eventually("not ready", || !is_ready(&api)).await;
@@ -252,10 +252,7 @@ async fn component_a_deleted_node_comes_back_as_it_was() {
 #[tokio::test(start_paused = true)]
 async fn component_an_offline_start_knows_the_last_network_and_the_node_converges_later() {
     let (root, api) = (tempfile::tempdir().unwrap(), FakeApi::default());
-    let agent = Agent::start(config(&root), Some(&api));
-    eventually("registered", || api.node().is_some()).await;
-    assign_network(&api);
-    eventually("ready", || is_ready(&api)).await;
+    let agent = Agent::ready(&root, &api).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     drop(agent);
 
@@ -275,10 +272,7 @@ async fn component_an_offline_start_knows_the_last_network_and_the_node_converge
 #[tokio::test(start_paused = true)]
 async fn component_an_agent_that_starts_again_does_not_make_its_node_unready() {
     let (root, api) = (tempfile::tempdir().unwrap(), FakeApi::default());
-    let agent = Agent::start(config(&root), Some(&api));
-    eventually("registered", || api.node().is_some()).await;
-    assign_network(&api);
-    eventually("ready", || is_ready(&api)).await;
+    let agent = Agent::ready(&root, &api).await;
     drop(agent);
     api.take_seen();
 

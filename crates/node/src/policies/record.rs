@@ -5,14 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use kube_pet_core::policies::Direction;
-use kube_pet_host::files;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
+use crate::json_file;
 use crate::paths::Paths;
-
-/// A hundred bytes for each pod.
-const MAX_BYTES: u64 = 1 << 20;
 
 /// The isolated pods by UID, with their directions.
 #[derive(Debug, Default)]
@@ -21,7 +18,7 @@ pub(super) struct Record {
     pods: BTreeMap<Arc<str>, Vec<Direction>>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 struct Stored {
     #[serde(default)]
     ingress: Vec<String>,
@@ -32,22 +29,17 @@ struct Stored {
 impl Record {
     /// What an earlier run has left.
     pub(super) fn read(paths: &Paths) -> Self {
-        let path = paths.state_dir().join("network-policies.json");
-        let mut record = Self { path, pods: BTreeMap::new() };
-        let stored = match files::read_limited(&record.path, MAX_BYTES) {
-            Ok(bytes) => serde_json::from_slice::<Stored>(&bytes).map_err(|error| error.to_string()),
-            Err(error) if error.is_not_found() => return record,
-            Err(error) => Err(error.to_string()),
-        };
-        match stored {
-            Ok(Stored { ingress, egress }) => {
+        let mut record = Self { path: paths.network_policies(), pods: BTreeMap::new() };
+        match json_file::read(&record.path, json_file::MAX_BYTES) {
+            Ok(stored) => {
+                let Stored { ingress, egress } = stored.unwrap_or_default();
                 for (direction, uids) in [(Direction::Ingress, ingress), (Direction::Egress, egress)] {
                     for uid in uids {
                         record.pods.entry(uid.into()).or_default().push(direction);
                     }
                 }
             }
-            Err(error) => warn!(path = %record.path.display(), error, "which pods were isolated by NetworkPolicies cannot be read"),
+            Err(error) => warn!(error = &error as &dyn std::error::Error, "which pods were isolated by NetworkPolicies cannot be read"),
         }
         record
     }
@@ -66,12 +58,8 @@ impl Record {
         let of = |direction| self.pods.iter().filter(|(_, all)| all.contains(&direction)).map(|(uid, _)| uid.to_string()).collect();
         let stored = Stored { ingress: of(Direction::Ingress), egress: of(Direction::Egress) };
         let path = self.path.clone();
-        let written = tokio::task::spawn_blocking(move || {
-            let bytes = serde_json::to_vec(&stored).map_err(|error| error.to_string())?;
-            files::write_atomic(&path, &bytes, 0o600).map_err(|error| error.to_string())
-        });
-        if let Ok(Err(error)) = written.await {
-            warn!(error, "which pods are isolated by NetworkPolicies cannot be stored");
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || json_file::write(&path, &stored)).await {
+            warn!(error = &error as &dyn std::error::Error, "which pods are isolated by NetworkPolicies cannot be stored");
         }
     }
 }

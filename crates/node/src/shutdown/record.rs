@@ -1,13 +1,12 @@
 //! When the last shutdown began and ended: metrics tell of it after the machine is up again.
 
-use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use crate::instruments;
+use crate::{instruments, json_file};
 
 /// The file.
 pub(super) struct Record {
@@ -29,14 +28,11 @@ impl Record {
 
     /// Tells metrics of the last one.
     pub(super) async fn show(&self) {
-        let read = match tokio::fs::read(&self.path).await {
-            Ok(bytes) => serde_json::from_slice::<Times>(&bytes).map_err(|error| error.to_string()),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Times::default()),
-            Err(error) => Err(error.to_string()),
-        };
-        match read {
-            Ok(times) => tell(times),
-            Err(error) => warn!(path = %self.path.display(), error, "when the last shutdown was is not known"),
+        let path = self.path.clone();
+        match tokio::task::spawn_blocking(move || json_file::read::<Times>(&path, json_file::MAX_BYTES)).await {
+            Ok(Ok(times)) => tell(times.unwrap_or_default()),
+            Ok(Err(error)) => warn!(error = &error as &dyn std::error::Error, "when the last shutdown was is not known"),
+            Err(_) => {}
         }
     }
 
@@ -51,12 +47,8 @@ impl Record {
     async fn keep(&self, times: Times) {
         tell(times);
         let path = self.path.clone();
-        let written = tokio::task::spawn_blocking(move || {
-            let bytes = serde_json::to_vec(&times).map_err(|error| error.to_string())?;
-            kube_pet_host::files::write_durable(&path, &bytes, 0o644).map_err(|error| error.to_string())
-        });
-        if let Ok(Err(error)) = written.await {
-            warn!(path = %self.path.display(), error, "the time of the shutdown is not kept");
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || json_file::write_durable(&path, &times)).await {
+            warn!(error = &error as &dyn std::error::Error, "the time of the shutdown is not kept");
         }
     }
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::layout::Layout;
+use crate::json_file;
 use crate::paths::Paths;
 
 /// By the name of the pod's volume.
@@ -21,20 +22,11 @@ pub(super) struct Record {
 
 /// The pod's record; an empty one if there is none, or none that can be read.
 pub(super) fn read(layout: &Layout) -> Record {
-    let path = layout.claims();
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) => {
-            if error.kind() != io::ErrorKind::NotFound {
-                warn!(path = %path.display(), %error, "cannot read what a pod's claims are bound to");
-            }
-            return Record::default();
-        }
-    };
-    serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-        warn!(path = %path.display(), %error, "the record of what a pod's claims are bound to is damaged; the API server is asked");
-        Record::default()
-    })
+    let read = json_file::read(&layout.claims(), json_file::MAX_BYTES).unwrap_or_else(|error| {
+        warn!(error = &error as &dyn std::error::Error, "what a pod's claims are bound to is not known; the API server is asked");
+        None
+    });
+    read.unwrap_or_default()
 }
 
 /// Writes it atomically.
@@ -43,7 +35,7 @@ pub(super) fn write(layout: &Layout, record: &Record) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    kube_pet_host::files::write_atomic(&path, &serde_json::to_vec(record)?, 0o600).map_err(io::Error::other)
+    json_file::write(&path, record).map_err(io::Error::other)
 }
 
 /// Whether a pod other than `uid` has the PersistentVolume.

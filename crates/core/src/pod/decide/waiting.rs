@@ -19,7 +19,7 @@ impl Draft<'_> {
             let image = container.image.as_deref().unwrap_or_default();
             if let Some(f) = self.memory.image_failures.get(&name).filter(|f| f.image == image) {
                 let fresh = self.now.steady.duration_since(f.at) < status::ERR_IMAGE_PULL_SHOWN;
-                if fresh || !f.backs_off() {
+                if fresh || !f.backs_off {
                     out.push((name, status::known_reason(&f.reason), f.message.clone()));
                 } else {
                     out.push((name, "ImagePullBackOff", format!("Back-off pulling image {image:?}: {}: {}", f.reason, f.message)));

@@ -207,6 +207,7 @@ impl World {
                         message: String::new(),
                         at: at(self.steady),
                         backoff_seconds: 10,
+                        backs_off: true,
                     };
                     agent.memory.image_failures.insert(container, failure);
                 } else {

@@ -186,7 +186,9 @@ fn a_phase_that_the_api_server_calls_final_is_obeyed_and_never_left() {
 #[test]
 fn image_failures_back_off() {
     let p = pod("Always", &[], &["a"]);
-    for failed in ["ErrImagePull", "RegistryUnavailable", "SignatureValidationFailed", "ErrImageNeverPull"] {
+    let failures =
+        [("ErrImagePull", true), ("RegistryUnavailable", true), ("SignatureValidationFailed", true), ("ErrImageNeverPull", false)];
+    for (failed, backs_off) in failures {
         let mut memory = Memory { admitted: true, start_time: Some(at(0)), ..Memory::default() };
         memory.image_failures.insert(
             "a".into(),
@@ -196,6 +198,7 @@ fn image_failures_back_off() {
                 message: "no such host".into(),
                 at: at(10),
                 backoff_seconds: 20,
+                backs_off,
             },
         );
         let reason = |now| {
@@ -206,10 +209,8 @@ fn image_failures_back_off() {
         };
         let told = (failed.to_owned(), "no such host".to_owned(), 0);
         assert_eq!(reason(11), told);
-        let later = match failed {
-            "ErrImageNeverPull" => told,
-            _ => ("ImagePullBackOff".to_owned(), format!("Back-off pulling image \"busybox:1\": {failed}: no such host"), 0),
-        };
+        let backing_off = ("ImagePullBackOff".to_owned(), format!("Back-off pulling image \"busybox:1\": {failed}: no such host"), 0);
+        let later = if backs_off { backing_off } else { told };
         assert_eq!(reason(20), later);
         assert_eq!(reason(30).2, 1, "tried again after the back-off");
     }

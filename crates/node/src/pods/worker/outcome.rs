@@ -196,8 +196,8 @@ impl Worker {
             Err(error) => {
                 let previous = self.memory.image_failures.get(&container).filter(|f| f.image == image).map(|f| f.backoff_seconds);
                 let backoff_seconds = if error.backs_off { next_retry(self.runtime.rules().image, previous) } else { 10 };
-                let failure =
-                    ImageFailure { image, reason: error.reason.to_owned(), message: error.message, at: steady_now(), backoff_seconds };
+                let (reason, backs_off) = (error.reason.to_owned(), error.backs_off);
+                let failure = ImageFailure { image, reason, message: error.message, at: steady_now(), backoff_seconds, backs_off };
                 self.memory.image_failures.insert(container, failure);
             }
         }
