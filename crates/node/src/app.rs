@@ -29,7 +29,7 @@ use crate::images::{ImageManager, ImageManagerOptions, PullLimits};
 use crate::kernel_tables::OwnChanges;
 use crate::log_rotation::{LogPolicy, LogRotator};
 use crate::node_status::{NodeManager, NodeManagerOptions};
-use crate::objects::ObjectFetcher;
+use crate::objects::{Copies, ObjectFetcher};
 use crate::podman_service::PodmanService;
 use crate::pods::inventory::{Inventory, InventoryHealth, Subscribers};
 use crate::pods::manager::{ManagerInputs, PodManager};
@@ -57,6 +57,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// Copies of objects.
+    #[error(transparent)]
+    Copies(#[from] crate::objects::CopiesError),
     /// No way to talk to the API server is configured.
     #[error("the node's identity")]
     Identity(#[from] identity::IdentityError),
@@ -175,7 +178,14 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
             events
         }
     };
-    let objects = ObjectFetcher::new(api.clone());
+    // What came of it before, for when it does not answer.
+    let copies = {
+        let (paths, secrets) = (paths.clone(), config.secrets_at_rest);
+        tokio::task::spawn_blocking(move || Copies::open(&paths, secrets))
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?
+    };
+    let objects = ObjectFetcher::with_copies(api.clone(), Some(copies));
     // The machine: images, sandboxes, volumes.
     let images = ImageManager::new(
         podman.clone(),
@@ -231,6 +241,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         link_prefix: config.link_prefix.clone(),
         masquerade_except: masquerade_except(&config, api.is_none()),
         own_changes: own_changes.clone(),
+        copies: paths.object_copies(),
     });
     for (name, watch) in services.watches {
         tasks.spawn(name, after(identified.clone(), watch));

@@ -156,6 +156,8 @@ pub struct NodeConfiguration {
     pub pod_pids_limit: i64,
     /// The cgroup that `kubepods` is made in.
     pub cgroup_root: String,
+    /// Whether Secrets that pods use are kept on disk, sealed, for a start without the API server.
+    pub secrets_at_rest: bool,
     /// Sysctls (or patterns ending in `*`) that pods may set beside the safe ones.
     pub allowed_unsafe_sysctls: Vec<String>,
     /// How many images are pulled at a time.
@@ -407,6 +409,7 @@ impl NodeConfiguration {
             max_pods: 110,
             pod_pids_limit: -1,
             cgroup_root: "/".into(),
+            secrets_at_rest: false,
             allowed_unsafe_sysctls: Vec::new(),
             max_parallel_image_pulls: 4,
             image_gc_high_threshold_percent: 85,

@@ -3,10 +3,11 @@
 //!
 //! Of the others a node may read only the objects that its own pods refer to, and only singly. What was read is shared for a few seconds by
 //! everybody who asks (the containers of a pod, pods that share an object), and concurrent readers share one request. The last
-//! good copy stays in memory: while the API server is away, containers restart with it. Secrets never reach a disk, a log or an
-//! error text.
+//! good copy stays in memory: while the API server is away, containers restart with it; for the next run it is on disk ([`Copies`]). Secrets reach
+//! a disk only sealed and if that is wanted, and never a log or an error text.
 
 mod certificates;
+mod copies;
 mod error;
 mod store;
 mod tokens;
@@ -25,6 +26,8 @@ use kube_pet_core::ids::PodUid;
 use crate::api::ApiHandle;
 use certificates::CertificateStore;
 pub use certificates::{CertificateKey, CertificateSpec, CredentialBundle};
+use copies::Kept;
+pub use copies::{Copies, CopiesError};
 pub use error::FetchError;
 use store::{Key, Store};
 use tokens::TokenStore;
@@ -65,6 +68,7 @@ pub struct ObjectFetcher {
 
 struct Inner {
     api: Option<ApiHandle>,
+    copies: Option<Arc<Copies>>,
     secrets: Store<SecretObject>,
     config_maps: Store<ConfigMap>,
     tokens: TokenStore,
@@ -77,8 +81,14 @@ struct Inner {
 impl ObjectFetcher {
     /// Reads from `api`; without one, every read fails with [`FetchError::NoApiServer`].
     pub fn new(api: Option<ApiHandle>) -> Self {
+        Self::with_copies(api, None)
+    }
+
+    /// The same, with copies on disk for when the API server cannot be asked.
+    pub fn with_copies(api: Option<ApiHandle>, copies: Option<Copies>) -> Self {
         let inner = Inner {
             api,
+            copies: copies.map(Arc::new),
             secrets: Store::default(),
             config_maps: Store::default(),
             tokens: TokenStore::default(),
@@ -102,7 +112,7 @@ impl ObjectFetcher {
         let key = Key::new(namespace, name);
         self.inner
             .secrets
-            .get(key, self.max_age, || async { Ok(self.read::<Secret>("secret", namespace, name).await?.map(SecretObject)) })
+            .get(key, self.max_age, || async { Ok(self.read_kept::<Secret>(Key::new(namespace, name)).await?.map(SecretObject)) })
             .await
     }
 
@@ -112,7 +122,7 @@ impl ObjectFetcher {
     /// It could not be read, and no copy of it is known.
     pub async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<Arc<ConfigMap>>, FetchError> {
         let key = Key::new(namespace, name);
-        self.inner.config_maps.get(key, self.max_age, || self.read::<ConfigMap>("configmap", namespace, name)).await
+        self.inner.config_maps.get(key, self.max_age, || self.read_kept::<ConfigMap>(Key::new(namespace, name))).await
     }
 
     /// A claim; `None` if it does not exist. It is asked for each time: what matters of it changes.
@@ -194,6 +204,26 @@ impl ObjectFetcher {
         let namespaces = pods.into_iter().filter_map(|pod| pod.metadata.namespace.clone()).collect();
         self.inner.secrets.keep_only(&namespaces);
         self.inner.config_maps.keep_only(&namespaces);
+        if let Some(copies) = self.inner.copies.clone() {
+            drop(tokio::task::spawn_blocking(move || copies.keep_only(&namespaces)));
+        }
+    }
+
+    /// Reads, and keeps the answer for a time without the API server; in such a time the copy is the answer.
+    async fn read_kept<T>(&self, key: Key) -> Result<Option<T>, FetchError>
+    where
+        T: Kept + kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + fmt::Debug,
+    {
+        let found = self.read::<T>(T::KIND, &key.namespace, &key.name).await;
+        let Some(copies) = &self.inner.copies else { return found };
+        match found {
+            Ok(found) => {
+                copies.keep(&key, found.as_ref()).await;
+                Ok(found)
+            }
+            Err(error) if error.is_unreachable() => copies.find(&key).await.map(Some).ok_or(error),
+            Err(error) => Err(error),
+        }
     }
 
     async fn read<T>(&self, kind: &'static str, namespace: &str, name: &str) -> Result<Option<T>, FetchError>

@@ -55,6 +55,14 @@ impl Paths {
     pub fn dns_cache(&self) -> PathBuf {
         self.state_dir().join("dns-cache")
     }
+    /// The last known ConfigMaps and Services of pods' namespaces, and Secrets if they are kept. Mode 0700.
+    pub fn object_copies(&self) -> PathBuf {
+        self.state_dir().join("objects")
+    }
+    /// The key for Secrets that are kept.
+    pub fn secrets_key(&self) -> PathBuf {
+        self.pki_dir().join("secrets.key")
+    }
     /// Which images were pulled with whose credentials.
     pub fn image_pulls(&self) -> PathBuf {
         self.state_dir().join("image-pulls")

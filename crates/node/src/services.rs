@@ -9,6 +9,7 @@
 
 mod health_checks;
 mod host_ports;
+mod last;
 mod objects;
 mod programmer;
 mod proxy;
@@ -17,6 +18,7 @@ mod status;
 mod table;
 mod watch;
 
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -32,6 +34,7 @@ pub use table::{KernelTable, Table, TableOptions};
 use crate::api::ApiHandle;
 use crate::config::ServiceProxySettings;
 use crate::kernel_tables::{OwnChanges, blocking};
+use last::LastServices;
 use programmer::Open;
 use proxy::{Parts, Proxy};
 use status::ProxyStatus;
@@ -71,12 +74,14 @@ pub struct ServicesOptions {
     pub masquerade_except: Option<Vec<Network>>,
     /// Shared by all tables of the agent's.
     pub own_changes: OwnChanges,
+    /// Where it is kept what pods were told of Services.
+    pub copies: PathBuf,
 }
 
 impl Services {
     /// Nothing runs yet.
     pub fn new(options: ServicesOptions) -> Self {
-        let ServicesOptions { api, proxy, node_name, node, host_ports, link_prefix, masquerade_except, own_changes } = options;
+        let ServicesOptions { api, proxy, node_name, node, host_ports, link_prefix, masquerade_except, own_changes, copies } = options;
         let ServiceProxySettings { enabled: proxy, healthz_bind_address, metrics_bind_address } = proxy;
         let (updates_tx, updates) = mpsc::channel(QUEUE);
         let mut watches: Vec<(&'static str, Task)> = Vec::new();
@@ -90,7 +95,7 @@ impl Services {
         let reader = match api {
             None => ServiceReader::none(),
             Some(api) => {
-                let (writer, reader) = reader::store();
+                let (writer, reader) = reader::store(Some(LastServices::new(copies)));
                 watches.push(("services", Box::pin(watch::services(api.clone(), writer, proxy.then(|| updates_tx.clone())))));
                 if proxy {
                     services = Some(opener(table.clone()));

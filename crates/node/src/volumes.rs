@@ -71,6 +71,8 @@ pub struct VolumeContext {
     pub pod_ips: Vec<IpAddr>,
     /// The node's addresses.
     pub host_ips: Vec<IpAddr>,
+    /// The pod comes back: all its volumes were ready once. Tokens, which never reach a disk, may then come once the API server is back.
+    pub returning: bool,
 }
 
 /// What goes on with a pod's volumes.
@@ -118,10 +120,11 @@ impl VolumeManager {
         let state = self.state(&pod_uid(pod));
         let mut claims = self.claims.resolve(pod, &context.node, &state.ending).await;
         let problems = std::mem::take(&mut claims.problems);
-        let steps = gather::steps(&self.objects, pod, context, claims).await;
+        let layout = Layout::new(&self.paths, &pod_uid(pod));
+        let returning = tokio::fs::try_exists(layout.once_ready()).await.unwrap_or(false);
+        let steps = gather::steps(&self.objects, pod, &VolumeContext { returning, ..context.clone() }, claims).await;
         let (foreign, own): (Vec<_>, Vec<_>) =
             steps.into_iter().partition(|step| matches!(step.work, Ok(Work::HostPath { .. } | Work::Local(_) | Work::Nfs { .. })));
-        let layout = Layout::new(&self.paths, &pod_uid(pod));
         let others = join_all(foreign.into_iter().map(|step| self.foreign_volume(&layout, &state, step)));
         let ending = state.ending.clone();
         let (own, others) = tokio::join!(self.on_disk(pod_uid(pod), move |layout| Ok(setup::all(layout, own, &ending))), others);
@@ -134,6 +137,13 @@ impl VolumeManager {
             }
         }
         if failed.is_empty() && problems.is_empty() {
+            if !returning {
+                self.on_disk(pod_uid(pod), |layout| {
+                    setup::note_ready(layout);
+                    Ok(())
+                })
+                .await?;
+            }
             return Ok(volumes);
         }
         // In the order of the spec.

@@ -19,6 +19,7 @@ mod logs;
 mod nfs;
 mod node;
 mod node_api;
+mod offline;
 mod pod_certificates;
 mod pod_network;
 mod policies;

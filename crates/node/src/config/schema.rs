@@ -325,6 +325,7 @@ fn pods(top: &Section<'_>, config: &mut NodeConfiguration) {
             field.problem(format!("{text:?} is not a cgroup's path"), "write a path from the hierarchy's root on, such as /pets");
         }
     }
+    top.bool("secretsAtRest", &mut config.secrets_at_rest);
     top.list(
         "allowedUnsafeSysctls",
         |field| {

@@ -89,6 +89,7 @@ staticPodPath: /m
 maxPods: 20
 podPidsLimit: 100
 cgroupRoot: /lab/pet
+secretsAtRest: true
 allowedUnsafeSysctls: [kernel.msg*]
 serializeImagePulls: true
 imageGCHighThresholdPercent: 90

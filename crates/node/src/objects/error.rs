@@ -120,6 +120,16 @@ impl FetchError {
         }
     }
 
+    /// Whether the API server cannot be asked: it or the way to it is away, or not up yet.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::TimedOut { .. } => true,
+            Self::Refused { code, .. } => *code >= 500,
+            Self::Token(inner) => inner.is_unreachable(),
+            _ => false,
+        }
+    }
+
     /// Whether the error says nothing about the object itself: an old copy of it is then better than none.
     pub(crate) fn is_outage(&self) -> bool {
         match self {

@@ -14,8 +14,8 @@ use super::FetchError;
 /// Namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
-    namespace: String,
-    name: String,
+    pub(super) namespace: String,
+    pub(super) name: String,
 }
 
 impl Key {

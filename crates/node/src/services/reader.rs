@@ -9,6 +9,8 @@ use kube_pet_core::container_env::{ServiceFacts, ServicePortFacts};
 use kube_pet_core::services::Service;
 use tokio::sync::watch;
 
+use super::last::LastServices;
+
 /// How long the start of a container waits for the first list: an API server that answers does so within it.
 const FIRST_LIST: Duration = Duration::from_secs(5);
 
@@ -21,6 +23,7 @@ type Services = Arc<RwLock<BTreeMap<Arc<str>, Arc<Service>>>>;
 #[derive(Clone)]
 pub struct ServiceReader {
     services: Services,
+    last: Option<Arc<LastServices>>,
     synced: watch::Receiver<bool>,
 }
 
@@ -30,11 +33,11 @@ pub(super) struct ServiceWriter {
     synced: watch::Sender<bool>,
 }
 
-/// Both ends.
-pub(super) fn store() -> (ServiceWriter, ServiceReader) {
+/// Both ends; what pods are told is kept in `last` for the next run.
+pub(super) fn store(last: Option<LastServices>) -> (ServiceWriter, ServiceReader) {
     let services = Services::default();
     let (tx, synced) = watch::channel(false);
-    (ServiceWriter { services: services.clone(), synced: tx }, ServiceReader { services, synced })
+    (ServiceWriter { services: services.clone(), synced: tx }, ServiceReader { services, last: last.map(Arc::new), synced })
 }
 
 impl ServiceWriter {
@@ -55,26 +58,34 @@ impl ServiceWriter {
 impl ServiceReader {
     /// Without an API server: no Services, at once.
     pub fn none() -> Self {
-        let (writer, reader) = store();
+        let (writer, reader) = store(None);
         writer.synced();
         reader
     }
 
-    /// The Services that a pod of this namespace is told of, once the first list is complete; `None` if that takes longer than
-    /// [`FIRST_LIST`].
+    /// The Services that a pod of this namespace is told of, once the first list is complete. If that takes longer than [`FIRST_LIST`], those
+    /// that an earlier run has told last; `None` if there was none.
     pub async fn for_pods_in(&self, namespace: &str) -> Option<Vec<ServiceFacts>> {
         let mut synced = self.synced.clone();
-        match tokio::time::timeout(FIRST_LIST, synced.wait_for(|synced| *synced)).await {
-            // An error: the watch has ended with the agent, what it knew last.
-            Ok(_) => {}
-            Err(_) => return None,
+        // An error of the watch: it has ended with the agent, what it knew last counts.
+        let in_time = tokio::time::timeout(FIRST_LIST, synced.wait_for(|synced| *synced)).await.is_ok();
+        if !in_time {
+            return self.last.as_ref()?.read(namespace).await;
         }
+        let known = self.known(namespace);
+        if let Some(last) = &self.last {
+            last.write(namespace, &known).await;
+        }
+        Some(known)
+    }
+
+    fn known(&self, namespace: &str) -> Vec<ServiceFacts> {
         let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
         let from = format!("{namespace}/");
         let own =
             services.range::<str, _>((Bound::Included(from.as_str()), Bound::Unbounded)).take_while(|(key, _)| key.starts_with(&from));
         let api_server = services.get_key_value(API_SERVER).filter(|(key, _)| !key.starts_with(&from));
-        Some(own.chain(api_server).map(|(_, service)| facts(service)).collect())
+        own.chain(api_server).map(|(_, service)| facts(service)).collect()
     }
 
     /// Whether the first list is complete.
@@ -126,7 +137,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_first_list_is_waited_for_and_not_without_end() {
-        let (writer, reader) = store();
+        let (writer, reader) = store(None);
         writer.put(service("a/web"));
         assert!(reader.for_pods_in("a").await.is_none(), "the API server does not answer");
         let late = async {
@@ -140,7 +151,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_pod_is_told_of_its_namespace_and_of_the_api_server() {
-        let (writer, reader) = store();
+        let (writer, reader) = store(None);
         for key in ["a/web", "a-b/web", "a/db", "b/web", "default/kubernetes", "default/other"] {
             writer.put(service(key));
         }

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::{ConfigMap, EmptyDirVolumeSource, Pod, ResourceFieldSelector, Volume};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, EmptyDirVolumeSource, Pod, ProjectedVolumeSource, ResourceFieldSelector, Volume, VolumeProjection,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube_pet_core::container_env::resource_field_value;
 use kube_pet_core::pod::pod_uid;
@@ -17,6 +19,8 @@ use kube_pet_core::volumes::{
     fs_group, fs_group_on_root_mismatch, holds_secrets, host_path_without_backsteps, joined_options, memory_size, nested_mount_points,
     nfs_source, projected_payload, secret_payload, used_volumes, validate_payload_path, volume_references, volume_type,
 };
+
+use tracing::warn;
 
 use super::VolumeContext;
 use super::claims::{Claims, Found};
@@ -187,9 +191,11 @@ struct Fetched {
     certificates: BTreeMap<usize, Arc<CredentialBundle>>,
     /// By the index of their source.
     trust_bundles: BTreeMap<usize, TrustBundle>,
+    /// Sources whose tokens or certificates come later.
+    late: BTreeSet<usize>,
 }
 
-async fn fetch(objects: &ObjectFetcher, pod: &Pod, volume: &Volume) -> Result<Fetched, SetUpError> {
+async fn fetch(objects: &ObjectFetcher, pod: &Pod, volume: &Volume, returning: bool) -> Result<Fetched, SetUpError> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let references = volume_references(volume);
     let mut fetched = Fetched::default();
@@ -216,6 +222,11 @@ async fn fetch(objects: &ObjectFetcher, pod: &Pod, volume: &Volume) -> Result<Fe
         };
         match objects.service_account_token(namespace, account, &spec).await {
             Ok(issued) => fetched.tokens.extend([(token.source, issued)]),
+            // Nobody can be asked for one, and whoever it is for is most likely as far away: the pod's other files are worth more.
+            Err(error) if returning && error.is_unreachable() => {
+                warn!(pod = spec.pod_name, namespace, volume = volume.name, %error, "a pod comes back without its token; it follows");
+                fetched.late.insert(token.source);
+            }
             Err(error) => errors.push(error.into()),
         }
     }
@@ -230,6 +241,10 @@ async fn fetch(objects: &ObjectFetcher, pod: &Pod, volume: &Volume) -> Result<Fe
         };
         match objects.pod_certificate(&spec).await {
             Ok(issued) => fetched.certificates.extend([(*source, issued)]),
+            Err(error) if returning && error.is_unreachable() => {
+                warn!(pod = spec.pod_name, namespace, volume = volume.name, %error, "a pod comes back without its certificate; it follows");
+                fetched.late.insert(*source);
+            }
             Err(error) => errors.push(error.into()),
         }
     }
@@ -247,7 +262,7 @@ async fn fetch(objects: &ObjectFetcher, pod: &Pod, volume: &Volume) -> Result<Fe
 }
 
 async fn payload(objects: &ObjectFetcher, pod: &Pod, volume: &Volume, context: &VolumeContext) -> Result<Work, SetUpError> {
-    let fetched = fetch(objects, pod, volume).await?;
+    let fetched = fetch(objects, pod, volume, context.returning).await?;
     let files = files(pod, volume, context, &fetched)?;
     for path in files.keys() {
         validate_payload_path(path)?;
@@ -285,9 +300,20 @@ fn files(pod: &Pod, volume: &Volume, context: &VolumeContext, fetched: &Fetched)
             rank: &rank,
             resource: &resource,
         };
-        projected_payload(pod, source, &sources)
+        projected_payload(pod, &without(source, &fetched.late), &sources)
     } else {
         return Err(SetUpError::Unsupported { kind: volume_type(volume) });
     };
     Ok(files?)
+}
+
+/// The same volume, with nothing for these sources.
+fn without(source: &ProjectedVolumeSource, left_out: &BTreeSet<usize>) -> ProjectedVolumeSource {
+    let mut source = source.clone();
+    for (index, projection) in source.sources.iter_mut().flatten().enumerate() {
+        if left_out.contains(&index) {
+            *projection = VolumeProjection::default();
+        }
+    }
+    source
 }

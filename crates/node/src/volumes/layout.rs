@@ -39,6 +39,11 @@ impl Layout {
         self.marks().join("kubernetes.io~empty-dir").join(name).join("ready")
     }
 
+    /// What says that all volumes were ready once.
+    pub(super) fn once_ready(&self) -> PathBuf {
+        self.marks().join("once-ready")
+    }
+
     /// The folder of such marks.
     pub(super) fn marks(&self) -> PathBuf {
         self.pod.join("plugins")

@@ -40,6 +40,14 @@ pub(super) fn all(layout: &Layout, steps: Vec<Step>, ending: &CancellationToken)
 }
 
 /// The kind of a volume, as the kubelet names its plugins.
+/// Remembers that all volumes of the pod are ready.
+pub(super) fn note_ready(layout: &Layout) {
+    let noted = fs::create_dir_all(layout.marks()).and_then(|()| fs::write(layout.once_ready(), b""));
+    if let Err(error) = noted {
+        warn!(%error, "after a reboot without the API server this pod waits for its tokens");
+    }
+}
+
 pub(super) fn kind_of(step: &Step) -> &'static str {
     match (&step.work, step.place) {
         (_, Some(place)) => place.kind,

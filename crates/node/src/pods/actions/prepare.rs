@@ -171,7 +171,7 @@ impl PodRuntime {
         let node = self.node.borrow().clone();
         let sandbox = self.sandboxes.get(&pod_uid(pod));
         let pod_ips = if host_network(pod) { node.host_ips.clone() } else { sandbox.map(|s| s.ips).unwrap_or_default() };
-        VolumeContext { host_ips: node.host_ips.clone(), pod_ips, node }
+        VolumeContext { host_ips: node.host_ips.clone(), pod_ips, node, returning: false }
     }
 
     /// The cgroup that all of the pod's containers are in.
