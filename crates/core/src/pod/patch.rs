@@ -1,11 +1,13 @@
 //! A status as a strategic-merge patch.
 //!
 //! The lists of container statuses are atomic: the API server replaces them whole, and would take a `$patch` directive for one
-//! more container. The lists of addresses are merged by address, so that an old one would stay: they ask to be replaced. Fields
+//! more container. The lists of addresses and the pod's resources are merged by address and name, so that an old one would stay: they ask to be replaced. Fields
 //! that must vanish are sent as null.
 
 use k8s_openapi::api::core::v1::PodStatus;
 use serde_json::{Map, Value, json};
+
+use super::resizing::{RESIZE_IN_PROGRESS, RESIZE_PENDING};
 
 /// The body of a PATCH of `pods/status`. The UID guards against a pod of the same name that came later.
 /// Conditions are merged by their type, so that those of others survive.
@@ -19,10 +21,22 @@ pub fn status_patch(uid: &str, status: &PodStatus) -> Value {
             items.insert(0, json!({"$patch": "replace"}));
         }
     }
+    for map in ["allocatedResources", "resources"] {
+        match out.get_mut(map) {
+            Some(Value::Object(fields)) => drop(fields.insert("$patch".to_owned(), json!("replace"))),
+            _ => drop(out.insert(map.to_owned(), Value::Null)),
+        }
+    }
     if let Some(Value::Array(conditions)) = out.get_mut("conditions") {
         for condition in conditions.iter_mut().filter_map(Value::as_object_mut) {
             for field in ["reason", "message"] {
                 condition.entry(field).or_insert(Value::Null);
+            }
+        }
+        // The conditions of ours that come and go; the others stay once they are there.
+        for kind in [RESIZE_PENDING, RESIZE_IN_PROGRESS] {
+            if !conditions.iter().any(|condition| condition["type"] == kind) {
+                conditions.push(json!({"type": kind, "$patch": "delete"}));
             }
         }
     }
