@@ -53,7 +53,7 @@ pub use observed::{ContainerState, Exit, Observed, ObservedContainer, SandboxFac
 pub use patch::{is_starting, status_differs, status_patch};
 pub use plan::{Action, ActionKey, EventKind, Plan, PodEvent, ResizeStanding};
 pub use probes::{ProbeKind, Tally, Verdict};
-pub use resizing::{RESIZE_IN_PROGRESS, RESIZE_PENDING};
+pub use resizing::{RESIZE_IN_PROGRESS, RESIZE_PENDING, note_unknown};
 pub use spec::{
     ContainerKind, Desired, RestartPolicy, Stop, container_status, containers, find_container, is_mirror, pod_restart_policy, pod_uid,
     restarts_after, target_container,

@@ -213,6 +213,35 @@ fn set_limits(layout: &Layout, relative: &Path, limits: &Limits) -> Result<(), C
     Ok(())
 }
 
+/// Changes how much memory a container's group may use, and leaves it no swap, as the OCI runtimes do where both limits are the same.
+pub fn update_memory_without_swap(cgroup: &str, bytes: u64) -> Result<(), CgroupError> {
+    let relative = relative(cgroup)?;
+    let Some(hierarchy) = layout()?.hierarchy("memory") else { return Ok(()) };
+    let folder = hierarchy.mount.join(relative);
+    let value = bytes.to_string();
+    if hierarchy.unified {
+        set(&folder.join("memory.max"), &value)?;
+        return where_counted(set(&folder.join("memory.swap.max"), "0"));
+    }
+    // On v1 the limit of memory and swap together is never below that of memory.
+    let (memory, both) = (folder.join("memory.limit_in_bytes"), folder.join("memory.memsw.limit_in_bytes"));
+    let now = fs::read_to_string(&both).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    if now.is_some_and(|now| now < bytes) {
+        where_counted(set(&both, &value))?;
+        return set(&memory, &value);
+    }
+    set(&memory, &value)?;
+    where_counted(set(&both, &value))
+}
+
+/// Kernels that do not count swap have no file for it.
+fn where_counted(set: Result<(), CgroupError>) -> Result<(), CgroupError> {
+    match set {
+        Err(error) if error.is_not_found() => Ok(()),
+        done => done,
+    }
+}
+
 fn set(path: &Path, value: &str) -> Result<(), CgroupError> {
     // Not `fs::write`, which would try to make a missing file.
     let written = fs::OpenOptions::new().write(true).open(path).and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes()));

@@ -47,8 +47,7 @@ pub struct Now {
 /// What is due for one pod now. Pure and total; see the module's state diagrams.
 pub fn decide(desired: Desired<'_>, observed: &Observed, memory: &Memory, rules: &Rules, now: Now) -> Plan {
     let differences = Differences::find(desired.pod, observed, memory);
-    let mut draft =
-        Draft { desired, observed, memory, rules, now, differences, actions: Vec::new(), events: Vec::new(), wake_at: None };
+    let mut draft = Draft { desired, observed, memory, rules, now, differences, actions: Vec::new(), events: Vec::new(), wake_at: None };
     let evicted = memory.evicted.as_ref().map(|eviction| eviction.failed.clone());
     let failed = memory.rejected.clone().or(evicted).or_else(|| draft.deadline_exceeded());
     let waiting = draft.waiting();

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 use super::observed::Observed;
 use super::plan::ActionKey;
 use super::probes::{ProbeKind, Verdict};
-use super::resizing::RESIZE_IN_PROGRESS;
+use super::resizing::{RESIZE_IN_PROGRESS, RESIZE_PENDING};
 use super::spec::container_status;
 use crate::ids::{ContainerId, ContainerName};
 use crate::resize::{Actuated, PendingResize};
@@ -79,6 +79,10 @@ impl Memory {
     /// Takes over what an earlier run has told of a resize, where this run has nothing to tell yet.
     pub fn adopt_resize(&mut self, pod: &Pod) {
         let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+        if let Some(told) = conditions.iter().find(|c| c.type_ == RESIZE_PENDING) {
+            let message = told.message.clone().unwrap_or_default();
+            self.resize.pending.get_or_insert(PendingResize { cause: String::new(), message, generation: told.observed_generation });
+        }
         if let Some(told) = conditions.iter().find(|c| c.type_ == RESIZE_IN_PROGRESS) {
             let error = told.reason.as_ref().and(told.message.clone());
             self.resize.in_progress.get_or_insert(ResizeInProgress { generation: told.observed_generation, error });

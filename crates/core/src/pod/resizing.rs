@@ -57,6 +57,18 @@ impl Differences {
     }
 }
 
+/// Containers and cgroups that were made by an agent that wrote nothing down of them have what the pod was given.
+pub fn note_unknown(memory: &mut Memory, pod: &Pod, observed: &Observed) {
+    if observed.sandbox.is_some() {
+        memory.actuated.pod.get_or_insert_with(|| PodAmounts::of(pod));
+    }
+    for (_, container) in super::containers(pod) {
+        if let Some(newest) = observed.newest(&container.name).filter(|newest| newest.amounts.is_none()) {
+            memory.actuated.containers.entry(newest.id.clone()).or_insert_with(|| ContainerAmounts::of(pod, &container));
+        }
+    }
+}
+
 /// What a container is run with; `None` where nobody knows, which is no difference.
 pub(super) fn actual(actuated: &Actuated, seen: &ObservedContainer) -> Option<ContainerAmounts> {
     actuated.containers.get(&seen.id).copied().or(seen.amounts)

@@ -50,9 +50,8 @@ impl ContainerAmounts {
     /// Whether the change to `to` asks for a restart (`resizePolicy`).
     pub fn restarts(&self, to: &Self, container: &Container) -> bool {
         let policies = container.resize_policy.as_deref().unwrap_or_default();
-        let restart = |name: &str| {
-            policies.iter().find(|p| p.resource_name == name).is_some_and(|p| p.restart_policy == "RestartContainer")
-        };
+        let restart =
+            |name: &str| policies.iter().find(|p| p.resource_name == name).is_some_and(|p| p.restart_policy == "RestartContainer");
         self.differs_in_cpu(to) && restart("cpu") || self.differs_in_memory(to) && restart("memory")
     }
 }
@@ -74,12 +73,9 @@ impl FromStr for ContainerAmounts {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let numbers: Option<Vec<i64>> = text.split('/').map(|part| part.parse().ok()).collect();
         match numbers.as_deref() {
-            Some([cpu_request, cpu_limit, memory_request, memory_limit]) => Ok(Self {
-                cpu_request: *cpu_request,
-                cpu_limit: *cpu_limit,
-                memory_request: *memory_request,
-                memory_limit: *memory_limit,
-            }),
+            Some([cpu_request, cpu_limit, memory_request, memory_limit]) => {
+                Ok(Self { cpu_request: *cpu_request, cpu_limit: *cpu_limit, memory_request: *memory_request, memory_limit: *memory_limit })
+            }
             _ => Err(ParseAmountsError(text.to_owned())),
         }
     }

@@ -46,6 +46,8 @@ impl Allocation {
 /// for pods with exclusive CPUs, exclusive memory or swap; more than a node has is refused by the API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PendingResize {
+    /// The reason of the rejection (`OutOfcpu`), for the Event.
+    pub cause: String,
     /// What is wrong.
     pub message: String,
     /// `metadata.generation` of the spec that asked for it.

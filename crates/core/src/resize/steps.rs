@@ -98,7 +98,8 @@ impl Resizing {
     /// before those that grow: the sum never exceeds the whole, which cgroup v1 would refuse. Limits grow before requests.
     pub fn plan(pod: &Pod, updates: &[Update<'_>], cgroup: Option<(PodAmounts, PodAmounts)>) -> Self {
         let mut out = Self::default();
-        let memory = cgroup.and_then(|(from, to)| Some((from.memory_limit, to.memory_limit.filter(|_| from.memory_limit != to.memory_limit)?)));
+        let memory =
+            cgroup.and_then(|(from, to)| Some((from.memory_limit, to.memory_limit.filter(|_| from.memory_limit != to.memory_limit)?)));
         let grows = |from: Option<i64>, to: i64| from.is_some_and(|from| from < to);
         out.checks.extend(memory.filter(|(from, to)| !grows(*from, *to)).map(|(_, limit)| MemoryCheck { container: None, limit }));
         out.steps.extend(memory.filter(|(from, to)| grows(*from, *to)).map(|(_, limit)| ResizeStep::PodMemory { limit }));

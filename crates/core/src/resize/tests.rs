@@ -27,12 +27,7 @@ fn steps(from: &Pod, to: &Pod) -> (Vec<String>, Vec<MemoryCheck>) {
         .iter()
         .zip(&from.spec.as_ref().unwrap().containers)
         .zip(&ids)
-        .map(|((new, old), id)| Update {
-            id,
-            container: new,
-            from: ContainerAmounts::of(from, old),
-            to: ContainerAmounts::of(to, new),
-        })
+        .map(|((new, old), id)| Update { id, container: new, from: ContainerAmounts::of(from, old), to: ContainerAmounts::of(to, new) })
         .collect();
     let was = PodAmounts::of(from);
     let resizing = Resizing::plan(to, &updates, Some((was, was.towards(PodAmounts::of(to)))));
@@ -60,10 +55,7 @@ fn a_pod_grows_before_its_containers_and_shrinks_after_them() {
         ["pod memory 250", "id-a memory Some(150)", "pod quota 30000", "pod shares 307", "id-a cpu 204 Some(20000)"]
     );
     let (down, checks) = steps(&large, &small);
-    assert_eq!(
-        down,
-        ["id-a memory Some(100)", "pod memory 200", "id-a cpu 102 Some(10000)", "pod shares 204", "pod quota 20000"]
-    );
+    assert_eq!(down, ["id-a memory Some(100)", "pod memory 200", "id-a cpu 102 Some(10000)", "pod shares 204", "pod quota 20000"]);
     let limits: Vec<_> = checks.iter().map(|check| (check.container.is_some(), check.limit >> 20)).collect();
     assert_eq!(limits, [(false, 200), (true, 100)]);
 }
@@ -80,7 +72,8 @@ fn containers_that_shrink_come_first() {
 
 #[test]
 fn requests_alone_and_limits_that_come() {
-    let burstable = |a: Value| pod(json!({"containers": [{"name": "a", "resources": a}, {"name": "b", "resources": resources("1", "1Gi")}]}));
+    let burstable =
+        |a: Value| pod(json!({"containers": [{"name": "a", "resources": a}, {"name": "b", "resources": resources("1", "1Gi")}]}));
     let requests = burstable(json!({"requests": {"cpu": "100m", "memory": "10Mi"}}));
     // The kernel knows no request of memory: what is given of it is only noted.
     let more = burstable(json!({"requests": {"cpu": "200m", "memory": "20Mi"}}));
@@ -94,16 +87,16 @@ fn requests_alone_and_limits_that_come() {
 
 #[test]
 fn a_limit_of_the_pod_alone_is_its_containers_too() {
-    let with = |cpu: &str| pod(json!({"resources": {"limits": {"cpu": cpu}, "requests": {"cpu": "100m"}}, "containers": [{"name": "a"}, {"name": "b"}]}));
+    let with = |cpu: &str| {
+        pod(json!({"resources": {"limits": {"cpu": cpu}, "requests": {"cpu": "100m"}}, "containers": [{"name": "a"}, {"name": "b"}]}))
+    };
     let (found, _) = steps(&with("1"), &with("2"));
     assert_eq!(found, ["pod quota 200000", "id-a cpu 2048 Some(200000)", "id-b cpu 2048 Some(200000)"]);
 }
 
 #[test]
 fn what_asks_for_a_restart() {
-    let policy = |cpu: &str, memory: &str| {
-        json!([{"resourceName": "cpu", "restartPolicy": cpu}, {"resourceName": "memory", "restartPolicy": memory}])
-    };
+    let policy = |cpu: &str, memory: &str| json!([{"resourceName": "cpu", "restartPolicy": cpu}, {"resourceName": "memory", "restartPolicy": memory}]);
     let amounts = |cpu: i64, memory: i64| ContainerAmounts { cpu_request: cpu, cpu_limit: 500, memory_request: 1, memory_limit: memory };
     let (yes, no) = ("RestartContainer", "NotRequired");
     for (policies, to, restarts) in [
@@ -148,7 +141,10 @@ fn memory_in_use_is_above_no_new_limit() {
     let found = check.verdict(100).unwrap();
     assert_eq!(found, "attempting to set container \"c\" memory limit (100) below current usage (100)");
     let pod = MemoryCheck { container: None, limit: 1 }.verdict(2).unwrap();
-    assert_eq!(below_usage(&[pod.clone()]), "cannot decrease memory limits: attempting to set pod memory limit (1) below current usage (2)");
+    assert_eq!(
+        below_usage(&[pod.clone()]),
+        "cannot decrease memory limits: attempting to set pod memory limit (1) below current usage (2)"
+    );
     assert_eq!(below_usage(&[pod.clone(), found.clone()]), format!("cannot decrease memory limits: [{pod}, {found}]"));
 }
 

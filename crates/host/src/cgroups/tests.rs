@@ -58,6 +58,23 @@ fn limits_are_set_changed_and_taken_away() {
 }
 
 #[test]
+fn memory_goes_up_and_down_with_no_swap_beside_it() {
+    let group = Group::new("swap");
+    ensure(&group.pod(), &Limits { memory: Some(256 << 20), ..Limits::default() }).unwrap();
+    for megabytes in [64, 128, 32] {
+        update_memory_without_swap(&group.pod(), megabytes << 20).unwrap();
+        assert_eq!(group.read(("memory", "memory.limit_in_bytes"), "memory.max"), (megabytes << 20).to_string());
+        let hierarchy = layout().unwrap().hierarchy("memory").unwrap();
+        let (name, expected) = if hierarchy.unified { ("memory.swap.max", 0) } else { ("memory.memsw.limit_in_bytes", megabytes << 20) };
+        // Kernels that do not count swap have no such file.
+        if let Ok(swap) = fs::read_to_string(hierarchy.mount.join(group.pod().trim_matches('/')).join(name)) {
+            assert_eq!(swap.trim(), expected.to_string());
+        }
+    }
+    assert!(update_memory_without_swap("/kubepods-test-none", 1 << 20).unwrap_err().is_not_found());
+}
+
+#[test]
 fn processes_are_counted_and_keep_their_group_until_they_end() {
     let group = Group::new("counters");
     ensure(&group.pod(), &Limits::default()).unwrap();

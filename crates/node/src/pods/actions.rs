@@ -4,6 +4,7 @@ mod hooks;
 mod image;
 mod observe;
 mod prepare;
+mod resize;
 mod start;
 mod stop;
 mod teardown;
@@ -11,6 +12,7 @@ mod teardown;
 use kube_pet_core::pod::ObservedContainer;
 
 pub(crate) use prepare::catatonit;
+pub(super) use resize::{ResizeFailure, Resized};
 
 /// Why an image could not be had: the kubelet's reason and message.
 #[derive(Debug)]

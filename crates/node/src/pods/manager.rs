@@ -68,6 +68,7 @@ impl PodManager {
         let checkpoints = tokio::task::spawn_blocking(move || checkpoint::read_all(&paths)).await.unwrap_or_default();
         for checkpoint in checkpoints {
             let uid = pod_uid(&checkpoint.pod);
+            self.runtime.restore(&checkpoint);
             self.want(uid.clone(), checkpoint.source(), Arc::new(checkpoint.pod.clone()), true, false);
             self.remembered.insert(uid, checkpoint);
         }

@@ -35,7 +35,8 @@ impl Draft<'_> {
                 continue;
             }
             let name = &newest.name;
-            let again = changed || !resized && failed != Some(Failed::PostStartHook) && restart_policy(self.pod(), &container) != RestartPolicy::Never;
+            let again = changed
+                || !resized && failed != Some(Failed::PostStartHook) && restart_policy(self.pod(), &container) != RestartPolicy::Never;
             let subject = if sidecar && !resized { "Init container" } else { "Container" };
             let message = match failed {
                 _ if changed => format!("{subject} {name} definition changed"),

@@ -18,9 +18,10 @@ type List = BTreeMap<String, Quantity>;
 /// `PodResizePending` and `PodResizeInProgress`, where they hold.
 pub(super) fn conditions(view: &View<'_>, old: &[PodCondition]) -> Vec<PodCondition> {
     let memory = &view.memory.resize;
-    let pending = memory.pending.as_ref().map(|pending| {
-        condition(view, old, RESIZE_PENDING, Some("Deferred"), Some(&pending.message), pending.generation)
-    });
+    let pending = memory
+        .pending
+        .as_ref()
+        .map(|pending| condition(view, old, RESIZE_PENDING, Some("Deferred"), Some(&pending.message), pending.generation));
     let in_progress = view.differences.standing().busy.then(|| {
         let error = memory.in_progress.as_ref().and_then(|p| p.error.as_ref());
         let generation = memory.in_progress.as_ref().map_or(view.desired.pod.metadata.generation, |p| p.generation);

@@ -85,7 +85,7 @@ fn a_change_that_fails_is_told_and_tried_again() {
 fn what_is_pending_is_told_with_its_transition() {
     let pod = resized("Always", "100m", json!([]));
     let (seen, mut memory) = runs_with(&pod);
-    memory.resize.pending = Some(PendingResize { message: "no room".into(), generation: Some(3) });
+    memory.resize.pending = Some(PendingResize { cause: "OutOfcpu".into(), message: "no room".into(), generation: Some(3) });
     let first = plan(&pod, &seen, &memory, at(1));
     let told = condition(&first, RESIZE_PENDING).unwrap();
     assert_eq!((told.reason.as_deref(), told.message.as_deref(), told.observed_generation), (Some("Deferred"), Some("no room"), Some(3)));

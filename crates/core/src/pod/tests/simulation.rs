@@ -294,7 +294,8 @@ impl World {
         let sidecar =
             self.containers.get(id).filter(|c| matches!(c.name.as_str(), "s1" | "s2") && Some(&c.sandbox) == self.sandbox.as_ref());
         let own_fault = self.probed.contains(id)
-            || agent.memory.actuated.restarts.contains(id) || agent.memory.post_start.get(id) == Some(&PostStart::Failed);
+            || agent.memory.actuated.restarts.contains(id)
+            || agent.memory.post_start.get(id) == Some(&PostStart::Failed);
         let Some(sidecar) = sidecar.filter(|_| !own_fault) else { return };
         let grace = SignedDuration::from_secs(if agent.memory.evicted.is_some() { 1 } else { 30 });
         let in_time = agent.memory.stopping.get(id).is_none_or(|began| at(self.steady) < *began + grace);
@@ -329,7 +330,10 @@ impl World {
             let probed = self.probed.contains(&before.id);
             let resized = agent.memory.actuated.restarts.contains(&before.id);
             let wanted = resized
-                || restarts_after(&self.pod, &container, exit.code) || probed || before.spec_hash != spec_hash || before.sandbox != sandbox;
+                || restarts_after(&self.pod, &container, exit.code)
+                || probed
+                || before.spec_hash != spec_hash
+                || before.sandbox != sandbox;
             if !wanted {
                 self.fail(&format!("{name} restarted without a cause"));
             }
