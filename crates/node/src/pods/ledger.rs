@@ -18,7 +18,7 @@ use tracing::{debug, info};
 use super::checkpoint::Checkpoint;
 use super::room::Room;
 use super::runtime::PodRuntime;
-use super::store::runs;
+use super::store::{PodStore, runs};
 
 /// The admitted pods.
 #[derive(Default)]
@@ -81,6 +81,80 @@ pub(super) fn with_allocation(pod: &Arc<Pod>, allocation: &Allocation) -> Arc<Po
     Arc::new(given)
 }
 
+impl Ledger {
+    fn allocation(&self, uid: &PodUid) -> Option<&Allocation> {
+        self.0.get(uid)?.allocation.as_ref()
+    }
+
+    /// The other pods that take up resources of the node, each with what it was given.
+    fn others(&self, uid: &PodUid, pods: &PodStore) -> Vec<Arc<Pod>> {
+        let others = self.0.iter().filter(|(other, _)| *other != uid);
+        let shown = others.filter_map(|(other, entry)| Some((pods.by_uid(other).or_else(|| entry.then.clone())?, entry)));
+        let active = shown.filter(|(pod, _)| is_active(pod));
+        active.map(|(pod, entry)| entry.allocation.as_ref().map_or_else(|| pod.clone(), |given| with_allocation(&pod, given))).collect()
+    }
+
+    /// Notes what the pod asks for; true if nobody has decided on it yet.
+    fn note_wish(&mut self, uid: &PodUid, pod: &Arc<Pod>) -> bool {
+        let entry = self.0.entry(uid.clone()).or_default();
+        if !entry.allocation.get_or_insert_with(|| Allocation::of(pod)).differs(pod) {
+            entry.pending = None;
+            return false;
+        }
+        match &mut entry.pending {
+            Some(pending) if !Allocation::of(&pending.pod).differs(pod) => {
+                pending.pod = pod.clone();
+                false
+            }
+            pending => {
+                *pending = Some(Pending { pod: pod.clone(), refusal: None, since: None });
+                true
+            }
+        }
+    }
+
+    fn given(&self, uid: &PodUid, pod: &Pod) -> Given {
+        self.0.get(uid).map(|entry| entry.given(pod)).unwrap_or_else(|| Entry::default().given(pod))
+    }
+
+    /// Decides on all that wait. Returns the pods about which something is new.
+    fn try_pending(&mut self, pods: &PodStore, judge: &dyn Fn(&Pod, &[Arc<Pod>]) -> Result<Admission, Rejected>) -> Vec<PodUid> {
+        let pending = self.0.iter().filter_map(|(uid, entry)| {
+            let (pending, allocation) = (entry.pending.as_ref()?, entry.allocation.as_ref()?);
+            Some((uid.clone(), pending.pod.clone(), allocation.clone(), pending.since))
+        });
+        let pending: Vec<_> = pending.collect();
+        let by_reference: Vec<_> = pending.iter().map(|(_, pod, allocation, since)| (&**pod, allocation, *since)).collect();
+        let mut changed = Vec::new();
+        for place in in_order(&by_reference) {
+            let (uid, pod, ..) = &pending[place];
+            let verdict = judge(pod, &self.others(uid, pods));
+            let Some(entry) = self.0.get_mut(uid) else { continue };
+            match verdict {
+                Ok(Admission::Fits) => {
+                    info!(uid = uid.as_str(), generation = pod.metadata.generation, "a resize is given");
+                    entry.allocation = Some(Allocation::of(pod));
+                    entry.generation = pod.metadata.generation;
+                    entry.pending = None;
+                    changed.push(uid.clone());
+                }
+                // Others go for it, and it is looked at again when they have ended.
+                Ok(Admission::After(_)) => {}
+                Err(Rejected { reason, message }) => {
+                    debug!(uid = uid.as_str(), reason, message, "a resize is not given now");
+                    let refusal = Some(PendingResize { cause: reason, message, generation: pod.metadata.generation });
+                    if let Some(pending) = entry.pending.as_mut().filter(|pending| pending.refusal != refusal) {
+                        pending.refusal = refusal;
+                        pending.since.get_or_insert_with(Timestamp::now);
+                        changed.push(uid.clone());
+                    }
+                }
+            }
+        }
+        changed
+    }
+}
+
 impl PodRuntime {
     fn books(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
@@ -102,11 +176,8 @@ impl PodRuntime {
     /// room is kept for it from now on.
     pub(super) fn admit(&self, pod: &Arc<Pod>, uid: &PodUid) -> Result<Option<Room>, Rejected> {
         let mut ledger = self.books();
-        let pod = &match ledger.0.get(uid).and_then(|entry| entry.allocation.as_ref()) {
-            Some(allocation) => with_allocation(pod, allocation),
-            None => pod.clone(),
-        };
-        let others = self.others(&ledger, uid);
+        let pod = &ledger.allocation(uid).map_or_else(|| pod.clone(), |allocation| with_allocation(pod, allocation));
+        let others = ledger.others(uid, &self.store.reader());
         let admission = self.fits(pod, &others)?;
         for warning in super::admission::warnings(pod) {
             self.warn(pod, None, "UnsupportedField", warning);
@@ -124,15 +195,6 @@ impl PodRuntime {
         let refs: Vec<&Pod> = others.iter().map(AsRef::as_ref).collect();
         let node = self.node.borrow().clone();
         super::admission::admit(pod, &node, &refs, &self.settings, *self.shutdown.borrow())
-    }
-
-    /// The other pods that take up resources of the node, each with what it was given.
-    fn others(&self, ledger: &Ledger, uid: &PodUid) -> Vec<Arc<Pod>> {
-        let reader = self.store.reader();
-        let others = ledger.0.iter().filter(|(other, _)| *other != uid);
-        let shown = others.filter_map(|(other, entry)| Some((reader.by_uid(other).or_else(|| entry.then.clone())?, entry)));
-        let active = shown.filter(|(pod, _)| is_active(pod));
-        active.map(|(pod, entry)| entry.allocation.as_ref().map_or_else(|| pod.clone(), |given| with_allocation(&pod, given))).collect()
     }
 
     /// Why a pod that had to wait does not come after all.
@@ -157,21 +219,8 @@ impl PodRuntime {
     /// What the pod is given of what it asks for. What was not asked for before is decided on now, and with it whatever waits.
     pub(super) fn ask(&self, uid: &PodUid, pod: &Arc<Pod>) -> Given {
         let mut ledger = self.books();
-        let entry = ledger.0.entry(uid.clone()).or_default();
-        let differs = entry.allocation.get_or_insert_with(|| Allocation::of(pod)).differs(pod);
-        if !differs {
-            entry.pending = None;
-            return entry.given(pod);
-        }
-        match &mut entry.pending {
-            Some(pending) if !Allocation::of(&pending.pod).differs(pod) => {
-                pending.pod = pod.clone();
-                return entry.given(pod);
-            }
-            pending => *pending = Some(Pending { pod: pod.clone(), refusal: None, since: None }),
-        }
-        let changed = self.try_pending(&mut ledger);
-        let given = ledger.0.get(uid).map(|entry| entry.given(pod)).unwrap_or_else(|| Entry::default().given(pod));
+        let changed = if ledger.note_wish(uid, pod) { self.try_pending(&mut ledger) } else { Vec::new() };
+        let given = ledger.given(uid, pod);
         drop(ledger);
         self.tell(changed.iter().filter(|other| *other != uid));
         given
@@ -187,45 +236,20 @@ impl PodRuntime {
         uids.for_each(|uid| self.subscribers.reallocated(uid));
     }
 
-    /// Returns the pods about which something is new. Before every pod of the node is known, nobody gets what others may have.
+    /// Before every pod of the node is known, nobody gets what others may have.
     fn try_pending(&self, ledger: &mut Ledger) -> Vec<PodUid> {
-        let mut changed = Vec::new();
         if !*self.synced.borrow() {
-            return changed;
+            return Vec::new();
         }
-        let pending = ledger.0.iter().filter_map(|(uid, entry)| {
-            let (pending, allocation) = (entry.pending.as_ref()?, entry.allocation.as_ref()?);
-            Some((uid.clone(), pending.pod.clone(), allocation.clone(), pending.since))
-        });
-        let pending: Vec<_> = pending.collect();
-        let by_reference: Vec<_> = pending.iter().map(|(_, pod, allocation, since)| (&**pod, allocation, *since)).collect();
-        for place in in_order(&by_reference) {
-            let (uid, pod, ..) = &pending[place];
-            let others = self.others(ledger, uid);
-            let verdict = self.fits(pod, &others);
-            let Some(entry) = ledger.0.get_mut(uid) else { continue };
-            match verdict {
-                Ok(Admission::Fits) => {
-                    info!(uid = uid.as_str(), generation = pod.metadata.generation, "a resize is given");
-                    entry.allocation = Some(Allocation::of(pod));
-                    entry.generation = pod.metadata.generation;
-                    entry.pending = None;
-                    changed.push(uid.clone());
-                }
-                // It is looked at again when they have ended.
-                Ok(Admission::After(preemption)) => drop(Room::make(&preemption, &others, &self.subscribers, &self.store.reader())),
-                Err(Rejected { reason, message }) => {
-                    debug!(uid = uid.as_str(), reason, message, "a resize is not given now");
-                    let refusal = Some(PendingResize { cause: reason, message, generation: pod.metadata.generation });
-                    if let Some(pending) = entry.pending.as_mut().filter(|pending| pending.refusal != refusal) {
-                        pending.refusal = refusal;
-                        pending.since.get_or_insert_with(Timestamp::now);
-                        changed.push(uid.clone());
-                    }
-                }
+        let pods = self.store.reader();
+        let judge = |pod: &Pod, others: &[Arc<Pod>]| {
+            let admission = self.fits(pod, others)?;
+            if let Admission::After(preemption) = &admission {
+                Room::make(preemption, others, &self.subscribers, &pods);
             }
-        }
-        changed
+            Ok(admission)
+        };
+        ledger.try_pending(&pods, &judge)
     }
 }
 
@@ -233,3 +257,6 @@ impl PodRuntime {
 pub(super) fn is_active(pod: &Pod) -> bool {
     !matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Failed" | "Succeeded")) || runs(pod)
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,7 +22,6 @@ use tracing::{Instrument as _, debug, error_span, info};
 
 use self::observation::Observation;
 use self::outcome::Outcome;
-use super::checkpoint::Checkpoint;
 use super::inventory::Sighting;
 use super::ledger::is_active;
 use super::probes::{ProbeId, Probers};
@@ -282,28 +281,6 @@ impl Worker {
     fn reject(&mut self, wanted: &Wanted, rejected: Rejected) {
         self.runtime.warn(&wanted.pod, None, &rejected.reason, rejected.message.clone());
         self.memory.rejected = Some(Rejected { message: format!("Pod was rejected: {}", rejected.message), reason: rejected.reason });
-    }
-
-    /// Before anything is done: what was given is not given again to others.
-    async fn checkpoint(&mut self, wanted: &Wanted) {
-        if self.memory.removed || self.memory.rejected.is_some() {
-            return;
-        }
-        let same = self.checkpointed.as_ref().is_some_and(|(c, allocation, actuated)| {
-            *allocation == self.allocation
-                && *actuated == self.memory.actuated
-                && c.metadata.generation == wanted.pod.metadata.generation
-                && c.spec == wanted.pod.spec
-                && c.metadata.labels == wanted.pod.metadata.labels
-                && c.metadata.deletion_timestamp == wanted.pod.metadata.deletion_timestamp
-        });
-        if same {
-            return;
-        }
-        let (allocation, actuated) = (self.allocation.clone(), self.memory.actuated.clone());
-        self.checkpointed = Some((wanted.pod.clone(), allocation.clone(), actuated.clone()));
-        let checkpoint = Checkpoint { from_file: wanted.source == Source::File, pod: (*wanted.pod).clone(), allocation, actuated };
-        self.runtime.checkpoint(&self.uid, checkpoint).await;
     }
 
     /// The pod with the best status known: our own, foreign conditions from the API server, and its terminal phase.

@@ -1,4 +1,4 @@
-//! What the pod is given, and what is told of it.
+//! What the pod is given, what is kept of that, and what is told of it.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,9 @@ use tracing::warn;
 use super::outcome::after;
 use super::{Wanted, Worker};
 use crate::pods::actions::{ResizeFailure, Resized};
+use crate::pods::checkpoint::Checkpoint;
 use crate::pods::ledger::with_allocation;
+use crate::pods::sources::Source;
 
 /// How often a resize that is pending is tried again where nothing has become free that anybody has seen.
 const RETRY_PENDING: Duration = Duration::from_secs(30);
@@ -54,6 +56,28 @@ impl Worker {
             None => self.memory.resize.pending = None,
         }
         Wanted { pod, ..asked.clone() }
+    }
+
+    /// Before anything is done: what was given is not given again to others.
+    pub(super) async fn checkpoint(&mut self, wanted: &Wanted) {
+        if self.memory.removed || self.memory.rejected.is_some() {
+            return;
+        }
+        let same = self.checkpointed.as_ref().is_some_and(|(c, allocation, actuated)| {
+            *allocation == self.allocation
+                && *actuated == self.memory.actuated
+                && c.metadata.generation == wanted.pod.metadata.generation
+                && c.spec == wanted.pod.spec
+                && c.metadata.labels == wanted.pod.metadata.labels
+                && c.metadata.deletion_timestamp == wanted.pod.metadata.deletion_timestamp
+        });
+        if same {
+            return;
+        }
+        let (allocation, actuated) = (self.allocation.clone(), self.memory.actuated.clone());
+        self.checkpointed = Some((wanted.pod.clone(), allocation.clone(), actuated.clone()));
+        let checkpoint = Checkpoint { from_file: wanted.source == Source::File, pod: (*wanted.pod).clone(), allocation, actuated };
+        self.runtime.checkpoint(&self.uid, checkpoint).await;
     }
 
     /// What a decision says of a resize.
