@@ -94,6 +94,11 @@ impl CgroupError {
         matches!(self, Self::Remove { source, .. } if source.raw_os_error() == Some(Errno::BUSY.raw_os_error()))
     }
 
+    /// Whether the kernel calls the value invalid: of a CPU quota on v1 also where a group in it has more, or the one around it less.
+    pub fn is_invalid(&self) -> bool {
+        matches!(self, Self::Set { source, .. } if source.raw_os_error() == Some(Errno::INVAL.raw_os_error()))
+    }
+
     /// Whether there is no such group (any more).
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Read { source, .. } | Self::Set { source, .. } if source.kind() == io::ErrorKind::NotFound || source.raw_os_error() == Some(Errno::NODEV.raw_os_error()))

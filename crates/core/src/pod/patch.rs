@@ -1,7 +1,7 @@
 //! A status as a strategic-merge patch.
 //!
 //! The lists of container statuses are atomic: the API server replaces them whole, and would take a `$patch` directive for one
-//! more container. The lists of addresses and the pod's resources are merged by address and name, so that an old one would stay: they ask to be replaced. Fields
+//! more container. The lists of addresses are merged by address, so that an old one would stay: they ask to be replaced. Fields
 //! that must vanish are sent as null.
 
 use k8s_openapi::api::core::v1::PodStatus;
@@ -21,10 +21,16 @@ pub fn status_patch(uid: &str, status: &PodStatus) -> Value {
             items.insert(0, json!({"$patch": "replace"}));
         }
     }
-    for map in ["allocatedResources", "resources"] {
-        match out.get_mut(map) {
-            Some(Value::Object(fields)) => drop(fields.insert("$patch".to_owned(), json!("replace"))),
-            _ => drop(out.insert(map.to_owned(), Value::Null)),
+    if let Some(Value::Object(resources)) = out.get_mut("resources") {
+        for list in ["limits", "requests"] {
+            match resources.get_mut(list) {
+                Some(Value::Object(amounts)) => {
+                    for name in ["cpu", "memory"] {
+                        amounts.entry(name).or_insert(Value::Null);
+                    }
+                }
+                _ => drop(resources.insert(list.to_owned(), Value::Null)),
+            }
         }
     }
     if let Some(Value::Array(conditions)) = out.get_mut("conditions") {

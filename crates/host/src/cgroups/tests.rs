@@ -75,6 +75,22 @@ fn memory_goes_up_and_down_with_no_swap_beside_it() {
 }
 
 #[test]
+fn on_v1_no_group_has_more_than_the_one_around_it() {
+    let group = Group::new("quota");
+    let limits = |quota| Limits { cpu_quota: Some(quota), ..Limits::default() };
+    ensure(&group.pod(), &limits(20_000)).unwrap();
+    ensure(&format!("{}/c", group.pod()), &limits(20_000)).unwrap();
+    let lower = update(&group.pod(), &limits(10_000));
+    if layout().unwrap().hierarchy("cpu").unwrap().unified {
+        lower.unwrap();
+    } else {
+        assert!(lower.unwrap_err().is_invalid());
+        update(&format!("{}/c", group.pod()), &limits(10_000)).unwrap();
+        update(&group.pod(), &limits(10_000)).unwrap();
+    }
+}
+
+#[test]
 fn processes_are_counted_and_keep_their_group_until_they_end() {
     let group = Group::new("counters");
     ensure(&group.pod(), &Limits::default()).unwrap();

@@ -26,12 +26,14 @@ pub struct Ledger(BTreeMap<PodUid, Entry>);
 
 #[derive(Default)]
 struct Entry {
-    /// One that this run has admitted, as it was then: its worker shows it a moment later.
+    /// As it was when this run has admitted it, or an earlier one has written it down: its worker shows it a moment later.
     then: Option<Arc<Pod>>,
     /// `None`: all that it asks for, whatever that is.
     allocation: Option<Allocation>,
     /// `metadata.generation` of the spec that the allocation is of.
     generation: Option<i64>,
+    /// Its source has it no more. As for the kubelet it makes room at once, although it still has to end.
+    gone: bool,
     /// What it asks for beyond.
     pending: Option<Pending>,
     /// What an earlier run has told the kernel.
@@ -88,7 +90,7 @@ impl Ledger {
 
     /// The other pods that take up resources of the node, each with what it was given.
     fn others(&self, uid: &PodUid, pods: &PodStore) -> Vec<Arc<Pod>> {
-        let others = self.0.iter().filter(|(other, _)| *other != uid);
+        let others = self.0.iter().filter(|(other, entry)| *other != uid && !entry.gone);
         let shown = others.filter_map(|(other, entry)| Some((pods.by_uid(other).or_else(|| entry.then.clone())?, entry)));
         let active = shown.filter(|(pod, _)| is_active(pod));
         active.map(|(pod, entry)| entry.allocation.as_ref().map_or_else(|| pod.clone(), |given| with_allocation(&pod, given))).collect()
@@ -163,7 +165,8 @@ impl PodRuntime {
     /// What an earlier run has given a pod.
     pub(super) fn restore(&self, checkpoint: &Checkpoint) {
         let allocation = checkpoint.allocation.clone().unwrap_or_else(|| Allocation::of(&checkpoint.pod));
-        let entry = Entry { allocation: Some(allocation), restored: checkpoint.actuated.clone(), ..Entry::default() };
+        let then = Some(Arc::new(checkpoint.pod.clone()));
+        let entry = Entry { then, allocation: Some(allocation), restored: checkpoint.actuated.clone(), ..Entry::default() };
         self.books().0.insert(pod_uid(&checkpoint.pod), entry);
     }
 
@@ -214,6 +217,16 @@ impl PodRuntime {
         self.books().0.remove(uid);
         self.store.remove(uid);
         self.retry_resizes();
+    }
+
+    /// Whether the source of a pod still has it.
+    pub(super) fn note_source(&self, uid: &PodUid, present: bool) {
+        if let Some(entry) = self.books().0.get_mut(uid) {
+            entry.gone = !present;
+        }
+        if !present {
+            self.retry_resizes();
+        }
     }
 
     /// What the pod is given of what it asks for. What was not asked for before is decided on now, and with it whatever waits.

@@ -115,6 +115,7 @@ impl PodManager {
                 if let Some(worker) = self.workers.get(&uid) {
                     worker.send_modify(|w| w.present = false);
                 }
+                self.runtime.note_source(&uid, false);
             }
             PodUpdate::Synced(source) => {
                 self.unsynced.remove(&source);
@@ -130,6 +131,7 @@ impl PodManager {
                     if let Some(worker) = self.workers.get(&uid) {
                         worker.send_modify(|w| w.present = false);
                     }
+                    self.runtime.note_source(&uid, false);
                 }
                 self.remembered.retain(|_, c| c.source() != source);
                 if self.unsynced.is_empty() {
@@ -162,6 +164,7 @@ impl PodManager {
         let named = self.named.contains(&uid);
         let wanted = Wanted { pod, source, present, named, mirror_uid };
         if let Some(worker) = self.workers.get(&uid) {
+            self.runtime.note_source(&uid, present);
             worker.send_replace(wanted);
             return;
         }

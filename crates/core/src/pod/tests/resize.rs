@@ -118,6 +118,11 @@ fn a_container_restarts_where_its_policy_says_so() {
     let [Action::Resize(resizing)] = &grows.actions[..] else { panic!("{:?}", grows.actions) };
     assert_eq!(resizing.steps, [ResizeStep::PodCpuShares { shares: 204 }]);
     assert_eq!(grows.status.phase.as_deref(), Some("Running"));
+    // The API server takes a container that has ended for good as ended for good.
+    let state = |plan: &Plan| (status(plan).state.clone().unwrap(), status(plan).last_state.clone().unwrap());
+    let (now, last) = state(&grows);
+    assert_eq!(now.waiting.unwrap().reason.as_deref(), Some("ContainerCreating"));
+    assert_eq!(last.terminated.unwrap().exit_code, 0);
     resizing.steps.iter().for_each(|step| memory.actuated.apply(step));
     let starts = plan(&after, &ended, &memory, at(3));
     assert!(matches!(&starts.actions[..], [Action::StartContainer { attempt: 1, .. }]), "{:?}", starts.actions);

@@ -2,6 +2,8 @@
 //! version (before 5.4 what is left out falls back to defaults) and which would have to be up for it.
 
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube_pet_core::ids::ContainerId;
@@ -10,6 +12,9 @@ use kube_pet_host::cgroups::{self, CgroupError, Detail, Limits, UNLIMITED};
 
 use crate::instruments;
 use crate::pods::runtime::PodRuntime;
+
+/// How long the cgroup of a container that has ended is waited for to go.
+const ENDED_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How far a resize came.
 #[derive(Debug, Default)]
@@ -72,7 +77,7 @@ fn act(pod: &str, step: &ResizeStep) -> Result<(), ResizeFailure> {
     let number = |value: i64| u64::try_from(value).unwrap_or(0);
     match step {
         ResizeStep::PodMemory { limit } => cgroups::update(pod, &Limits { memory: Some(number(*limit)), ..Limits::default() })?,
-        ResizeStep::PodCpuQuota { quota } => cgroups::update(pod, &Limits { cpu_quota: Some(number(*quota)), ..Limits::default() })?,
+        ResizeStep::PodCpuQuota { quota } => set_quota(pod, number(*quota))?,
         ResizeStep::PodCpuShares { shares } => cgroups::update(pod, &Limits { cpu_shares: Some(*shares), ..Limits::default() })?,
         ResizeStep::ContainerMemory { id, limit, .. } => {
             if let Some(limit) = limit {
@@ -88,9 +93,20 @@ fn act(pod: &str, step: &ResizeStep) -> Result<(), ResizeFailure> {
     Ok(())
 }
 
-/// A container's cgroup, by whatever name Podman has given it.
+/// On cgroup v1 a pod has no less than any group in it, and the group of a container that has just ended is there for a moment more.
+fn set_quota(pod: &str, quota: u64) -> Result<(), CgroupError> {
+    let deadline = Instant::now() + ENDED_PATIENCE;
+    loop {
+        match cgroups::update(pod, &Limits { cpu_quota: Some(quota), ..Limits::default() }) {
+            Err(error) if error.is_invalid() && Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
+            done => return done,
+        }
+    }
+}
+
+/// A container's cgroup, by whatever name Podman has given it; not the one of its conmon.
 fn cgroup_of(pod: &str, id: &ContainerId) -> Result<String, ResizeFailure> {
     let children = cgroups::children(pod)?;
-    let own = children.iter().find(|name| name.contains(id.as_str()));
+    let own = children.iter().find(|name| name.contains(id.as_str()) && !name.contains("conmon"));
     own.map(|name| format!("{pod}/{name}")).ok_or_else(|| ResizeFailure::Gone(id.clone()))
 }

@@ -101,6 +101,22 @@ fn one_that_shrinks_makes_room_for_those_that_wait_in_their_order() {
 }
 
 #[test]
+fn a_pod_that_its_source_has_no_more_makes_room_before_it_has_ended() {
+    let mut bed = Bed::new(&[&pod("a", "1500m", 1), &pod("b", "500m", 1)]);
+    assert!(bed.ask(&pod("b", "1", 2)).0.waits);
+    bed.ledger.0.get_mut(&PodUid::from("a")).unwrap().gone = true;
+    assert_eq!(bed.retry(), ["b"]);
+}
+
+#[test]
+fn what_an_earlier_run_has_given_counts_before_its_pod_is_looked_after() {
+    let mut bed = Bed::new(&[&pod("b", "500m", 1)]);
+    let (then, allocation) = (Some(pod("a", "1500m", 1)), Some(Allocation::of(&pod("a", "1500m", 1))));
+    bed.ledger.0.insert("a".into(), Entry { then, allocation, ..Entry::default() });
+    assert!(bed.ask(&pod("b", "1", 2)).0.refusal.is_some());
+}
+
+#[test]
 fn the_end_of_a_pod_makes_room() {
     let mut bed = Bed::new(&[&pod("a", "1500m", 1), &pod("b", "500m", 1)]);
     assert!(bed.ask(&pod("b", "1", 2)).0.waits);
