@@ -137,6 +137,11 @@ impl Actuated {
         }
     }
 
+    /// Whether what was written down misses something of `now`. That a cgroup was made with what was given goes without saying.
+    pub fn is_outdated(&self, now: &Self) -> bool {
+        (&self.containers, &self.restarts) != (&now.containers, &now.restarts) || self.pod.is_some() && self.pod != now.pod
+    }
+
     /// Forgets containers that are gone.
     pub fn keep_only(&mut self, there: impl Fn(&ContainerId) -> bool) {
         self.containers.retain(|id, _| there(id));

@@ -135,6 +135,17 @@ fn an_allocation_stands_in_for_the_spec_until_another_is_given() {
 }
 
 #[test]
+fn what_is_written_down_again() {
+    let pod = |quota| Some(PodAmounts { cpu_shares: 2, cpu_quota: quota, memory_limit: None });
+    let of = |pod| Actuated { pod, ..Actuated::default() };
+    assert!(!of(None).is_outdated(&of(pod(None))), "each pod's start would cost a write");
+    assert!(of(pod(None)).is_outdated(&of(pod(Some(1)))));
+    let mut restarts = of(None);
+    restarts.restarts.insert("c".into());
+    assert!(of(None).is_outdated(&restarts));
+}
+
+#[test]
 fn memory_in_use_is_above_no_new_limit() {
     let check = MemoryCheck { container: Some((ContainerId::from("1"), "c".into())), limit: 100 };
     assert_eq!(check.verdict(99), None);

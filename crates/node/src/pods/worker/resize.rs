@@ -65,7 +65,7 @@ impl Worker {
         }
         let same = self.checkpointed.as_ref().is_some_and(|(c, allocation, actuated)| {
             *allocation == self.allocation
-                && *actuated == self.memory.actuated
+                && !actuated.is_outdated(&self.memory.actuated)
                 && c.metadata.generation == wanted.pod.metadata.generation
                 && c.spec == wanted.pod.spec
                 && c.metadata.labels == wanted.pod.metadata.labels
