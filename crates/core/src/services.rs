@@ -16,7 +16,7 @@ mod objects;
 
 pub use compiler::{Changes, Compiler, Event, HealthCheck};
 pub use host_ports::host_ports;
-pub use kube_pet_rules::services::{Address, Forward, Frontend, Protocol, Rule};
+pub use kube_pet_rules::services::{Address, Forward, Frontend, Protocol, Rule, Rules};
 pub use kube_pet_rules::{Family, Network};
 pub use objects::{Endpoint, HostPort, Service, ServicePort, Slice, SlicePort};
 

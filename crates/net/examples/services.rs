@@ -111,7 +111,7 @@ fn measure(count: u32) -> Result<(), Failure> {
     }
     let desired = table.rules().clone();
     let start = Instant::now();
-    let again = ServiceTable::open(config(), OwnChanges::default())?.reconcile(&desired)?;
+    let again = ServiceTable::open(config(), OwnChanges::default())?.reconcile(desired)?;
     let again_in = start.elapsed();
     if again != Repaired::default() {
         return Err(format!("a second start changed something: {again:?}").into());

@@ -16,12 +16,12 @@ use std::net::SocketAddr;
 use tracing::{debug, warn};
 
 pub use conntrack::set_timeouts;
-pub use kube_pet_rules::services::{Address, Forward, Frontend, Protocol, Rule};
+pub use kube_pet_rules::services::{Address, Forward, Frontend, Protocol, Rule, Rules};
 pub use kube_pet_rules::{Family, Network};
 
 use crate::nft::batch::Element;
 use crate::tables::{Condition, OwnChanges, OwnTable, Repaired, TableError, Unusable};
-use elements::{Place, Set, elements, endpoint_key, endpoint_of, endpoint_value, frontend_key, keep_places, to_of, usable};
+use elements::{Place, Set, Shared, elements, endpoint_key, endpoint_of, endpoint_value, frontend_key, keep_places, to_of, usable};
 
 /// What the table depends on. A table that was made with another configuration is replaced, in one step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,13 +48,13 @@ pub struct Config {
 pub struct ServiceTable {
     table: OwnTable,
     config: Config,
-    rules: BTreeMap<Frontend, Rule>,
+    rules: Rules,
     /// Sets that were made because they were needed.
     made: BTreeSet<Set>,
     /// With more of them, those that nobody uses any more are taken away.
     crowded: usize,
     /// How many frontends share an element.
-    shared: HashMap<Place, u32>,
+    shared: HashMap<Shared, u32>,
 }
 
 /// So many sets that nobody uses may be there: the next change may need one again.
@@ -96,7 +96,7 @@ impl ServiceTable {
         Ok(Self {
             table: OwnTable::open(&config.table, changes)?,
             config,
-            rules: BTreeMap::new(),
+            rules: Rules::default(),
             made: BTreeSet::new(),
             crowded: SPARE,
             shared: HashMap::new(),
@@ -104,9 +104,9 @@ impl ServiceTable {
     }
 
     /// Makes the kernel have exactly these rules, and changes only what differs: connections go on meanwhile. In one step, or not at all.
-    pub fn reconcile(&mut self, desired: &BTreeMap<Frontend, Rule>) -> Result<Repaired, TableError> {
+    pub fn reconcile(&mut self, desired: impl Into<Rules>) -> Result<Repaired, TableError> {
         self.table.forget();
-        self.rules.clone_from(desired);
+        self.rules = desired.into();
         self.repair()
     }
 
@@ -119,7 +119,8 @@ impl ServiceTable {
         let mut found = read.unwrap_or_default();
         self.made = found.made;
         let mut plan = Plan { unused: self.made.clone(), ..Plan::default() };
-        for (frontend, rule) in &mut self.rules {
+        let Self { rules, shared: counts, config, .. } = self;
+        rules.for_each_mut(|frontend, rule| {
             let key = frontend_key(frontend);
             let old = |lane| {
                 (0..)
@@ -136,15 +137,8 @@ impl ServiceTable {
             arrange(frontend, rule, old);
             let remembered = affinity_of(frontend, rule).is_some_and(|place| found.elements.contains_key(&place));
             plan.remember_to_forget(frontend, &before, remembered, Some(rule));
-            let wanted = elements(frontend, rule, &self.config.local_pods);
-            let mut shared = Vec::new();
-            for place in wanted.shared {
-                let count = self.shared.entry(place.clone()).or_default();
-                *count += 1;
-                if *count == 1 {
-                    shared.push((place, Box::default()));
-                }
-            }
+            let wanted = elements(frontend, rule, &config.local_pods);
+            let shared = wanted.shared.into_iter().filter(|shared| first(counts, *shared)).map(|shared| (shared.place(), Box::default()));
             for (place, value) in wanted.own.into_iter().chain(shared) {
                 plan.unused.remove(&place.set);
                 match found.elements.remove(&place) {
@@ -156,11 +150,11 @@ impl ServiceTable {
                     None => plan.add.push((place, value)),
                 }
             }
-        }
+        });
         for place in found.elements.keys() {
             if let Set::Count(elements::Lane { family, .. }, _) | Set::Affinity(family, ..) = place.set
                 && let Some(frontend) = elements::frontend_of(family, &place.key)
-                && !self.rules.contains_key(&frontend)
+                && !self.rules.contains(&frontend)
             {
                 plan.remember_to_forget(&frontend, &[SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), 0)], true, None);
             }
@@ -201,8 +195,8 @@ impl ServiceTable {
             return Ok(());
         }
         let mut unused = self.made.clone();
-        for (frontend, rule) in &self.rules {
-            for (place, _) in &elements(frontend, rule, &[]).own {
+        for (frontend, rule) in self.rules.iter() {
+            for (place, _) in &elements(frontend, &rule, &[]).own {
                 unused.remove(&place.set);
             }
         }
@@ -222,7 +216,7 @@ impl ServiceTable {
     }
 
     /// What it should hold.
-    pub fn rules(&self) -> &BTreeMap<Frontend, Rule> {
+    pub fn rules(&self) -> &Rules {
         &self.rules
     }
 
@@ -232,8 +226,10 @@ impl ServiceTable {
             arrange(frontend, &mut rule, |lane: elements::Lane| endpoints_of(old.as_ref(), lane.inside).to_vec());
             rule
         });
+        if let Some(rule) = &new {
+            self.rules.insert(*frontend, rule);
+        }
         if old == new {
-            self.rules.extend(new.map(|rule| (*frontend, rule)));
             return;
         }
         let of = |rule: &Option<Rule>| rule.as_ref().map(|r| elements(frontend, r, &self.config.local_pods)).unwrap_or_default();
@@ -242,24 +238,21 @@ impl ServiceTable {
         let there: HashMap<&Place, &[u8]> = before.own.iter().map(|(place, value)| (place, &**value)).collect();
         plan.remove.extend(before.own.iter().filter(|(p, v)| kept.get(p) != Some(&&**v)).map(|(p, _)| p.clone()));
         plan.add.extend(after.own.iter().filter(|(p, v)| there.get(p) != Some(&&**v)).cloned());
-        for place in after.shared {
-            let count = self.shared.entry(place.clone()).or_default();
-            *count += 1;
-            if *count == 1 {
-                plan.add.push((place, Box::default()));
+        for shared in after.shared {
+            if first(&mut self.shared, shared) {
+                plan.add.push((shared.place(), Box::default()));
             }
         }
-        for place in before.shared {
-            let Some(count) = self.shared.get_mut(&place) else { continue };
+        for shared in before.shared {
+            let Some(count) = self.shared.get_mut(&shared) else { continue };
             *count -= 1;
             if *count == 0 {
-                self.shared.remove(&place);
-                plan.remove.push(place);
+                self.shared.remove(&shared);
+                plan.remove.push(shared.place());
             }
         }
         let before = [false, true].map(|inside| endpoints_of(old.as_ref(), inside)).concat();
         plan.remember_to_forget(frontend, &before, remembers(old.as_ref()), new.as_ref());
-        self.rules.extend(new.map(|rule| (*frontend, rule)));
     }
 
     fn commit(&mut self, plan: &Plan, rebuild: Option<Unusable>) -> Result<(), TableError> {
@@ -311,7 +304,7 @@ impl ServiceTable {
             let serving: HashMap<Vec<u8>, Vec<Vec<u8>>> = of_set
                 .map(|frontend| {
                     let rule = self.rules.get(frontend).filter(|rule| remembers(Some(rule)));
-                    let values = [false, true].into_iter().flat_map(|inside| endpoints_of(rule, inside)).map(endpoint_value);
+                    let values = [false, true].into_iter().flat_map(|inside| endpoints_of(rule.as_ref(), inside)).map(endpoint_value);
                     (frontend_key(frontend), values.collect())
                 })
                 .collect();
@@ -333,6 +326,13 @@ impl ServiceTable {
         }
         Ok(())
     }
+}
+
+/// Counts one more frontend that shares it; whether it is the first one.
+fn first(counts: &mut HashMap<Shared, u32>, shared: Shared) -> bool {
+    let count = counts.entry(shared).or_default();
+    *count += 1;
+    *count == 1
 }
 
 /// Whether the same client goes to the same endpoint again.

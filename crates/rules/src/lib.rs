@@ -2,6 +2,7 @@
 //! neither of the two knows the other.
 
 pub mod networks;
+pub mod packed;
 pub mod policies;
 pub mod services;
 

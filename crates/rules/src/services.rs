@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::networks::{Family, Network};
 
+mod rules;
+
+pub use rules::Rules;
+
 /// A protocol with ports, with its number (IANA).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -79,7 +83,7 @@ pub enum Address {
 }
 
 /// What becomes of the packets.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rule {
     /// They go to an endpoint.
     Forward(Forward),
@@ -90,7 +94,7 @@ pub enum Rule {
 }
 
 /// Endpoints, and how they are reached.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forward {
     /// For traffic from outside, and for all where `inside` is `None`. Their order has no meaning; those of another family than the
     /// frontend's are left out. Empty: that traffic is dropped.

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::claims::{self, Claim, Owner, Precedence};
+use super::claims::{self, Claim, Owner};
 use super::objects::{HostPort, Service, Slice};
 use kube_pet_rules::Family;
-use kube_pet_rules::services::{Frontend, Rule};
+use kube_pet_rules::packed::Packed;
+use kube_pet_rules::services::{Frontend, Rule, Rules};
 
 /// What has happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,14 +51,22 @@ pub struct HealthCheck {
 struct Entry {
     service: Option<Arc<Service>>,
     /// Sorted by key.
-    slices: Vec<Slice>,
+    slices: Vec<KeptSlice>,
 }
 
-/// Almost every frontend is wanted by one owner.
+/// A slice; its key is beside it, its Service is the entry's.
+#[derive(Debug)]
+struct KeptSlice {
+    key: Arc<str>,
+    slice: Packed<Slice>,
+}
+
+/// Almost every frontend is wanted by one owner; the box makes the others as small.
 #[derive(Debug)]
 enum Claimants {
     One(Owner),
-    Many(BTreeSet<Owner>),
+    #[allow(clippy::box_collection, reason = "a frontend of each Service has one of these")]
+    Many(Box<BTreeSet<Owner>>),
 }
 
 /// Holds the cluster's Services and slices, and the node's host ports.
@@ -79,6 +88,7 @@ impl Compiler {
         match event {
             Event::Service(service) => {
                 let key = service.key.clone();
+                self.share_key(&key);
                 self.change_entry(key, &mut changes, |entry| entry.service = Some(service));
             }
             Event::ServiceGone(key) => {
@@ -86,12 +96,15 @@ impl Compiler {
                     self.change_entry(key, &mut changes, |entry| entry.service = None);
                 }
             }
-            Event::Slice(slice) => {
+            Event::Slice(mut slice) => {
+                if let Some((known, _)) = self.entries.get_key_value(&slice.service) {
+                    slice.service = known.clone();
+                }
                 let before = self.slices.insert(slice.key.clone(), slice.service.clone());
                 if let Some(before) = before.filter(|before| *before != slice.service) {
                     self.change_entry(before, &mut changes, |entry| entry.remove(&slice.key));
                 }
-                self.change_entry(slice.service.clone(), &mut changes, |entry| entry.put(slice));
+                self.change_entry(slice.service.clone(), &mut changes, |entry| entry.put(&slice));
             }
             Event::SliceGone(key) => {
                 if let Some(service) = self.slices.remove(&key) {
@@ -123,19 +136,18 @@ impl Compiler {
         changes
     }
 
-    /// All rules as they should be, built from nothing.
-    pub fn rules(&self) -> BTreeMap<Frontend, Rule> {
-        let mut best: BTreeMap<Frontend, (Precedence, Owner, Rule)> = BTreeMap::new();
+    /// All rules as they should be. One after the other, so that no more than they need in the end is in memory on the way.
+    pub fn rules(&self) -> Rules {
         let services = self.entries.keys().cloned().map(Owner::Service);
-        for owner in services.chain(self.pods.keys().cloned().map(Owner::Pod)) {
-            for Claim { frontend, precedence, rule } in self.claims(&owner) {
-                match best.get(&frontend) {
-                    Some((other, holder, _)) if (other, holder) <= (&precedence, &owner) => {}
-                    _ => drop(best.insert(frontend, (precedence, owner.clone(), rule))),
-                }
-            }
-        }
-        best.into_iter().map(|(frontend, (_, _, rule))| (frontend, rule)).collect()
+        let owners = services.chain(self.pods.keys().cloned().map(Owner::Pod));
+        owners
+            .flat_map(|owner| self.claims(&owner).into_iter().filter(move |claim| self.wins(claim, &owner)))
+            .map(|Claim { frontend, rule, .. }| (frontend, rule))
+            .collect()
+    }
+
+    fn wins(&self, claim: &Claim, owner: &Owner) -> bool {
+        self.best_rival(&claim.frontend, owner).is_none_or(|(rival, holder)| (claim.precedence, owner) <= (rival.precedence, &holder))
     }
 
     /// The health-check node ports by the keys of their Services.
@@ -146,6 +158,18 @@ impl Compiler {
     /// How many Services are known.
     pub fn services(&self) -> usize {
         self.entries.values().filter(|entry| entry.service.is_some()).count()
+    }
+
+    /// The Service's own key is kept once, not a second time as that of its entry and slices, which may have come first.
+    fn share_key(&mut self, key: &Arc<str>) {
+        if self.entries.get_key_value(key).is_none_or(|(known, _)| Arc::ptr_eq(known, key)) {
+            return;
+        }
+        let Some(entry) = self.entries.remove(key) else { return };
+        for slice in &entry.slices {
+            self.slices.insert(slice.key.clone(), key.clone());
+        }
+        self.entries.insert(key.clone(), entry);
     }
 
     fn change_entry(&mut self, key: Arc<str>, changes: &mut Changes, change: impl FnOnce(&mut Entry)) {
@@ -168,7 +192,7 @@ impl Compiler {
     fn claims(&self, owner: &Owner) -> Vec<Claim> {
         let mut claims = match owner {
             Owner::Service(key) => match self.entries.get(key) {
-                Some(Entry { service: Some(service), slices }) => claims::of_service(service, slices, self.zone.as_deref()),
+                Some(entry @ Entry { service: Some(service), .. }) => claims::of_service(service, &entry.slices(), self.zone.as_deref()),
                 _ => Vec::new(),
             },
             Owner::Pod(uid) => self.pods.get(uid).map(|(ips, ports)| claims::of_pod(ips, ports)).unwrap_or_default(),
@@ -236,7 +260,7 @@ impl Compiler {
             Some(claimants) => {
                 let mut all = match claimants {
                     Claimants::One(other) => BTreeSet::from([other.clone()]),
-                    Claimants::Many(all) => std::mem::take(all),
+                    Claimants::Many(all) => std::mem::take(&mut **all),
                 };
                 if wanted {
                     all.insert(owner.clone());
@@ -245,15 +269,38 @@ impl Compiler {
                 }
                 *claimants = match all.first() {
                     Some(only) if all.len() == 1 => Claimants::One(only.clone()),
-                    _ => Claimants::Many(all),
+                    _ => Claimants::Many(Box::new(all)),
                 };
             }
         }
     }
 }
 
+#[cfg(test)]
+impl Compiler {
+    /// The same as [`Compiler::rules`], without what is kept in mind of who wants what.
+    pub(super) fn from_nothing(&self) -> BTreeMap<Frontend, Rule> {
+        let mut best: BTreeMap<Frontend, (claims::Precedence, Owner, Rule)> = BTreeMap::new();
+        let services = self.entries.keys().cloned().map(Owner::Service);
+        for owner in services.chain(self.pods.keys().cloned().map(Owner::Pod)) {
+            for Claim { frontend, precedence, rule } in self.claims(&owner) {
+                match best.get(&frontend) {
+                    Some((other, holder, _)) if (other, holder) <= (&precedence, &owner) => {}
+                    _ => drop(best.insert(frontend, (precedence, owner.clone(), rule))),
+                }
+            }
+        }
+        best.into_iter().map(|(frontend, (_, _, rule))| (frontend, rule)).collect()
+    }
+}
+
 impl Entry {
-    fn put(&mut self, slice: Slice) {
+    fn slices(&self) -> Vec<Slice> {
+        self.slices.iter().filter_map(|kept| Some(Slice { key: kept.key.clone(), ..kept.slice.unpack()? })).collect()
+    }
+
+    fn put(&mut self, slice: &Slice) {
+        let slice = KeptSlice { key: slice.key.clone(), slice: Packed::of(slice) };
         match self.slices.binary_search_by(|known| known.key.cmp(&slice.key)) {
             Ok(at) => self.slices[at] = slice,
             Err(at) => {
@@ -270,12 +317,14 @@ impl Entry {
     /// Endpoints that only end do not count: the load balancer shall turn away.
     fn health_check(&self) -> Option<HealthCheck> {
         let service = self.service.as_ref().filter(|service| service.proxied)?;
+        let port = service.health_check_port?;
+        let slices = self.slices();
         let local = |family| {
-            let slices = self.slices.iter().filter(|slice| slice.family == family && !slice.ports.is_empty());
+            let slices = slices.iter().filter(|slice| slice.family == family && !slice.ports.is_empty());
             let ready = slices.flat_map(|slice| &slice.endpoints).filter(|endpoint| endpoint.local && endpoint.ready);
             ready.map(|endpoint| endpoint.address).collect::<BTreeSet<_>>().len()
         };
         let local = Family::ALL.into_iter().map(local).max().unwrap_or_default();
-        Some(HealthCheck { port: service.health_check_port?, local })
+        Some(HealthCheck { port, local })
     }
 }

@@ -51,11 +51,13 @@ pub struct ServicePort {
 }
 
 /// An EndpointSlice with addresses; those of host names (`addressType: FQDN`) are none.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slice {
     /// `namespace/name`
+    #[serde(skip)]
     pub key: Arc<str>,
     /// `namespace/name` of its Service.
+    #[serde(skip)]
     pub service: Arc<str>,
     /// `addressType`
     pub family: Family,
@@ -66,7 +68,7 @@ pub struct Slice {
 }
 
 /// One port of a slice.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlicePort {
     /// The name of the Service's port.
     pub name: Box<str>,
@@ -77,7 +79,7 @@ pub struct SlicePort {
 }
 
 /// One endpoint of a slice.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
     /// `addresses[0]`; the others have no meaning.
     pub address: IpAddr,
@@ -92,7 +94,7 @@ pub struct Endpoint {
     /// Whether `hints.forNodes` names this node; `None` without such a hint.
     pub for_node: Option<bool>,
     /// `hints.forZones`
-    pub for_zones: Box<[Arc<str>]>,
+    pub for_zones: Box<[Box<str>]>,
 }
 
 /// A port of the node that leads into a pod.

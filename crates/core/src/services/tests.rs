@@ -154,7 +154,7 @@ fn affinity_holds_for_every_address() {
     let affinity = Some(Duration::from_secs(7));
     let service = Service { affinity, external_ips: [ip("192.0.2.1")].into(), ..service() };
     let compiler = compiled(service, [slice("a", [endpoint("10.244.1.1")])]);
-    let forwards: Vec<_> = compiler.rules().into_values().filter(|rule| *rule != Rule::Reject).collect();
+    let forwards: Vec<_> = compiler.rules().iter().map(|(_, rule)| rule).filter(|rule| *rule != Rule::Reject).collect();
     assert_eq!(forwards.len(), 2);
     for rule in forwards {
         assert!(matches!(&rule, Rule::Forward(forward) if forward.affinity == affinity), "{rule:?}");

@@ -1,7 +1,7 @@
 //! From a frontend and its rule to elements of sets: pure, the same for a first load and for a change.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::nft::{digit, octets};
 use kube_pet_rules::services::{Address, Forward, Frontend, Protocol, Rule};
@@ -139,8 +139,24 @@ pub(super) struct Place {
     pub(super) end: Box<[u8]>,
 }
 
-/// What an address counts in: [`Set::Addresses`] or [`Set::Hairpin`], whose elements several frontends share.
-pub(super) type Shared = Place;
+/// An element that several frontends share. There are as many as there are Services, so this is smaller than its [`Place`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Shared {
+    /// In [`Set::Addresses`].
+    Address(IpAddr),
+    /// In [`Set::Hairpin`].
+    Hairpin(IpAddr),
+}
+
+impl Shared {
+    pub(super) fn place(self) -> Place {
+        let (set, key) = match self {
+            Self::Address(address) => (Set::Addresses(Family::of(address)), octets(address)),
+            Self::Hairpin(address) => (Set::Hairpin(Family::of(address)), octets(address).repeat(2)),
+        };
+        Place { set, key: key.into(), end: Box::default() }
+    }
+}
 
 /// Fields lie in whole registers.
 fn port_key(port: u16) -> [u8; 4] {
@@ -277,14 +293,12 @@ pub(super) fn elements(frontend: &Frontend, rule: &Rule, local: &[Network]) -> E
                 found.own.push((place, Box::default()));
             }
             for endpoint in endpoints.iter().chain(inside.iter().flatten()).filter(|e| local.iter().any(|n| n.contains(e.ip()))) {
-                let address = octets(endpoint.ip());
-                let key = [address.clone(), address].concat().into();
-                found.shared.push(Place { set: Set::Hairpin(family), key, end: Box::default() });
+                found.shared.push(Shared::Hairpin(endpoint.ip()));
             }
         }
     }
     if let Address::Ip(address) | Address::Rest(address) = frontend.address {
-        found.shared.push(Place { set: Set::Addresses(family), key: octets(address).into(), end: Box::default() });
+        found.shared.push(Shared::Address(address));
     }
     found
 }

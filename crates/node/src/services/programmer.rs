@@ -100,7 +100,7 @@ impl<T: Table> Programmer<T> {
         } else {
             let rules = self.compiler.rules();
             let count = rules.len();
-            let result = self.with_table(move |table| table.reconcile(&rules)).await;
+            let result = self.with_table(move |table| table.reconcile(rules)).await;
             instruments::SYNC_FULL.observe(&[], began.elapsed());
             if let Ok(changed) = &result {
                 info!(table = self.name, rules = count, changed, took = ?began.elapsed(), "the kernel's rules are as they should be");

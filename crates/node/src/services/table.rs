@@ -1,8 +1,6 @@
 //! The seam to the kernel: what the proxy needs of it.
 
-use std::collections::BTreeMap;
-
-use kube_pet_core::services::{Frontend, Network, Rule};
+use kube_pet_core::services::{Frontend, Network, Rule, Rules};
 use kube_pet_net::services as kernel;
 
 use crate::kernel_tables::{Condition, OwnChanges, SharedTable, TableError};
@@ -19,7 +17,7 @@ pub trait Table: SharedTable {
     ///
     /// # Errors
     /// As [`Table::apply`].
-    fn reconcile(&mut self, rules: &BTreeMap<Frontend, Rule>) -> Result<usize, TableError>;
+    fn reconcile(&mut self, rules: Rules) -> Result<usize, TableError>;
 }
 
 /// How a table is to be.
@@ -82,7 +80,7 @@ impl Table for KernelTable {
         Ok(self.0.apply(changes)?)
     }
 
-    fn reconcile(&mut self, rules: &BTreeMap<Frontend, Rule>) -> Result<usize, TableError> {
+    fn reconcile(&mut self, rules: Rules) -> Result<usize, TableError> {
         Ok(self.0.reconcile(rules)?.count())
     }
 }

@@ -32,7 +32,7 @@ fn without_endpoints_every_address_rejects() {
     for service in [everywhere(), Service { external_local: true, ..everywhere() }] {
         let rules = compiled(service, []).rules();
         assert_eq!(rules.len(), 5);
-        assert!(rules.values().all(|rule| *rule == Rule::Reject), "{rules:?}");
+        assert!(rules.iter().all(|(_, rule)| rule == Rule::Reject), "{rules:?}");
     }
 }
 

@@ -47,7 +47,7 @@ fn netns_numbers_of_endpoints_that_nobody_has_any_more_leave_nothing_behind() {
     // A start, and every repair, leaves none.
     let rules = table.rules().clone();
     let mut again = net.table(config());
-    assert_eq!(again.reconcile(&rules).unwrap(), Repaired::default());
+    assert_eq!(again.reconcile(rules).unwrap(), Repaired::default());
     assert_eq!(made(&mut again), 4, "one for two endpoints and one for the time, of each kind");
     let both: BTreeSet<_> = ["pod1", "node", "outside"].iter().flat_map(|from| net.answers(from, at(VIP, 80))).collect();
     assert!(!both.is_empty());

@@ -120,7 +120,7 @@ fn case(steps: Vec<Step>) -> Result<(), TestCaseError> {
     scratch.remove().unwrap();
     let mut fresh = ServiceTable::open(config(), OwnChanges::default()).unwrap();
     prop_assert_eq!(fresh.reconcile(&model).unwrap(), Repaired::default(), "the kernel has exactly this");
-    prop_assert_eq!(&fresh.rules, &table.rules);
+    prop_assert_eq!(fresh.rules(), table.rules());
     prop_assert_eq!(fresh.shared, shared);
     Ok(())
 }

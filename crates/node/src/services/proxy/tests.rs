@@ -3,7 +3,9 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 
 use kube_pet_core::ids::PodUid;
-use kube_pet_core::services::{Address, Endpoint, Family, Frontend, HostPort, Protocol, Rule, Service, ServicePort, Slice, SlicePort};
+use kube_pet_core::services::{
+    Address, Endpoint, Family, Frontend, HostPort, Protocol, Rule, Rules, Service, ServicePort, Slice, SlicePort,
+};
 
 use super::super::HostPorts;
 use super::*;
@@ -65,14 +67,14 @@ impl Table for Fake {
         Ok(())
     }
 
-    fn reconcile(&mut self, rules: &BTreeMap<Frontend, Rule>) -> Result<usize, TableError> {
+    fn reconcile(&mut self, rules: Rules) -> Result<usize, TableError> {
         let mut kernel = self.kernel();
         if kernel.refuses {
             return Err(TableError::Refused);
         }
         kernel.reconciled += 1;
-        kernel.rules.clone_from(rules);
-        kernel.expected.clone_from(rules);
+        kernel.rules = rules.iter().map(|(frontend, rule)| (*frontend, rule)).collect();
+        kernel.expected = kernel.rules.clone();
         Ok(0)
     }
 }
@@ -181,7 +183,7 @@ fn slice(address: &str, zone: Option<&str>) -> Event {
             serving: true,
             terminating: false,
             for_node: None,
-            for_zones: zone.map(Arc::from).into_iter().collect(),
+            for_zones: zone.map(Box::from).into_iter().collect(),
         }]
         .into(),
     })
