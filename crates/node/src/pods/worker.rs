@@ -279,6 +279,7 @@ impl Worker {
     }
 
     fn reject(&mut self, wanted: &Wanted, rejected: Rejected) {
+        info!(reason = rejected.reason, message = rejected.message, "the pod is rejected");
         self.runtime.warn(&wanted.pod, None, &rejected.reason, rejected.message.clone());
         self.memory.rejected = Some(Rejected { message: format!("Pod was rejected: {}", rejected.message), reason: rejected.reason });
     }
