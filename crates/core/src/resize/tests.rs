@@ -153,7 +153,7 @@ fn memory_in_use_is_above_no_new_limit() {
     assert_eq!(found, "attempting to set container \"c\" memory limit (100) below current usage (100)");
     let pod = MemoryCheck { container: None, limit: 1 }.verdict(2).unwrap();
     assert_eq!(
-        below_usage(&[pod.clone()]),
+        below_usage(std::slice::from_ref(&pod)),
         "cannot decrease memory limits: attempting to set pod memory limit (1) below current usage (2)"
     );
     assert_eq!(below_usage(&[pod.clone(), found.clone()]), format!("cannot decrease memory limits: [{pod}, {found}]"));

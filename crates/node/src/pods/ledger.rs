@@ -62,6 +62,9 @@ pub(super) struct Given {
     pub(super) refusal: Option<PendingResize>,
 }
 
+/// Whether there is room for a pod beside others.
+type Judge<'a> = &'a dyn Fn(&Pod, &[Arc<Pod>]) -> Result<Admission, Rejected>;
+
 impl Entry {
     fn given(&self, pod: &Pod) -> Given {
         Given {
@@ -120,7 +123,7 @@ impl Ledger {
     }
 
     /// Decides on all that wait. Returns the pods about which something is new.
-    fn try_pending(&mut self, pods: &PodStore, judge: &dyn Fn(&Pod, &[Arc<Pod>]) -> Result<Admission, Rejected>) -> Vec<PodUid> {
+    fn try_pending(&mut self, pods: &PodStore, judge: Judge<'_>) -> Vec<PodUid> {
         let pending = self.0.iter().filter_map(|(uid, entry)| {
             let (pending, allocation) = (entry.pending.as_ref()?, entry.allocation.as_ref()?);
             Some((uid.clone(), pending.pod.clone(), allocation.clone(), pending.since))
