@@ -279,7 +279,7 @@ impl Compiler {
 #[cfg(test)]
 impl Compiler {
     /// The same as [`Compiler::rules`], without what is kept in mind of who wants what.
-    pub(super) fn from_nothing(&self) -> BTreeMap<Frontend, Rule> {
+    pub(super) fn built_anew(&self) -> BTreeMap<Frontend, Rule> {
         let mut best: BTreeMap<Frontend, (claims::Precedence, Owner, Rule)> = BTreeMap::new();
         let services = self.entries.keys().cloned().map(Owner::Service);
         for owner in services.chain(self.pods.keys().cloned().map(Owner::Pod)) {

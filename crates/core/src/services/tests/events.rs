@@ -140,7 +140,7 @@ proptest! {
         for event in left.into_values().rev() {
             fresh.apply(event);
         }
-        prop_assert_eq!(&programmed, &fresh.from_nothing());
+        prop_assert_eq!(&programmed, &fresh.built_anew());
         prop_assert_eq!(compiler.rules(), Rules::from(&programmed));
         prop_assert_eq!(compiler.rules(), fresh.rules());
         prop_assert_eq!(compiler.health_checks(), fresh.health_checks());
