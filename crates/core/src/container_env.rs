@@ -60,7 +60,7 @@ pub enum EnvError {
     #[error(transparent)]
     Field(#[from] FieldValueError),
     /// A file of variables is missing.
-    #[error("cannot read the file {path:?} of volume {volume:?} referenced by fileKeyRef")]
+    #[error("couldn't parse env file: there is no {path:?} in volume {volume:?}")]
     NoFile {
         /// The volume.
         volume: String,

@@ -10,6 +10,7 @@ mod payload;
 mod projected;
 mod references;
 mod token;
+mod trust_bundles;
 
 pub use claims::{
     BoundVolume, BoundVolumeError, ClaimError, ClaimReference, PersistentSource, bound_name, bound_volume, check_bound_volume,
@@ -22,10 +23,11 @@ pub use mounts::{MountError, Propagation, absolute_mount_path, nested_mount_poin
 pub use payload::{FileProjection, Payload, PayloadError, config_map_payload, secret_payload, validate_payload_path};
 pub use projected::{Sources, projected_payload};
 pub use references::{
-    TokenReference, VolumeReferences, fs_group, fs_group_on_root_mismatch, fs_user, holds_secrets, used_volumes, volume_references,
-    volume_type,
+    TokenReference, VolumeReferences, fs_group, fs_group_on_root_mismatch, fs_user, holds_secrets, image_volumes, used_volumes,
+    volume_references, volume_type,
 };
 pub use token::token_needs_refresh;
+pub use trust_bundles::TrustBundles;
 
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,9 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
+use rustix::io::Errno;
+
 /// Why a file could not be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
@@ -99,6 +102,38 @@ pub fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     Ok(bytes)
 }
 
+/// The regular file at `path` within the folder `root`, which others may be changing: links are followed as if `root` were the root of the
+/// file system, so that none leads out of it. `None` if there is no such file.
+///
+/// # Errors
+/// It cannot be read, is no regular file, or has more than `limit` bytes.
+pub fn read_within(root: &Path, path: &str, limit: u64) -> Result<Option<Vec<u8>>, FileError> {
+    let full = root.join(path.trim_start_matches('/'));
+    let failed = |source: io::Error| FileError::Read { path: full.clone(), source };
+    let folder = open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| failed(errno.into()))?;
+    // Without O_NONBLOCK a named pipe would wait for a writer.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let file = match openat2(&folder, path, flags, Mode::empty(), resolve) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        Err(errno) => return Err(failed(errno.into())),
+    };
+    let read = || {
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("not a regular file"));
+        }
+        let mut bytes = Vec::new();
+        (&file).take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(failed)?;
+    if bytes.len() as u64 > limit {
+        return Err(FileError::TooLarge { path: full, limit });
+    }
+    Ok(Some(bytes))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,5 +166,27 @@ mod tests {
         assert_eq!(read_limited(&path, 5).unwrap(), b"12345");
         assert!(matches!(read_limited(&path, 4), Err(FileError::TooLarge { limit: 4, .. })));
         assert!(read_limited(&dir.path().join("none"), 4).unwrap_err().is_not_found());
+    }
+
+    #[test]
+    fn a_file_within_a_folder_is_read_and_no_link_leads_out_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        fs::create_dir_all(root.join("in")).unwrap();
+        fs::write(dir.path().join("secret"), "outside").unwrap();
+        fs::write(root.join("in/f"), "inside").unwrap();
+        let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, root.join(name)).unwrap();
+        link("../secret", "up");
+        link(dir.path().join("secret").to_str().unwrap(), "out");
+        link("/in/f", "absolute");
+        rustix::fs::mknodat(rustix::fs::CWD, root.join("pipe"), rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let read = |path: &str| read_within(&root, path, 6);
+        assert_eq!(read("in/f").unwrap().unwrap(), b"inside");
+        assert_eq!(read("absolute").unwrap().unwrap(), b"inside", "as the pod sees it");
+        for gone in ["none", "in/f/x", "up", "out", "../secret"] {
+            assert_eq!(read(gone).unwrap(), None, "{gone}");
+        }
+        assert!(matches!(read("pipe"), Err(FileError::Read { .. })) && matches!(read("in"), Err(FileError::Read { .. })));
+        assert!(matches!(read_within(&root, "in/f", 5), Err(FileError::TooLarge { limit: 5, .. })));
     }
 }

@@ -17,6 +17,7 @@ pub mod namespaces;
 pub mod ownership;
 pub mod privileges;
 pub mod process;
+pub mod read_only;
 pub mod routes;
 pub mod subpath;
 pub mod terminal;

@@ -202,7 +202,7 @@ fn beneath(root: &OwnedFd, relative: &Path) -> Result<OwnedFd, Errno> {
 }
 
 /// An empty folder or file to bind to. A file does for everything that is no folder.
-fn place(target: &Path, folder: bool) -> io::Result<()> {
+pub(crate) fn place(target: &Path, folder: bool) -> io::Result<()> {
     if let Some(parent) = target.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o750).create(parent)?;
     }

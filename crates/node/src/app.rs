@@ -197,7 +197,8 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         host_ports,
     );
     let recovered = sandboxes.recover().await;
-    let volumes = VolumeManager::new(paths.clone(), objects.clone());
+    let recursive_read_only = kube_pet_host::read_only::is_supported();
+    let volumes = VolumeManager::new(paths.clone(), objects.clone()).with_recursive_read_only(recursive_read_only);
 
     // The Node object, and what the rest needs to know of it.
     let (store_writer, store) = PodStoreWriter::new();
@@ -488,6 +489,7 @@ fn pod_settings(config: &NodeConfiguration) -> PodSettings {
             max: u32::try_from(config.crash_loop_back_off.max_container_restart_period.as_secs()).unwrap_or(300),
         },
         seccomp_dir: config.paths().seccomp_dir(),
+        recursive_read_only: kube_pet_host::read_only::is_supported(),
         app_armor: std::path::Path::new("/sys/kernel/security/apparmor/profiles").exists(),
     }
 }

@@ -44,6 +44,8 @@ pub const IMAGE_ID_LABEL: &str = "kube-pet.dev/image-id";
 pub const RESOURCES_LABEL: &str = "kube-pet.dev/resources";
 /// Label of the pause container that holds a shared PID namespace.
 pub const PAUSE_KIND: &str = "pause";
+/// And of the container that holds the image of a volume, and never runs.
+pub const IMAGE_VOLUME_KIND: &str = "image-volume";
 /// Label with the termination message's path in the container.
 pub const TERMINATION_PATH_LABEL: &str = "kube-pet.dev/termination-message-path";
 
@@ -104,6 +106,11 @@ pub struct Parts<'a> {
     pub log: PathBuf,
     /// Hostname, for the variable of that name.
     pub hostname: String,
+}
+
+/// Whether a container with this label of [`labels::KIND`] is none of the pod's own: it holds a namespace or an image.
+pub fn is_helper(kind: Option<&String>) -> bool {
+    kind.is_some_and(|kind| [PAUSE_KIND, IMAGE_VOLUME_KIND].contains(&kind.as_str()))
 }
 
 /// `k8s_<container>_<pod>_<namespace>_<uid>_<attempt>`.

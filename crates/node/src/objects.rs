@@ -1,10 +1,12 @@
-//! Secrets, ConfigMaps, service-account tokens, claims and their volumes: fetched one by one, by name.
+//! Secrets, ConfigMaps, service-account tokens, certificates of pods, claims and their volumes: one by one. ClusterTrustBundles, which every node
+//! may read: by name, or those of a signer.
 //!
-//! A node may read only the objects that its own pods refer to, and only singly. What was read is shared for a few seconds by
+//! Of the others a node may read only the objects that its own pods refer to, and only singly. What was read is shared for a few seconds by
 //! everybody who asks (the containers of a pod, pods that share an object), and concurrent readers share one request. The last
 //! good copy stays in memory: while the API server is away, containers restart with it. Secrets never reach a disk, a log or an
 //! error text.
 
+mod certificates;
 mod error;
 mod store;
 mod tokens;
@@ -14,11 +16,15 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::certificates::v1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
 use kube::Api;
+use kube::api::ListParams;
 use kube_pet_core::ids::PodUid;
 
 use crate::api::ApiHandle;
+use certificates::CertificateStore;
+pub use certificates::{CertificateKey, CertificateSpec, CredentialBundle};
 pub use error::FetchError;
 use store::{Key, Store};
 use tokens::TokenStore;
@@ -62,12 +68,24 @@ struct Inner {
     secrets: Store<SecretObject>,
     config_maps: Store<ConfigMap>,
     tokens: TokenStore,
+    certificates: CertificateStore,
+    trust_bundles: Store<ClusterTrustBundle>,
+    /// By signer and label selector.
+    bundles_of_signers: Store<Vec<ClusterTrustBundle>>,
 }
 
 impl ObjectFetcher {
     /// Reads from `api`; without one, every read fails with [`FetchError::NoApiServer`].
     pub fn new(api: Option<ApiHandle>) -> Self {
-        let inner = Inner { api, secrets: Store::default(), config_maps: Store::default(), tokens: TokenStore::default() };
+        let inner = Inner {
+            api,
+            secrets: Store::default(),
+            config_maps: Store::default(),
+            tokens: TokenStore::default(),
+            certificates: CertificateStore::default(),
+            trust_bundles: Store::default(),
+            bundles_of_signers: Store::default(),
+        };
         Self { inner: Arc::new(inner), max_age: SHARED_FOR }
     }
 
@@ -114,6 +132,35 @@ impl ObjectFetcher {
         self.read_of(Api::all, "persistentvolume", "", name).await
     }
 
+    /// A ClusterTrustBundle; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// It could not be read, and no copy of it is known.
+    pub async fn trust_bundle(&self, name: &str) -> Result<Option<Arc<ClusterTrustBundle>>, FetchError> {
+        let read = || self.read_of(Api::all, "clustertrustbundle", "", name);
+        self.inner.trust_bundles.get(Key::new("", name), self.max_age, read).await
+    }
+
+    /// The ClusterTrustBundles of `signer` that the label selector `labels` selects.
+    ///
+    /// # Errors
+    /// They could not be read, and no copy of them is known.
+    pub async fn trust_bundles_of(&self, signer: &str, labels: &str) -> Result<Arc<Vec<ClusterTrustBundle>>, FetchError> {
+        let kind = "clustertrustbundles of the signer";
+        let read = || async {
+            let Some(api) = &self.inner.api else { return Err(FetchError::NoApiServer { kind, name: signer.to_owned() }) };
+            let subject = Subject { kind, namespace: "", name: signer };
+            let which = ListParams::default().fields(&format!("spec.signerName={signer}")).labels(labels);
+            let bundles: Api<ClusterTrustBundle> = Api::all(api.client());
+            match tokio::time::timeout(DEADLINE, bundles.list(&which)).await {
+                Ok(found) => found.map(|list| Some(list.items)).map_err(|error| subject.error(error)),
+                Err(_) => Err(subject.timed_out()),
+            }
+        };
+        let found = self.inner.bundles_of_signers.get(Key::new(signer, labels), self.max_age, read).await?;
+        Ok(found.unwrap_or_default())
+    }
+
     /// A token of `account`, bound to the pod: the known one until 80 % of its life or a day have passed, then a new one. An old
     /// token that is still valid is better than an error.
     ///
@@ -124,8 +171,21 @@ impl ObjectFetcher {
         self.inner.tokens.get(namespace, account, spec, request).await.map_err(|error| FetchError::Token(Box::new(error)))
     }
 
-    /// Forgets the tokens of a pod that is gone.
+    /// A certificate for a pod, requested if there is none, or when it is to be renewed. An old one that is still valid is better than an
+    /// error.
+    ///
+    /// # Errors
+    /// None has been issued yet ([`FetchError::NotIssued`]: the request stays), or none will be.
+    pub async fn pod_certificate(&self, spec: &CertificateSpec<'_>) -> Result<Arc<CredentialBundle>, FetchError> {
+        let Some(api) = &self.inner.api else {
+            return Err(FetchError::NoApiServer { kind: "pod certificate", name: spec.pod_name.to_owned() });
+        };
+        self.inner.certificates.get(api.client(), spec).await
+    }
+
+    /// Forgets the tokens and certificates of a pod that is gone.
     pub fn forget_pod(&self, uid: &PodUid) {
+        self.inner.certificates.forget(uid);
         self.inner.tokens.forget(uid);
     }
 

@@ -4,6 +4,7 @@
 //! <pod dir>/volumes/kubernetes.io~<kind>/<volume>          on disk: emptyDir, configMap, downwardAPI, projected without secrets
 //! <pod run dir>/volumes/kubernetes.io~<kind>/<volume>      in memory: secret, projected with secrets or tokens
 //! <pod dir>/volumes/kubernetes.io~{local-volume,nfs}/<name> what is mounted there: a folder of the machine's, or a server's
+//! <pod dir>/volumes/kubernetes.io~image/<volume>           an image, mounted
 //! <pod dir>/claims.json                                    what claims are bound to
 //! <pod dir>/volume-subpaths/<volume>/<container>/<index>   bound parts of volumes (subPath)
 //! <pod dir>/plugins/kubernetes.io~empty-dir/<volume>/ready an emptyDir that is complete
@@ -17,6 +18,7 @@ mod container_mounts;
 mod error;
 mod foreign;
 mod gather;
+mod images;
 mod layout;
 mod nfs;
 mod patience;
@@ -25,6 +27,7 @@ mod record;
 mod removal;
 mod setup;
 mod teardown;
+mod trust_bundles;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;

@@ -318,6 +318,24 @@ impl Client {
         })
     }
 
+    /// Mounts a container's root file system on this machine and gives its path; it need not run. One that is mounted already is fine. The
+    /// mount lasts until the container is removed, or the machine goes down.
+    ///
+    /// # Errors
+    /// [`Error::is_not_found`] when there is no such container.
+    pub async fn mount_container(&self, id: &str) -> Result<PathBuf> {
+        let call = Call::new(Operation::ContainerMount, id, Method::POST, path(id, "/mount"));
+        let reply = self.transport.call(&call).await?;
+        // The bare path, where the documentation promises JSON.
+        let text = String::from_utf8_lossy(&reply.body);
+        let path = PathBuf::from(text.trim().trim_matches('"'));
+        if path.is_absolute() {
+            return Ok(path);
+        }
+        let source = serde::de::Error::custom(format!("{:?} is not a path", text.trim()));
+        Err(Error::Decode { operation: Operation::ContainerMount, object: id.to_owned(), source })
+    }
+
     /// Changes the limits of a running container. Give all limits, not only the changed ones: before Podman 5.4 what is
     /// left out falls back to a default.
     pub async fn update_container(&self, id: &str, resources: &LinuxResources) -> Result<()> {

@@ -22,6 +22,7 @@ pub enum Operation {
     ContainerWait,
     ContainerUpdate,
     ContainerAttach,
+    ContainerMount,
     PodCreate,
     PodRemove,
     PodList,
@@ -60,7 +61,12 @@ impl Operation {
             | Self::ContainerResize => 20,
             Self::ContainerList | Self::PodList | Self::ImageList => 30,
             Self::ContainerKill | Self::ContainerUpdate | Self::ExecCreate | Self::Events => 30,
-            Self::ContainerCreate | Self::ContainerStop | Self::PodCreate | Self::ExecStart | Self::ContainerAttach => 60,
+            Self::ContainerCreate
+            | Self::ContainerMount
+            | Self::ContainerStop
+            | Self::PodCreate
+            | Self::ExecStart
+            | Self::ContainerAttach => 60,
             // An exec session that still ends makes `rm` wait (Podman 4.3 to 6.0), image removal unlinks large trees.
             Self::ContainerStart | Self::ContainerRemove | Self::PodRemove | Self::ImageRemove => 120,
             // `wait` replies only when it is over: the caller gives the limit.
@@ -84,6 +90,7 @@ impl fmt::Display for Operation {
             Self::ContainerWait => "wait for container",
             Self::ContainerUpdate => "update the limits of container",
             Self::ContainerAttach => "attach to container",
+            Self::ContainerMount => "mount the root of container",
             Self::PodCreate => "create pod",
             Self::PodRemove => "remove pod",
             Self::PodList => "list pods",

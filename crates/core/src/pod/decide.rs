@@ -30,6 +30,8 @@ pub struct Rules {
     pub crash: BackoffPolicy,
     /// Retried pulls.
     pub image: BackoffPolicy,
+    /// Mounts can be read-only with all mounts below them.
+    pub recursive_read_only: bool,
     /// `status.hostIPs`, primary first.
     pub host_ips: Vec<IpAddr>,
 }

@@ -170,8 +170,10 @@ pub struct Rejected {
 /// An image could not be had.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageFailure {
-    /// The image reference: another image starts anew.
+    /// The container's image: another image starts anew.
     pub image: String,
+    /// The image that could not be had: the container's, or that of a volume which it mounts.
+    pub missing: String,
     /// `ErrImagePull`, `InvalidImageName`, `ErrImageNeverPull` …
     pub reason: String,
     /// The message of `reason`.

@@ -146,13 +146,8 @@ fn states_that_hold_for_some_values() {
             State::Refused,
         ),
         (
-            container(json!({"env": [{"name": "E", "valueFrom": {"fileKeyRef": {"key": "k"}}}]})),
-            "spec.containers[c].env[E].valueFrom.fileKeyRef",
-            State::Refused,
-        ),
-        (
-            projected(json!({"clusterTrustBundle": {"path": "p"}})),
-            "spec.volumes[v].projected.sources[0].clusterTrustBundle",
+            projected(json!({"podCertificate": {"keyType": "RSA4096"}})),
+            "spec.volumes[v].projected.sources[0].podCertificate.keyType",
             State::Refused,
         ),
         (
@@ -168,6 +163,9 @@ fn states_that_hold_for_some_values() {
         windows(json!({})),
         json!({"securityContext": {"supplementalGroupsPolicy": "Merge"}}),
         json!({"volumes": [{"name": "v", "emptyDir": {"medium": "Memory"}}]}),
+        container(json!({"env": [{"name": "E", "valueFrom": {"fileKeyRef": {"key": "k"}}}]})),
+        projected(json!({"clusterTrustBundle": {"path": "p"}})),
+        projected(json!({"podCertificate": {"keyType": "ED25519"}})),
         json!({"hostUsers": true, "resources": {"limits": {"cpu": "1"}}}),
     ] {
         assert_eq!(of(&spec), [], "{spec}");

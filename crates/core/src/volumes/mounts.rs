@@ -61,6 +61,14 @@ pub enum MountError {
         /// The container's name.
         container: String,
     },
+    /// A sub-path is not in the image of its volume.
+    #[error("ImageVolumeMountFailed: there is no subPath `{sub_path}` in the image of volume \"{volume}\"")]
+    ImageSubPath {
+        /// The volume's name.
+        volume: String,
+        /// The sub-path.
+        sub_path: String,
+    },
     /// A hostPath that does not exist could not be made.
     #[error("failed to mkdir \"{path}\": {reason}")]
     HostPath {
@@ -98,6 +106,14 @@ pub enum MountError {
     NoRecursiveReadOnly {
         /// The volume's name.
         volume: String,
+    },
+    /// The system refuses to mount it so.
+    #[error("failed to mount volume \"{volume}\" recursively read-only for container \"{container}\"")]
+    ReadOnlyView {
+        /// The volume's name.
+        volume: String,
+        /// The container's name.
+        container: String,
     },
     /// A `recursiveReadOnly` mode that Kubernetes does not know.
     #[error("failed to resolve recursive read-only mode: unknown recursive read-only mode \"{mode}\"")]

@@ -69,15 +69,24 @@ pub enum PayloadError {
         /// The token's file.
         path: String,
     },
+    /// A ClusterTrustBundle that is not optional does not exist.
+    #[error("while getting ClusterTrustBundle: clustertrustbundle.certificates.k8s.io \"{name}\" not found")]
+    NoSuchTrustBundle {
+        /// Its name.
+        name: String,
+    },
+    /// No ClusterTrustBundle is selected by a source that is not optional.
+    #[error("combination of signerName and labelSelector matched zero ClusterTrustBundles")]
+    NoTrustBundles,
+    /// A source says nothing of which ClusterTrustBundles it wants.
+    #[error("ClusterTrustBundle projection requires either name or signerName to be set")]
+    NoChoiceOfTrustBundles,
     /// A downward API item cannot be computed.
     #[error(transparent)]
     Field(#[from] FieldError),
-    /// A projected source that this version does not know how to fill.
-    #[error("projected volume source {kind} is not supported by this node")]
-    UnsupportedSource {
-        /// The field's name.
-        kind: &'static str,
-    },
+    /// A certificate was not fetched.
+    #[error("credential bundle is not issued yet")]
+    NoCertificate,
     /// A file's path is empty.
     #[error("invalid path: must not be empty: \"\"")]
     EmptyPath,

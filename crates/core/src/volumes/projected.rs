@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, ProjectedVolumeSource, VolumePr
 use super::downward::{ResourceValue, downward_api_payload};
 use super::payload::{FileProjection, Payload, PayloadError, config_map_payload, mode_bits, secret_payload};
 use super::references::{fs_group, fs_user};
+use super::trust_bundles::{clean_pem, trust_anchors};
 
 /// Looks up a ConfigMap by its name.
 type ConfigMapLookup<'a> = dyn Fn(&str) -> Option<&'a ConfigMap> + 'a;
@@ -15,6 +16,10 @@ type ConfigMapLookup<'a> = dyn Fn(&str) -> Option<&'a ConfigMap> + 'a;
 type SecretLookup<'a> = dyn Fn(&str) -> Option<&'a BTreeMap<String, ByteString>> + 'a;
 /// Looks up the token of the source with this index.
 type TokenLookup<'a> = dyn Fn(usize) -> Option<&'a str> + 'a;
+/// Looks up the key and the chain, as PEM, of the certificate of the source with this index.
+type CertificateLookup<'a> = dyn Fn(usize) -> Option<(&'a str, &'a str)> + 'a;
+/// Looks up the texts of the ClusterTrustBundles of the source with this index.
+type TrustBundleLookup<'a> = dyn Fn(usize) -> Option<Vec<&'a str>> + 'a;
 
 /// What was fetched for a projected volume; `None` is what does not exist.
 pub struct Sources<'a> {
@@ -24,6 +29,12 @@ pub struct Sources<'a> {
     pub secret: &'a SecretLookup<'a>,
     /// Tokens by the index of their source.
     pub token: &'a TokenLookup<'a>,
+    /// Certificates by the index of their source.
+    pub certificate: &'a CertificateLookup<'a>,
+    /// ClusterTrustBundles by the index of their source.
+    pub trust_bundles: &'a TrustBundleLookup<'a>,
+    /// The order of certificates: any, and the same for the same ones.
+    pub rank: &'a dyn Fn(&[u8]) -> u64,
     /// Resource fields for the downward API.
     pub resource: &'a ResourceValue<'a>,
 }
@@ -66,21 +77,30 @@ fn source_payload(
     }
     if let Some(token) = service_account_token {
         let text = (sources.token)(index).ok_or_else(|| PayloadError::NoToken { path: token.path.clone() })?;
-        return Ok(Payload::from([(token.path.clone(), token_file(pod, default_mode, text))]));
+        return Ok(Payload::from([(token.path.clone(), own_file(pod, default_mode, text.as_bytes().to_vec()))]));
     }
-    if cluster_trust_bundle.is_some() {
-        return Err(PayloadError::UnsupportedSource { kind: "clusterTrustBundle" });
+    if let Some(bundle) = cluster_trust_bundle {
+        let anchors = trust_anchors(bundle, (sources.trust_bundles)(index).as_deref(), sources.rank)?;
+        return Ok(Payload::from([(bundle.path.clone(), own_file(pod, default_mode, anchors))]));
     }
-    if pod_certificate.is_some() {
-        return Err(PayloadError::UnsupportedSource { kind: "podCertificate" });
+    if let Some(certificate) = pod_certificate {
+        let (key, chain) = (sources.certificate)(index).ok_or(PayloadError::NoCertificate)?;
+        let chain = clean_pem(chain);
+        let files = [
+            (&certificate.credential_bundle_path, format!("{key}{chain}")),
+            (&certificate.key_path, key.to_owned()),
+            (&certificate.certificate_chain_path, chain),
+        ];
+        let wanted = files.into_iter().filter_map(|(path, text)| Some((path.clone().filter(|path| !path.is_empty())?, text)));
+        return Ok(wanted.map(|(path, text)| (path, own_file(pod, default_mode, text.into_bytes()))).collect());
     }
     Ok(Payload::new())
 }
 
-/// A token is readable for its one user alone where that user is known, and for the fsGroup where there is one: the change
-/// of ownership then makes 0640 of 0600. Otherwise nobody knows who will read it, and the volume's mode holds.
-fn token_file(pod: &Pod, default_mode: Option<i32>, text: &str) -> FileProjection {
+/// A token, a key, or a list of certificates is readable for its one user alone where that user is known, and for the fsGroup where there is one:
+/// the change of ownership then makes 0640 of 0600. Otherwise nobody knows who will read it, and the volume's mode holds.
+fn own_file(pod: &Pod, default_mode: Option<i32>, data: Vec<u8>) -> FileProjection {
     let user = fs_user(pod);
     let mode = if user.is_some() || fs_group(pod).is_some() { 0o600 } else { mode_bits(None, default_mode) };
-    FileProjection { data: text.as_bytes().to_vec(), mode, user }
+    FileProjection { data, mode, user }
 }

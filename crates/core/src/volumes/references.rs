@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{Pod, Volume};
+use k8s_openapi::api::core::v1::{Container, ImageVolumeSource, Pod, PodCertificateProjection, Volume};
+
+use super::trust_bundles::{TrustBundles, wanted_trust_bundles};
 
 /// The objects that one volume needs before its files can be written.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct VolumeReferences {
     /// ConfigMaps in the pod's namespace.
     pub config_maps: BTreeSet<String>,
@@ -13,6 +15,10 @@ pub struct VolumeReferences {
     pub secrets: BTreeSet<String>,
     /// Service-account tokens, bound to the pod.
     pub tokens: Vec<TokenReference>,
+    /// ClusterTrustBundles, by the index of their source within the volume.
+    pub trust_bundles: Vec<(usize, TrustBundles)>,
+    /// Certificates, by the index of their source within the volume.
+    pub certificates: Vec<(usize, PodCertificateProjection)>,
 }
 
 /// One serviceAccountToken source of a projected volume.
@@ -37,6 +43,13 @@ pub fn used_volumes(pod: &Pod) -> Vec<&Volume> {
     spec.volumes.iter().flatten().filter(|v| used.contains(v.name.as_str())).collect()
 }
 
+/// The volumes that are images and that `container` mounts, by name.
+pub fn image_volumes<'a>(pod: &'a Pod, container: &Container) -> Vec<(&'a str, &'a ImageVolumeSource)> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let mounts = |name: &str| container.volume_mounts.iter().flatten().any(|mount| mount.name == name);
+    volumes.filter(|volume| mounts(&volume.name)).filter_map(|volume| Some((volume.name.as_str(), volume.image.as_ref()?))).collect()
+}
+
 /// What `volume` refers to.
 pub fn volume_references(volume: &Volume) -> VolumeReferences {
     let mut references = VolumeReferences::default();
@@ -49,6 +62,8 @@ pub fn volume_references(volume: &Volume) -> VolumeReferences {
     for (index, source) in volume.projected.iter().flat_map(|p| p.sources.iter().flatten()).enumerate() {
         references.config_maps.extend(source.config_map.as_ref().map(|c| c.name.clone()));
         references.secrets.extend(source.secret.as_ref().map(|s| s.name.clone()));
+        references.trust_bundles.extend(source.cluster_trust_bundle.as_ref().map(|bundle| (index, wanted_trust_bundles(bundle))));
+        references.certificates.extend(source.pod_certificate.as_ref().map(|certificate| (index, certificate.clone())));
         references.tokens.extend(source.service_account_token.as_ref().map(|token| TokenReference {
             source: index,
             audience: token.audience.clone().filter(|a| !a.is_empty()),

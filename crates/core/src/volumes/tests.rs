@@ -7,6 +7,7 @@ use serde_json::json;
 use super::*;
 
 mod claims;
+mod trust_bundles;
 
 fn pod(value: serde_json::Value) -> Pod {
     serde_json::from_value(value).unwrap()
@@ -139,7 +140,15 @@ fn api_access_pod(security: serde_json::Value, container_security: serde_json::V
 
 fn project(pod: &Pod, map: Option<&ConfigMap>, token: Option<&str>) -> Result<Payload, PayloadError> {
     let volume = used_volumes(pod)[0].projected.clone().unwrap();
-    let sources = Sources { config_map: &|_| map, secret: &|_| None, token: &|index| token.filter(|_| index == 0), resource: &resource };
+    let sources = Sources {
+        config_map: &|_| map,
+        secret: &|_| None,
+        token: &|index| token.filter(|_| index == 0),
+        certificate: &|_| None,
+        trust_bundles: &|_| None,
+        rank: &|_| 0,
+        resource: &resource,
+    };
     projected_payload(pod, &volume, &sources)
 }
 

@@ -64,3 +64,43 @@ async fn e2e_a_missing_config_map_is_waited_for() -> Result<()> {
     bed.until("p", SOON, "Running", |pod| phase_of(pod) == "Running").await?;
     bed.done().await
 }
+
+/// The file is what the init container has written when the container starts: also after the container has changed it.
+#[tokio::test]
+async fn e2e_variables_come_from_a_file_of_an_init_container() -> Result<()> {
+    let bed = Bed::shared("filekey").await?;
+    let key = |name: &str, path: &str, key: &str, optional: bool| json!({"name": name, "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": path, "key": key, "optional": optional}}});
+    let mount = json!([{"name": "v", "mountPath": "/v"}]);
+    let mut writer = shell("w", "mkdir /v/d; printf \"# c\\nA='one'\\nB='two\\nlines' # more\\n\" > /v/d/e.env; ln -s /etc/passwd /v/link");
+    writer["volumeMounts"] = mount.clone();
+    let volumes = json!([{"name": "v", "emptyDir": {}}]);
+    let spec = json!({
+        "initContainers": [writer],
+        "volumes": volumes,
+        "container": {"env": [
+            key("A", "d/e.env", "A", false),
+            key("B", "d/e.env", "B", false),
+            {"name": "C", "value": "$(A)+"},
+            key("NOT_SET", "d/e.env", "NONE", true),
+            key("NO_FILE", "none", "A", true),
+        ]},
+    });
+    let log = bed.script("p", "echo \"$A|$B|$C\"; env", spec).await?;
+    ensure!(log.starts_with("one|two\nlines|one+\n"), "{log}");
+    ensure!(!log.contains("NOT_SET") && !log.contains("NO_FILE"), "{log}");
+    for (pod, path, name) in [("nokey", "d/e.env", "NONE"), ("nofile", "none", "A"), ("link", "link", "root")] {
+        let mut container = shell("c", "sleep 3600");
+        container["env"] = json!([key("A", path, name, false)]);
+        bed.pod(pod, json!({"initContainers": [writer], "containers": [container], "volumes": volumes})).await?;
+    }
+    for (pod, message) in [
+        ("nokey", "Error: environment variable key \"NONE\" not found in file \"d/e.env\""),
+        ("nofile", "Error: couldn't parse env file"),
+        // The link leads to /etc/passwd in the volume, where there is none.
+        ("link", "Error: couldn't parse env file"),
+    ] {
+        bed.until(pod, SOON, "CreateContainerConfigError", |pod| waiting(pod, "c") == "CreateContainerConfigError").await?;
+        bed.event(pod, &format!("Warning Failed {message}")).await?;
+    }
+    bed.done().await
+}

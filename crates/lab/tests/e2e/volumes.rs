@@ -207,3 +207,37 @@ async fn e2e_volume_fs_group_owns_the_files() -> Result<()> {
     ensure!(log == "1000\n1001\n1001 2000 3000 \n2000\n2000 440\nv", "{log}");
     bed.done().await
 }
+
+/// A tmpfs is mounted below the volume by a container that may; the next one can write to it only where it is not asked not to.
+#[tokio::test]
+async fn e2e_volume_read_only_with_the_mounts_below_it() -> Result<()> {
+    let bed = Bed::shared("recursive").await?;
+    let mut mounter = shell("m", "mkdir /v/inner && mount -t tmpfs none /v/inner && echo x > /v/inner/f");
+    mounter["securityContext"] = json!({"privileged": true});
+    mounter["volumeMounts"] = json!([{"name": "v", "mountPath": "/v", "mountPropagation": "Bidirectional"}]);
+    let recursively = |path: &str, mode: &str| json!({"name": "v", "mountPath": path, "readOnly": true, "recursiveReadOnly": mode});
+    let spec = json!({
+        "initContainers": [mounter],
+        "container": {"volumeMounts": [
+            recursively("/enabled", "Enabled"),
+            recursively("/possible", "IfPossible"),
+            recursively("/disabled", "Disabled"),
+        ]},
+        "volumes": [{"name": "v", "emptyDir": {}}],
+    });
+    let script = "for d in enabled possible disabled; do cat /$d/inner/f; \
+                  touch /$d/g 2>/dev/null || echo $d; touch /$d/inner/g 2>/dev/null || echo $d/inner; done";
+    let log = bed.script("p", script, spec).await?;
+    ensure!(log == "x\nenabled\nenabled/inner\nx\npossible\npossible/inner\nx\ndisabled\n", "{log}");
+    let pod = bed.get("p").await?;
+    let status = crate::harness::container(&pod, "c").and_then(|status| status.volume_mounts.clone()).unwrap_or_default();
+    let modes: Vec<_> = status.iter().filter(|mount| mount.name == "v").filter_map(|mount| mount.recursive_read_only.as_deref()).collect();
+    ensure!(modes == ["Enabled", "Enabled", "Disabled"], "{modes:?}");
+    let node: k8s_openapi::api::core::v1::Node = kube::Api::all(bed.client.clone()).get(bed.pet.name()).await?;
+    let handlers = node.status.and_then(|status| status.runtime_handlers).unwrap_or_default();
+    let features = handlers.first().and_then(|handler| handler.features.clone()).unwrap_or_default();
+    ensure!(features.recursive_read_only_mounts == Some(true), "{features:?}");
+    bed.delete("p").await?;
+    bed.gone("p", SOON).await?;
+    bed.done().await
+}

@@ -171,7 +171,10 @@ impl Reporter {
             runtime_handlers: Some(vec![NodeRuntimeHandler {
                 // The default handler. The API server leaves an empty name out.
                 name: before.runtime_handlers.iter().flatten().next().and_then(|handler| handler.name.clone()),
-                features: Some(NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(false), user_namespaces: Some(false) }),
+                features: Some(NodeRuntimeHandlerFeatures {
+                    recursive_read_only_mounts: Some(kube_pet_host::read_only::is_supported()),
+                    user_namespaces: Some(false),
+                }),
             }]),
             ..NodeStatus::default()
         };

@@ -74,6 +74,25 @@ pub enum FetchError {
         /// Its name.
         name: String,
     },
+    /// A pod's certificate is requested, and its signer has not issued it yet.
+    #[error("credential bundle is not issued yet")]
+    NotIssued,
+    /// The signer will not issue a pod's certificate.
+    #[error("PodCertificateRequest was permanently {verdict}: reason={reason:?} message={message:?}")]
+    CertificateRefused {
+        /// `denied` or `failed`.
+        verdict: &'static str,
+        /// The signer's reason.
+        reason: String,
+        /// The signer's text.
+        message: String,
+    },
+    /// The key of a pod's certificate cannot be made.
+    #[error("while generating keypair: {reason}")]
+    Key {
+        /// Why.
+        reason: String,
+    },
     /// A token could not be had.
     #[error("failed to fetch token: {0}")]
     Token(#[source] Box<FetchError>),
@@ -95,7 +114,7 @@ impl FetchError {
     /// Whether the same call may succeed later without anybody changing this node.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::NoApiServer { .. } => false,
+            Self::NoApiServer { .. } | Self::CertificateRefused { .. } | Self::Key { .. } => false,
             Self::Token(inner) => inner.is_retryable(),
             _ => true,
         }
@@ -104,7 +123,7 @@ impl FetchError {
     /// Whether the error says nothing about the object itself: an old copy of it is then better than none.
     pub(crate) fn is_outage(&self) -> bool {
         match self {
-            Self::NoApiServer { .. } | Self::NotFound { .. } => false,
+            Self::NoApiServer { .. } | Self::NotFound { .. } | Self::CertificateRefused { .. } | Self::Key { .. } => false,
             Self::Token(inner) => inner.is_outage(),
             _ => true,
         }

@@ -1,7 +1,9 @@
 //! Carrying out what the core decided. Each action is idempotent and looks at nothing but its arguments and the machine.
 
+mod env_files;
 mod hooks;
 mod image;
+mod image_volumes;
 mod observe;
 mod prepare;
 mod resize;
@@ -17,6 +19,8 @@ pub(super) use resize::{ResizeFailure, Resized};
 /// Why an image could not be had: the kubelet's reason and message.
 #[derive(Debug)]
 pub struct ImageError {
+    /// The image: the container's, or that of a volume which it mounts.
+    pub image: String,
     /// `ErrImagePull`, `InvalidImageName`, `ErrImageNeverPull` …
     pub reason: &'static str,
     /// Its message.

@@ -59,6 +59,8 @@ pub struct PodSettings {
     pub crash: BackoffPolicy,
     /// Folder of Localhost seccomp profiles.
     pub seccomp_dir: PathBuf,
+    /// The kernel makes mounts read-only with all mounts below them.
+    pub recursive_read_only: bool,
     /// The machine enforces AppArmor profiles.
     pub app_armor: bool,
 }
@@ -221,7 +223,12 @@ impl PodRuntime {
     }
 
     pub(super) fn rules(&self) -> Rules {
-        Rules { crash: self.settings.crash, image: BackoffPolicy::default(), host_ips: self.node.borrow().host_ips.clone() }
+        Rules {
+            crash: self.settings.crash,
+            image: BackoffPolicy::default(),
+            recursive_read_only: self.settings.recursive_read_only,
+            host_ips: self.node.borrow().host_ips.clone(),
+        }
     }
 
     pub(super) fn touch(&self, uid: &PodUid, id: &ContainerId) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube_pet_core::pod::pod_uid;
 use kube_pet_core::volumes::{MountError, Propagation, absolute_mount_path, propagation, recursive_read_only, sub_path};
+use kube_pet_host::read_only;
 use kube_pet_host::subpath::{self, SubPathError};
 use tracing::warn;
 
@@ -50,7 +51,7 @@ impl VolumeManager {
     ) -> Result<Vec<ContainerMount>, VolumeError> {
         for mount in container.volume_mounts.iter().flatten() {
             let Some(volume) = volumes.by_name.get(&mount.name) else { continue };
-            if matches!(volume.kind, PreparedKind::Scratch | PreparedKind::Payload) {
+            if matches!(volume.kind, PreparedKind::Scratch | PreparedKind::Payload | PreparedKind::Image) {
                 continue;
             }
             let answered = self.foreign.answers(&volume.path).await;
@@ -89,22 +90,36 @@ impl VolumeManager {
                     let target = layout.sub_path(name, of, index);
                     subpath::bind(&volume.path, &part, &target).map_err(|error| {
                         warn!(volume = name, container = of, %error, "a subPath cannot be mounted");
-                        sub_path_error(&error, name, of)
+                        match volume.kind {
+                            PreparedKind::Image => MountError::ImageSubPath { volume: name.clone(), sub_path: part.clone() },
+                            _ => sub_path_error(&error, name, of),
+                        }
                     })?;
                     target
                 }
                 None => whole(volume)?,
             };
+            let recursive_read_only = recursive_read_only(mount, self.recursive_read_only)?;
+            let source = if recursive_read_only {
+                let target = layout.read_only_view(name, of, index);
+                read_only::bind(&source, &target).map_err(|error| {
+                    warn!(volume = name, container = of, %error, "a volume cannot be mounted recursively read-only");
+                    MountError::ReadOnlyView { volume: name.clone(), container: of.clone() }
+                })?;
+                target
+            } else {
+                source
+            };
             mounts.push(ContainerMount {
                 source,
                 destination: absolute_mount_path(mount),
                 read_only: mount.read_only == Some(true) || volume.read_only || volume.kind == PreparedKind::Payload,
-                recursive_read_only: recursive_read_only(mount, self.recursive_read_only)?,
+                recursive_read_only,
                 propagation: propagation(mount.mount_propagation.as_deref())?,
                 selinux_relabel: match volume.kind {
                     PreparedKind::Scratch | PreparedKind::Payload => true,
                     PreparedKind::Local => !volume.read_only,
-                    PreparedKind::HostPath | PreparedKind::Server => false,
+                    PreparedKind::HostPath | PreparedKind::Server | PreparedKind::Image => false,
                 },
             });
         }

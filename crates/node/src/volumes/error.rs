@@ -97,6 +97,11 @@ impl VolumeError {
         }
     }
 
+    /// Whether it is about what is in the image of a volume, as the container's runtime would say it.
+    pub fn is_of_image(&self) -> bool {
+        matches!(self, Self::Container(MountError::ImageSubPath { .. }))
+    }
+
     /// The volume that the error is about, if it is about one.
     pub fn volume(&self) -> Option<&str> {
         match self {
@@ -228,7 +233,6 @@ impl SetUpError {
         match self {
             Self::Fetch(error) => error.is_retryable(),
             Self::Several(errors) => errors.iter().all(SetUpError::is_retryable),
-            Self::Payload(PayloadError::UnsupportedSource { .. }) => false,
             Self::UnknownMedium { .. } | Self::HugePages | Self::Unsupported { .. } | Self::Name { .. } => false,
             _ => true,
         }

@@ -21,7 +21,8 @@ use kube_pet_core::volumes::{
 use super::VolumeContext;
 use super::claims::{Claims, Found};
 use super::error::SetUpError;
-use crate::objects::{BoundToken, ObjectFetcher, SecretObject, TokenSpec};
+use super::trust_bundles::{TrustBundle, rank};
+use crate::objects::{BoundToken, CertificateKey, CertificateSpec, CredentialBundle, ObjectFetcher, SecretObject, TokenSpec};
 
 /// One volume, and what to do for it.
 pub(super) struct Step {
@@ -78,7 +79,9 @@ pub(super) struct FsGroup {
 /// All volumes that containers mount. Those of claims are what `claims` says, and left out if it does not.
 pub(super) async fn steps(objects: &ObjectFetcher, pod: &Pod, context: &VolumeContext, mut claims: Claims) -> Vec<Step> {
     let (claimed, others): (Vec<_>, Vec<_>) = used_volumes(pod).into_iter().partition(|volume| claim_reference(pod, volume).is_some());
-    let mut steps = join_all(others.into_iter().map(|volume| step(objects, pod, volume, context))).await;
+    // Images are pulled first, and mounted for the container that wants them.
+    let others = others.into_iter().filter(|volume| volume.image.is_none());
+    let mut steps = join_all(others.map(|volume| step(objects, pod, volume, context))).await;
     steps.extend(claimed.into_iter().filter_map(|volume| Some(claimed_step(pod, &volume.name, claims.found.remove(&volume.name)?))));
     steps
 }
@@ -151,7 +154,7 @@ async fn step(objects: &ObjectFetcher, pod: &Pod, volume: &Volume, context: &Vol
     Step { volume: volume.name.clone(), shown: volume.name.clone(), work, place, group: None }
 }
 
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     !name.is_empty() && name.len() <= 63 && name.bytes().all(plain)
 }
@@ -181,6 +184,9 @@ struct Fetched {
     config_maps: BTreeMap<String, Arc<ConfigMap>>,
     secrets: BTreeMap<String, Arc<SecretObject>>,
     tokens: BTreeMap<usize, BoundToken>,
+    certificates: BTreeMap<usize, Arc<CredentialBundle>>,
+    /// By the index of their source.
+    trust_bundles: BTreeMap<usize, TrustBundle>,
 }
 
 async fn fetch(objects: &ObjectFetcher, pod: &Pod, volume: &Volume) -> Result<Fetched, SetUpError> {
@@ -213,6 +219,26 @@ async fn fetch(objects: &ObjectFetcher, pod: &Pod, volume: &Volume) -> Result<Fe
             Err(error) => errors.push(error.into()),
         }
     }
+    for (source, projection) in &references.certificates {
+        let spec = CertificateSpec {
+            key: CertificateKey { pod_uid: pod_uid(pod), volume: volume.name.clone(), source: *source },
+            namespace,
+            pod_name: pod.metadata.name.as_deref().unwrap_or_default(),
+            account,
+            node_name: pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default(),
+            projection,
+        };
+        match objects.pod_certificate(&spec).await {
+            Ok(issued) => fetched.certificates.extend([(*source, issued)]),
+            Err(error) => errors.push(error.into()),
+        }
+    }
+    for (source, wanted) in references.trust_bundles {
+        match TrustBundle::find(objects, wanted).await {
+            Ok(found) => fetched.trust_bundles.extend(found.map(|found| (source, found))),
+            Err(error) => errors.push(error.into()),
+        }
+    }
     match errors.len() {
         0 => Ok(fetched),
         1 => Err(errors.remove(0)),
@@ -235,6 +261,8 @@ fn files(pod: &Pod, volume: &Volume, context: &VolumeContext, fetched: &Fetched)
     let empty = BTreeMap::new();
     let secret = |name: &str| fetched.secrets.get(name).map(|object| object.data.as_ref().unwrap_or(&empty));
     let token = |index: usize| fetched.tokens.get(&index).map(BoundToken::as_str);
+    let certificate = |index: usize| fetched.certificates.get(&index).map(|issued| (issued.key(), issued.chain()));
+    let trust_bundles = |index: usize| fetched.trust_bundles.get(&index).map(TrustBundle::texts);
     let resource = |selector: &ResourceFieldSelector| -> Result<String, Box<dyn Error + Send + Sync>> {
         resource_field_value(pod, selector, None, Some(&context.node)).map_err(Into::into)
     };
@@ -248,7 +276,16 @@ fn files(pod: &Pod, volume: &Volume, context: &VolumeContext, fetched: &Fetched)
     } else if let Some(source) = &volume.downward_api {
         downward_api_payload(pod, source.items.as_deref().unwrap_or_default(), source.default_mode, &resource)
     } else if let Some(source) = &volume.projected {
-        projected_payload(pod, source, &Sources { config_map: &config_map, secret: &secret, token: &token, resource: &resource })
+        let sources = Sources {
+            config_map: &config_map,
+            secret: &secret,
+            token: &token,
+            certificate: &certificate,
+            trust_bundles: &trust_bundles,
+            rank: &rank,
+            resource: &resource,
+        };
+        projected_payload(pod, source, &sources)
     } else {
         return Err(SetUpError::Unsupported { kind: volume_type(volume) });
     };

@@ -59,10 +59,20 @@ impl Layout {
         self.sub_paths().join(volume).join(container).join(index.to_string())
     }
 
+    /// Volumes as containers see them that mount them recursively read-only.
+    pub(super) fn read_only_views(&self) -> PathBuf {
+        self.pod.join("volume-read-only")
+    }
+
+    /// One of them.
+    pub(super) fn read_only_view(&self, volume: &str, container: &str, index: usize) -> PathBuf {
+        self.read_only_views().join(volume).join(container).join(index.to_string())
+    }
+
     /// All of the above.
-    pub(super) fn all(&self) -> [PathBuf; 4] {
-        // Sub-paths first: they are mounts of what is in the volumes.
-        [self.sub_paths(), self.memory(), self.disk(), self.marks()]
+    pub(super) fn all(&self) -> [PathBuf; 5] {
+        // Views and sub-paths first: they are mounts of what is in the volumes.
+        [self.read_only_views(), self.sub_paths(), self.memory(), self.disk(), self.marks()]
     }
 
     /// The pod's folders, which others use too.

@@ -21,6 +21,12 @@ impl PodVolumes {
         self.by_name.values().filter_map(|volume| volume.group).collect()
     }
 
+    /// Adds a volume that is an image, mounted at `path`.
+    pub(crate) fn add_image(&mut self, volume: &str, path: PathBuf) {
+        let prepared = PreparedVolume { read_only: true, ..PreparedVolume::of(path, PreparedKind::Image) };
+        self.by_name.insert(volume.to_owned(), prepared);
+    }
+
     /// What the pod should be told of them, with reasons.
     pub fn warnings(&self) -> &[(&'static str, String)] {
         &self.warnings
@@ -53,6 +59,8 @@ pub(super) enum PreparedKind {
     HostPath,
     /// Whoever claimed it; it outlives the pod.
     Local,
+    /// An image.
+    Image,
     /// A server.
     Server,
 }

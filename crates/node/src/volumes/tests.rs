@@ -10,10 +10,13 @@ use serde_json::{Value, json};
 use super::*;
 use crate::objects::tests::fake::FakeServer;
 
+mod certificates;
 mod claims;
+mod images;
 mod removals;
 mod servers;
 mod sub_paths;
+mod trust_bundles;
 
 /// A machine with an API server. Unmounts what a test leaves behind, also if it fails.
 struct Machine {

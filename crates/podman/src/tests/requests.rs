@@ -72,6 +72,8 @@ async fn calls_go_where_podman_expects_them() {
     let fake = Fake::start(|path, _| {
         if path.contains("/wait?") {
             Answer::Reply(200, b"137\n".to_vec())
+        } else if path.ends_with("/mount") {
+            Answer::Reply(200, b"/store/overlay/x/merged\n".to_vec())
         } else if path.contains("/json") {
             Answer::Reply(200, b"[]".to_vec())
         } else {
@@ -87,6 +89,7 @@ async fn calls_go_where_podman_expects_them() {
     client.list_containers(&[("a.b/c", "d e"), ("f", "")]).await.unwrap();
     let wait = client.wait_container("c", WaitCondition::Stopped, Duration::from_secs(1));
     assert_eq!(wait.await.unwrap(), 137);
+    assert_eq!(client.mount_container("c").await.unwrap(), std::path::Path::new("/store/overlay/x/merged"));
     client.remove_pod("p", true).await.unwrap();
     assert!(client.pod_exists("p").await.unwrap());
     assert!(client.image_exists("docker.io/library/a:1").await.unwrap());
@@ -103,6 +106,7 @@ async fn calls_go_where_podman_expects_them() {
             "DELETE /containers/c?ignore=true&v=true&volumes=true",
             "GET /containers/json?all=true&filters=%7B%22label%22%3A%5B%22a.b%2Fc%3Dd%20e%22%2C%22f%22%5D%7D",
             "POST /containers/c/wait?condition=stopped&interval=20ms",
+            "POST /containers/c/mount",
             "DELETE /pods/p?force=true&timeout=0",
             "GET /pods/p/exists",
             "GET /images/docker.io%2Flibrary%2Fa%3A1/exists",

@@ -135,7 +135,7 @@ impl Draft<'_> {
                         kind: EventKind::Normal,
                         container: find_container(self.pod(), name.as_str()).map(|(kind, _)| (kind, name.clone())),
                         reason: "BackOff",
-                        message: format!("Back-off pulling image {image:?}"),
+                        message: format!("Back-off pulling image {:?}", failure.missing),
                     });
                 }
                 return false;

@@ -22,7 +22,7 @@ impl Draft<'_> {
                 if fresh || !f.backs_off {
                     out.push((name, status::known_reason(&f.reason), f.message.clone()));
                 } else {
-                    out.push((name, "ImagePullBackOff", format!("Back-off pulling image {image:?}: {}: {}", f.reason, f.message)));
+                    out.push((name, "ImagePullBackOff", format!("Back-off pulling image {:?}: {}: {}", f.missing, f.reason, f.message)));
                 }
                 continue;
             }

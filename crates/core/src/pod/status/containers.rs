@@ -65,7 +65,7 @@ fn status(view: &View<'_>, kind: ContainerKind, container: &Container, old: Opti
         status.ready = seen_running.is_some_and(|newest| probes::is_ready(view.memory, container, newest));
         status.started = Some(seen_running.is_some_and(|newest| probes::is_started(view.memory, container, newest)));
     }
-    status.volume_mounts = volume_mounts(container);
+    status.volume_mounts = volume_mounts(container, view.rules.recursive_read_only);
     status
 }
 
@@ -187,14 +187,14 @@ fn container_id(container: &ObservedContainer) -> String {
     format!("podman://{}", container.id)
 }
 
-fn volume_mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
+fn volume_mounts(container: &Container, recursive_read_only: bool) -> Option<Vec<VolumeMountStatus>> {
     let mounts = container.volume_mounts.as_deref().unwrap_or_default();
     (!mounts.is_empty()).then(|| {
         mounts
             .iter()
             .map(|m| {
                 let read_only = m.read_only.unwrap_or(false);
-                let recursive = matches!(m.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"));
+                let recursive = recursive_read_only && matches!(m.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"));
                 VolumeMountStatus {
                     name: m.name.clone(),
                     mount_path: m.mount_path.clone(),

@@ -215,6 +215,7 @@ impl World {
                 if fails {
                     let image = super::containers(&self.pod).find(|(_, c)| c.name == container.as_str()).unwrap().1.image.clone().unwrap();
                     let failure = ImageFailure {
+                        missing: image.clone(),
                         image,
                         reason: "ErrImagePull".into(),
                         message: String::new(),

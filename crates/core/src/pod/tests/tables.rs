@@ -194,6 +194,7 @@ fn image_failures_back_off() {
             "a".into(),
             ImageFailure {
                 image: "busybox:1".into(),
+                missing: "data:1".into(),
                 reason: failed.into(),
                 message: "no such host".into(),
                 at: at(10),
@@ -209,7 +210,7 @@ fn image_failures_back_off() {
         };
         let told = (failed.to_owned(), "no such host".to_owned(), 0);
         assert_eq!(reason(11), told);
-        let backing_off = ("ImagePullBackOff".to_owned(), format!("Back-off pulling image \"busybox:1\": {failed}: no such host"), 0);
+        let backing_off = ("ImagePullBackOff".to_owned(), format!("Back-off pulling image \"data:1\": {failed}: no such host"), 0);
         let later = if backs_off { backing_off } else { told };
         assert_eq!(reason(20), later);
         assert_eq!(reason(30).2, 1, "tried again after the back-off");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube_pet_core::ids::ContainerName;
 use kube_pet_core::pod::ContainerKind;
 use tracing::debug;
@@ -13,14 +13,16 @@ use crate::objects::SecretObject;
 use crate::pods::runtime::PodRuntime;
 
 impl PodRuntime {
-    /// Pulls the container's image if its policy and the store ask for it.
+    /// Pulls the container's image, and those of the volumes that it mounts, if their policies and the store ask for it.
     pub(in crate::pods) async fn ensure_image(&self, pod: &Pod, name: &ContainerName) -> Result<(), ImageError> {
         let Some((kind, container)) = kube_pet_core::pod::find_container(pod, name.as_str()) else {
             let message = format!("container {name} is not in the spec");
-            return Err(ImageError { reason: "InvalidImageName", message, backs_off: false });
+            return Err(ImageError { image: String::new(), reason: "InvalidImageName", message, backs_off: false });
         };
+        self.ensure_volume_images(pod, kind, &container).await?;
         let place = Some((kind, name.as_str()));
-        match self.image_for(pod, kind, &container).await {
+        let image = container.image.as_deref().unwrap_or_default();
+        match self.image_for(pod, place, image, container.image_pull_policy.as_deref()).await {
             Ok(image) => {
                 self.note(pod, place, "Pulled", image.message.clone());
                 Ok(())
@@ -32,21 +34,27 @@ impl PodRuntime {
         }
     }
 
-    async fn image_for(&self, pod: &Pod, kind: ContainerKind, container: &Container) -> Result<PulledImage, ImageError> {
-        let image = container.image.as_deref().unwrap_or_default();
-        let policy = PullPolicy::of(container.image_pull_policy.as_deref(), image);
+    /// An image, with the events of its pull; `place` is the container that they are about, if it is one.
+    pub(super) async fn image_for(
+        &self,
+        pod: &Pod,
+        place: Option<(ContainerKind, &str)>,
+        image: &str,
+        policy: Option<&str>,
+    ) -> Result<PulledImage, ImageError> {
+        let policy = PullPolicy::of(policy, image);
         let secrets = self.pull_secrets(pod).await;
         let keyring = Keyring::from_secrets(secrets.iter().map(|s| &***s)).map_err(|e| ImageError {
+            image: image.to_owned(),
             reason: "ErrImagePull",
             message: e.to_string(),
             backs_off: true,
         })?;
-        let place = Some((kind, container.name.as_str()));
         let on_pulling = || self.note(pod, place, "Pulling", pulling_message(image));
         self.images.ensure(image, policy, &keyring, on_pulling).await.map_err(|error| {
             let (reason, message) = error.event();
             self.warn(pod, place, reason, message);
-            ImageError { reason: error.reason(), message: error.to_string(), backs_off: error.backs_off() }
+            ImageError { image: image.to_owned(), reason: error.reason(), message: error.to_string(), backs_off: error.backs_off() }
         })
     }
 

@@ -7,7 +7,7 @@ use kube_pet_core::ids::{ContainerId, ContainerName, labels};
 use kube_pet_core::pod::{ContainerState, Exit, ObservedContainer, pod_uid};
 use kube_pet_podman::ContainerInspect;
 
-use crate::containers::{BACKOFF_LABEL, IMAGE_ID_LABEL, IMAGE_LABEL, PAUSE_KIND, RESOURCES_LABEL, SANDBOX_LABEL};
+use crate::containers::{BACKOFF_LABEL, IMAGE_ID_LABEL, IMAGE_LABEL, RESOURCES_LABEL, SANDBOX_LABEL, is_helper};
 use crate::pods::runtime::PodRuntime;
 
 /// The kubelet's limits: of a message, and of one taken from the log.
@@ -24,7 +24,7 @@ impl PodRuntime {
             Err(error) => return Err(error),
         };
         let label = |key: &str| inspect.config.labels.get(key).cloned().unwrap_or_default();
-        if label(labels::POD_UID) != pod_uid(pod).as_str() || label(labels::KIND) == PAUSE_KIND {
+        if label(labels::POD_UID) != pod_uid(pod).as_str() || is_helper(inspect.config.labels.get(labels::KIND)) {
             return Ok(None);
         }
         let name = ContainerName::new(label(labels::CONTAINER_NAME));

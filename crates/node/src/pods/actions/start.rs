@@ -132,9 +132,13 @@ impl PodRuntime {
         let env = self.environment(pod, container, sandbox).await?;
         let (command, args) = expand_command(container, &env);
         let volumes = self.volumes_of(pod).await.map_err(StartError::config)?;
+        let volumes = self.with_images(pod, container, volumes).await?;
         let groups = volumes.groups();
         let mounts = self.volumes.container_mounts(pod, container, volumes, env.clone()).await;
-        let mounts = mounts.map_err(|error| StartError::config(error.to_string()))?;
+        let mounts = mounts.map_err(|error| match error.is_of_image() {
+            true => StartError::create(error.to_string()),
+            false => StartError::config(error.to_string()),
+        })?;
         let record = self.sandboxes.get(&uid).ok_or_else(|| StartError::config("the sandbox is gone"))?;
         let node = self.node.borrow().clone();
         let memory = node.capacity.get("memory").and_then(|q| kube_pet_core::quantity::Amount::of(q).ok()).map_or(0, |a| a.value());
@@ -241,11 +245,12 @@ impl PodRuntime {
             .for_pods_in(namespace)
             .await
             .ok_or_else(|| StartError::config("services have not yet been read at least once, cannot construct envvars"))?;
+        let files = self.env_files(pod, container).await?;
         let node = self.node.borrow().clone();
         let sources = EnvSources {
             config_maps: config_maps.iter().map(|(name, object)| (name.clone(), object.as_deref())).collect(),
             secrets: secrets.iter().map(|(name, object)| (name.clone(), object.as_ref().map(|s| &***s))).collect(),
-            files: BTreeMap::new(),
+            files,
             node: Some(&node),
             pod_ips: &sandbox.pod_ips,
             host_ips: &node.host_ips,

@@ -10,6 +10,7 @@ use kube_pet_core::ids::{ContainerId, PodUid, labels};
 use kube_pet_core::pod::{ContainerState, Observed, ObservedContainer, SandboxFacts};
 use tracing::debug;
 
+use crate::containers::is_helper;
 use crate::pods::inventory::Sighting;
 use crate::pods::runtime::PodRuntime;
 
@@ -74,7 +75,7 @@ impl Observation {
                     debug!(id = id.as_str(), "a container is no longer there");
                     self.forget(&id);
                 }
-                for summary in containers {
+                for summary in containers.into_iter().filter(|summary| !is_helper(summary.labels.get(labels::KIND))) {
                     let id = ContainerId::new(&summary.id);
                     let known = self.facts.containers.iter().find(|c| c.id == id);
                     let same = known.is_some_and(|c| match c.state {

@@ -201,8 +201,8 @@ impl Worker {
             Err(error) => {
                 let previous = self.memory.image_failures.get(&container).filter(|f| f.image == image).map(|f| f.backoff_seconds);
                 let backoff_seconds = if error.backs_off { next_retry(self.runtime.rules().image, previous) } else { 10 };
-                let (reason, backs_off) = (error.reason.to_owned(), error.backs_off);
-                let failure = ImageFailure { image, reason, message: error.message, at: steady_now(), backoff_seconds, backs_off };
+                let (reason, backs_off, missing) = (error.reason.to_owned(), error.backs_off, error.image);
+                let failure = ImageFailure { image, missing, reason, message: error.message, at: steady_now(), backoff_seconds, backs_off };
                 self.memory.image_failures.insert(container, failure);
             }
         }

@@ -92,3 +92,36 @@ async fn mounts_what_a_pod_mounted_into_its_volume_survives_it() {
     assert!(!machine.state().exists());
     assert_eq!((read(&outside.join("precious")), read(&outside.join("sub/kept"))), ("x".into(), "y".into()));
 }
+
+#[tokio::test]
+async fn mounts_recursively_read_only_hold_what_is_mounted_below_the_volume() {
+    if !kube_pet_host::read_only::is_supported() {
+        println!("skipped: the kernel has no mount_setattr");
+        return;
+    }
+    let machine = Machine::new();
+    let mount = |mode: &str| {
+        let mount = json!({"name": "e", "mountPath": "/e", "readOnly": true, "recursiveReadOnly": mode});
+        with_mounts(json!([{"name": "e", "emptyDir": {}}]), json!([mount]))
+    };
+    let volumes = machine.prepare(&mount("Enabled")).await.unwrap();
+    let inner = volumes.path("e").unwrap().join("inner");
+    fs::create_dir(&inner).unwrap();
+    mounts::tmpfs(&inner, None, 0o777, true).unwrap();
+    let refused = mount_points(&machine, &mount("Enabled"), &volumes).unwrap_err();
+    assert!(refused.ends_with("it is not supported by the runtime"), "{refused}");
+    let plain = mount_points(&machine, &mount("IfPossible"), &volumes).unwrap().remove(0);
+    assert_eq!((&plain.source, plain.recursive_read_only), (volumes.path("e").unwrap(), false));
+
+    let able = machine.restarted().with_recursive_read_only(true);
+    for mode in ["Enabled", "IfPossible"] {
+        let pod = mount(mode);
+        let made = able.mounts_for(&pod, &pod.spec.as_ref().unwrap().containers[0], &volumes, &|_| None).unwrap().remove(0);
+        assert!(made.read_only && made.recursive_read_only);
+        let error = fs::write(made.source.join("inner/f"), "x").unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem, "{mode}");
+    }
+    fs::write(inner.join("f"), "x").unwrap();
+    able.teardown(&"uid-1".into()).await.map_err(texts).unwrap();
+    assert!(!machine.state().exists());
+}
