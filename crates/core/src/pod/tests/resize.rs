@@ -123,6 +123,11 @@ fn a_container_restarts_where_its_policy_says_so() {
     let (now, last) = state(&grows);
     assert_eq!(now.waiting.unwrap().reason.as_deref(), Some("ContainerCreating"));
     assert_eq!(last.terminated.unwrap().exit_code, 0);
+    // But not in a pod that ends.
+    let mut deleted = after.clone();
+    deleted.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(40)));
+    let (now, _) = state(&plan(&deleted, &ended, &memory, at(3)));
+    assert!(now.waiting.is_none() && now.terminated.is_some());
     resizing.steps.iter().for_each(|step| memory.actuated.apply(step));
     let starts = plan(&after, &ended, &memory, at(3));
     assert!(matches!(&starts.actions[..], [Action::StartContainer { attempt: 1, .. }]), "{:?}", starts.actions);
