@@ -15,6 +15,7 @@ pub mod pod;
 pub mod policies;
 pub mod quantity;
 pub mod quoting;
+pub mod resize;
 pub mod resources;
 pub mod security;
 pub mod services;

@@ -40,16 +40,20 @@ mod observed;
 mod patch;
 mod plan;
 mod probes;
+mod resizing;
 mod spec;
 mod status;
 
 pub use backoff::{BackoffPolicy, next_restart, next_retry};
 pub use decide::{Now, Rules, decide};
-pub use memory::{Disruption, Eviction, ImageFailure, Memory, PostStart, PrepareFailure, Rejected, StartFailure};
+pub use memory::{
+    Disruption, Eviction, ImageFailure, Memory, PostStart, PrepareFailure, Rejected, ResizeInProgress, ResizeMemory, StartFailure,
+};
 pub use observed::{ContainerState, Exit, Observed, ObservedContainer, SandboxFacts};
 pub use patch::{is_starting, status_differs, status_patch};
-pub use plan::{Action, ActionKey, EventKind, Plan, PodEvent};
+pub use plan::{Action, ActionKey, EventKind, Plan, PodEvent, ResizeStanding};
 pub use probes::{ProbeKind, Tally, Verdict};
+pub use resizing::{RESIZE_IN_PROGRESS, RESIZE_PENDING, note_unknown};
 pub use spec::{
     ContainerKind, Desired, RestartPolicy, Stop, container_status, containers, find_container, is_mirror, pod_restart_policy, pod_uid,
     restarts_after, target_container,

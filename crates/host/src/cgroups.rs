@@ -94,6 +94,11 @@ impl CgroupError {
         matches!(self, Self::Remove { source, .. } if source.raw_os_error() == Some(Errno::BUSY.raw_os_error()))
     }
 
+    /// Whether the kernel calls the value invalid: of a CPU quota on v1 also where a group in it has more, or the one around it less.
+    pub fn is_invalid(&self) -> bool {
+        matches!(self, Self::Set { source, .. } if source.raw_os_error() == Some(Errno::INVAL.raw_os_error()))
+    }
+
     /// Whether there is no such group (any more).
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Read { source, .. } | Self::Set { source, .. } if source.kind() == io::ErrorKind::NotFound || source.raw_os_error() == Some(Errno::NODEV.raw_os_error()))
@@ -211,6 +216,35 @@ fn set_limits(layout: &Layout, relative: &Path, limits: &Limits) -> Result<(), C
         set(&path, &or(pids, "max"))?;
     }
     Ok(())
+}
+
+/// Changes how much memory a container's group may use, and leaves it no swap, as the OCI runtimes do where both limits are the same.
+pub fn update_memory_without_swap(cgroup: &str, bytes: u64) -> Result<(), CgroupError> {
+    let relative = relative(cgroup)?;
+    let Some(hierarchy) = layout()?.hierarchy("memory") else { return Ok(()) };
+    let folder = hierarchy.mount.join(relative);
+    let value = bytes.to_string();
+    if hierarchy.unified {
+        set(&folder.join("memory.max"), &value)?;
+        return where_counted(set(&folder.join("memory.swap.max"), "0"));
+    }
+    // On v1 the limit of memory and swap together is never below that of memory.
+    let (memory, both) = (folder.join("memory.limit_in_bytes"), folder.join("memory.memsw.limit_in_bytes"));
+    let now = fs::read_to_string(&both).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    if now.is_some_and(|now| now < bytes) {
+        where_counted(set(&both, &value))?;
+        return set(&memory, &value);
+    }
+    set(&memory, &value)?;
+    where_counted(set(&both, &value))
+}
+
+/// Kernels that do not count swap have no file for it.
+fn where_counted(set: Result<(), CgroupError>) -> Result<(), CgroupError> {
+    match set {
+        Err(error) if error.is_not_found() => Ok(()),
+        done => done,
+    }
 }
 
 fn set(path: &Path, value: &str) -> Result<(), CgroupError> {

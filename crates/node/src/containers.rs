@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube_pet_core::ids::{ContainerName, labels};
 use kube_pet_core::pod::{ContainerKind, pod_uid};
+use kube_pet_core::resize::ContainerAmounts;
 use kube_pet_core::resources::ContainerLimits;
 use kube_pet_core::security::{Effective, Seccomp};
 use kube_pet_podman::{LinuxCpu, LinuxMemory, LinuxResources, LogConfiguration, Mount, Namespace, SpecGenerator};
@@ -39,6 +40,8 @@ pub const SANDBOX_LABEL: &str = "kube-pet.dev/sandbox";
 pub const IMAGE_LABEL: &str = "kube-pet.dev/image";
 /// Label with `status.imageID`.
 pub const IMAGE_ID_LABEL: &str = "kube-pet.dev/image-id";
+/// Label with the resources that a container was made with.
+pub const RESOURCES_LABEL: &str = "kube-pet.dev/resources";
 /// Label of the pause container that holds a shared PID namespace.
 pub const PAUSE_KIND: &str = "pause";
 /// And of the container that holds the image of a volume, and never runs.
@@ -167,6 +170,7 @@ pub fn spec_generator(place: &Place<'_>, parts: Parts<'_>) -> SpecGenerator {
         (SANDBOX_LABEL.to_owned(), place.sandbox_id.to_owned()),
         (IMAGE_LABEL.to_owned(), image_name),
         (IMAGE_ID_LABEL.to_owned(), image_status_id),
+        (RESOURCES_LABEL.to_owned(), ContainerAmounts::of(pod, spec).to_string()),
     ]);
     // `command` takes the place of ENTRYPOINT, and the image's CMD is then not used either.
     out.entrypoint = command.unwrap_or_default();

@@ -5,6 +5,7 @@ mod admission;
 pub mod checkpoint;
 pub mod exits;
 pub mod inventory;
+mod ledger;
 pub mod manager;
 pub mod mirror;
 pub mod oom;

@@ -1,6 +1,7 @@
 //! The decision itself.
 
 mod init;
+mod resize;
 mod start;
 mod stop;
 mod waiting;
@@ -14,8 +15,9 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use super::backoff::BackoffPolicy;
 use super::memory::{Memory, Rejected};
 use super::observed::{Observed, SandboxFacts};
-use super::plan::{Action, ActionKey, Plan, PodEvent};
+use super::plan::{Action, ActionKey, Plan, PodEvent, ResizeStanding};
 use super::probes::{self, ProbeKind};
+use super::resizing::Differences;
 use super::spec::{ContainerKind, Desired, find_container};
 use super::status;
 use crate::ids::{ContainerId, ContainerName};
@@ -46,11 +48,13 @@ pub struct Now {
 
 /// What is due for one pod now. Pure and total; see the module's state diagrams.
 pub fn decide(desired: Desired<'_>, observed: &Observed, memory: &Memory, rules: &Rules, now: Now) -> Plan {
-    let mut draft = Draft { desired, observed, memory, rules, now, actions: Vec::new(), events: Vec::new(), wake_at: None };
+    let differences = Differences::find(desired.pod, observed, memory);
+    let mut draft = Draft { desired, observed, memory, rules, now, differences, actions: Vec::new(), events: Vec::new(), wake_at: None };
     let evicted = memory.evicted.as_ref().map(|eviction| eviction.failed.clone());
     let failed = memory.rejected.clone().or(evicted).or_else(|| draft.deadline_exceeded());
     let waiting = draft.waiting();
-    let view = status::View { desired, observed, memory, rules, now, failed: failed.as_ref(), waiting: &waiting };
+    let differences = &draft.differences;
+    let view = status::View { desired, observed, memory, rules, now, failed: failed.as_ref(), waiting: &waiting, differences };
     let status = status::pod_status(&view);
     let terminal = matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"));
     let finished = match (desired.stop, terminal) {
@@ -64,11 +68,14 @@ pub fn decide(desired: Desired<'_>, observed: &Observed, memory: &Memory, rules:
             false
         }
     };
-    let probes = draft.probes(desired.stop.is_some() || terminal);
+    let ending = desired.stop.is_some() || terminal;
+    let probes = draft.probes(ending);
+    // What ends is not changed any more.
+    let resize = if ending { ResizeStanding::default() } else { draft.differences.standing() };
     let abandoned = draft.abandoned();
     let Draft { mut actions, events, wake_at, .. } = draft;
     actions.retain(|a| !memory.in_flight.contains(&a.key()));
-    Plan { actions, abandoned, probes, status, events, wake_at, finished }
+    Plan { actions, abandoned, probes, status, events, wake_at, resize, finished }
 }
 
 /// Why a container waits, for its status: reason and message.
@@ -80,6 +87,8 @@ struct Draft<'a> {
     memory: &'a Memory,
     rules: &'a Rules,
     now: Now,
+    /// What the containers have against what the pod was given.
+    differences: Differences,
     actions: Vec<Action>,
     events: Vec<PodEvent>,
     wake_at: Option<Timestamp>,
@@ -144,6 +153,7 @@ impl<'a> Draft<'a> {
         if self.stale_running(sandbox) {
             return;
         }
+        self.resize();
         self.ephemeral(sandbox);
         if self.apps_are_done(sandbox) {
             let grace = self.grace();

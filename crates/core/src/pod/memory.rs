@@ -9,8 +9,10 @@ use k8s_openapi::api::core::v1::Pod;
 use super::observed::Observed;
 use super::plan::ActionKey;
 use super::probes::{ProbeKind, Verdict};
+use super::resizing::{RESIZE_IN_PROGRESS, RESIZE_PENDING};
 use super::spec::container_status;
 use crate::ids::{ContainerId, ContainerName};
+use crate::resize::{Actuated, PendingResize};
 
 /// The memory of one pod worker.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -55,6 +57,10 @@ pub struct Memory {
     pub teardown_retry_at: Option<Timestamp>,
     /// The node has given the pod up: `Evicted`, `Preempting`, `Terminated`.
     pub evicted: Option<Eviction>,
+    /// What is told of a resize.
+    pub resize: ResizeMemory,
+    /// What the kernel was told. Unlike the rest it outlives the agent.
+    pub actuated: Actuated,
 }
 
 impl Memory {
@@ -67,6 +73,20 @@ impl Memory {
         self.pre_stopped.retain(there);
         self.signalled.retain(|id, _| there(id));
         self.killed.retain(|id, _| there(id));
+        self.actuated.keep_only(there);
+    }
+
+    /// Takes over what an earlier run has told of a resize, where this run has nothing to tell yet.
+    pub fn adopt_resize(&mut self, pod: &Pod) {
+        let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+        if let Some(told) = conditions.iter().find(|c| c.type_ == RESIZE_PENDING) {
+            let message = told.message.clone().unwrap_or_default();
+            self.resize.pending.get_or_insert(PendingResize { cause: String::new(), message, generation: told.observed_generation });
+        }
+        if let Some(told) = conditions.iter().find(|c| c.type_ == RESIZE_IN_PROGRESS) {
+            let error = told.reason.as_ref().and(told.message.clone());
+            self.resize.in_progress.get_or_insert(ResizeInProgress { generation: told.observed_generation, error });
+        }
     }
 
     /// Takes over what an earlier run of the agent had found of containers that still run, where this run has not found anything
@@ -85,6 +105,26 @@ impl Memory {
             }
         }
     }
+}
+
+/// A resize, as far as it is told of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResizeMemory {
+    /// What is asked for and cannot be given.
+    pub pending: Option<PendingResize>,
+    /// What is given, and not yet all had.
+    pub in_progress: Option<ResizeInProgress>,
+    /// When a change that failed is tried again.
+    pub retry_at: Option<Timestamp>,
+}
+
+/// The condition `PodResizeInProgress`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResizeInProgress {
+    /// `metadata.generation` of the spec that is given.
+    pub generation: Option<i64>,
+    /// What went wrong at the last try.
+    pub error: Option<String>,
 }
 
 /// A postStart hook. Where the agent died in its midst, it is not run again, as the kubelet's.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 
 use crate::ids::{ContainerId, ContainerName};
+use crate::resize::ContainerAmounts;
 
 /// Everything seen of one pod.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -43,6 +44,8 @@ pub struct ObservedContainer {
     pub image: String,
     /// `status.imageID`.
     pub image_id: String,
+    /// What it was made with; `None` where it does not say.
+    pub amounts: Option<ContainerAmounts>,
     /// When Podman made it.
     pub created_at: Timestamp,
     /// Its state.

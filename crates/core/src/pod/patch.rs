@@ -7,6 +7,8 @@
 use k8s_openapi::api::core::v1::PodStatus;
 use serde_json::{Map, Value, json};
 
+use super::resizing::{RESIZE_IN_PROGRESS, RESIZE_PENDING};
+
 /// The body of a PATCH of `pods/status`. The UID guards against a pod of the same name that came later.
 /// Conditions are merged by their type, so that those of others survive.
 pub fn status_patch(uid: &str, status: &PodStatus) -> Value {
@@ -19,10 +21,28 @@ pub fn status_patch(uid: &str, status: &PodStatus) -> Value {
             items.insert(0, json!({"$patch": "replace"}));
         }
     }
+    if let Some(Value::Object(resources)) = out.get_mut("resources") {
+        for list in ["limits", "requests"] {
+            match resources.get_mut(list) {
+                Some(Value::Object(amounts)) => {
+                    for name in ["cpu", "memory"] {
+                        amounts.entry(name).or_insert(Value::Null);
+                    }
+                }
+                _ => drop(resources.insert(list.to_owned(), Value::Null)),
+            }
+        }
+    }
     if let Some(Value::Array(conditions)) = out.get_mut("conditions") {
         for condition in conditions.iter_mut().filter_map(Value::as_object_mut) {
             for field in ["reason", "message"] {
                 condition.entry(field).or_insert(Value::Null);
+            }
+        }
+        // The conditions of ours that come and go; the others stay once they are there.
+        for kind in [RESIZE_PENDING, RESIZE_IN_PROGRESS] {
+            if !conditions.iter().any(|condition| condition["type"] == kind) {
+                conditions.push(json!({"type": kind, "$patch": "delete"}));
             }
         }
     }

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::PodStatus;
 use super::probes::ProbeKind;
 use super::spec::ContainerKind;
 use crate::ids::{ContainerId, ContainerName};
+use crate::resize::Resizing;
 
 /// What to do next with one pod.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,8 +25,19 @@ pub struct Plan {
     pub events: Vec<PodEvent>,
     /// When to decide again even if nothing happens, on the steady clock.
     pub wake_at: Option<Timestamp>,
+    /// Where a resize stands.
+    pub resize: ResizeStanding,
     /// Nothing is left to do for this pod, ever: its worker can end.
     pub finished: bool,
+}
+
+/// Whether the containers have what the pod was given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResizeStanding {
+    /// They have not all of it yet.
+    pub busy: bool,
+    /// Containers that end for it, to be remembered as such.
+    pub restarts: BTreeSet<ContainerId>,
 }
 
 /// An operation. Each is idempotent and has a deadline of its own where it is carried out.
@@ -90,6 +102,8 @@ pub enum Action {
         /// Podman's ID.
         id: ContainerId,
     },
+    /// Give the running containers what the pod was given.
+    Resize(Resizing),
     /// Take down volumes, sandbox and cgroup. No process of the pod is alive.
     Release,
     /// Remove the pod's containers, Podman pod, log files and checkpoint.
@@ -113,6 +127,8 @@ pub enum ActionKey {
     PreStop(ContainerId),
     /// Signal, kill or removal of a container.
     Container(ContainerId),
+    /// The change of limits in place.
+    Resize,
 }
 
 impl Action {
@@ -124,6 +140,7 @@ impl Action {
             Self::StartContainer { container, .. } => ActionKey::Start(container.clone()),
             Self::PostStart { id, .. } => ActionKey::PostStart(id.clone()),
             Self::PreStop { id, .. } => ActionKey::PreStop(id.clone()),
+            Self::Resize(_) => ActionKey::Resize,
             Self::Signal { id, .. } | Self::Kill { id, .. } | Self::RemoveContainer { id } => ActionKey::Container(id.clone()),
         }
     }

@@ -3,6 +3,7 @@
 mod conditions;
 mod containers;
 mod phase;
+mod resize;
 
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{HostIP, PodIP, PodStatus};
@@ -11,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::decide::{Now, Rules, Waiting};
 use super::memory::{Memory, Rejected};
 use super::observed::Observed;
+use super::resizing::Differences;
 use super::spec::{ContainerKind, Desired};
 
 /// How long `ErrImagePull` is shown before it reads `ImagePullBackOff`.
@@ -27,6 +29,8 @@ pub(super) struct View<'a> {
     pub failed: Option<&'a Rejected>,
     /// Reasons to wait, by container.
     pub waiting: &'a Waiting,
+    /// What the containers have against what the pod was given.
+    pub differences: &'a Differences,
 }
 
 /// The complete status. Conditions that are not the kubelet's are carried over as the API server has them.
@@ -66,7 +70,9 @@ pub(super) fn pod_status(view: &View<'_>) -> PodStatus {
         _ => old.pod_ips.clone(),
     };
     let conditions = conditions::conditions(view, &phase, &init_container_statuses, &container_statuses);
+    let (allocated_resources, resources) = resize::of_pod(view, &phase);
     PodStatus {
+        allocated_resources,
         conditions: Some(conditions),
         container_statuses: Some(container_statuses),
         init_container_statuses: (!init_container_statuses.is_empty()).then_some(init_container_statuses),
@@ -84,6 +90,7 @@ pub(super) fn pod_status(view: &View<'_>) -> PodStatus {
         phase: Some(phase),
         qos_class,
         reason,
+        resources,
         start_time: old.start_time.or_else(|| view.memory.start_time.map(Time)),
         ..PodStatus::default()
     }

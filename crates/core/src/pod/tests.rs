@@ -1,3 +1,4 @@
+mod resize;
 mod simulation;
 mod tables;
 
@@ -47,6 +48,7 @@ pub(super) fn seen(name: &str, attempt: u32, backoff_seconds: u32, state: Contai
         sandbox: "sb1".into(),
         image: "docker.io/library/busybox:1".into(),
         image_id: "sha256:1".into(),
+        amounts: None,
         created_at: at(0),
         state,
         user: None,

@@ -94,24 +94,30 @@ fn hugepages(list: &Amounts, result: &mut BTreeMap<String, i64>) {
     result.extend(list.iter().filter_map(|(name, amount)| Some((hugepage_unit(name)?, amount.value()))));
 }
 
+fn pod_level_limits(pod: &Pod) -> Amounts {
+    if has_pod_level_resources(pod) { amounts(pod_level(pod).and_then(|r| r.limits.as_ref())) } else { Amounts::new() }
+}
+
+/// A container's limit of a resource, else the pod's; nothing is no limit.
+pub fn effective_limit(pod: &Pod, container: &Container, name: &str) -> Amount {
+    match get(&limits_of(container), name) {
+        none if none.is_zero() => get(&pod_level_limits(pod), name),
+        limit => limit,
+    }
+}
+
 /// The limits of one container. A limit that only the pod has is the container's too, so that tools that look at their own cgroup
 /// see it. `memory_capacity` is the machine's, in bytes.
 pub fn container_limits(pod: &Pod, container: &Container, memory_capacity: i64) -> ContainerLimits {
-    let pod_limits = if has_pod_level_resources(pod) { amounts(pod_level(pod).and_then(|r| r.limits.as_ref())) } else { Amounts::new() };
-    let own = limits_of(container);
-    let limit = |name| match get(&own, name) {
-        none if none.is_zero() => get(&pod_limits, name),
-        limit => limit,
-    };
-    let cpu_limit = limit("cpu");
+    let cpu_limit = effective_limit(pod, container, "cpu");
     let cpu_request = container_requests(container).get("cpu").copied().unwrap_or(cpu_limit);
     let mut pages = BTreeMap::new();
-    hugepages(&pod_limits, &mut pages);
-    hugepages(&own, &mut pages);
+    hugepages(&pod_level_limits(pod), &mut pages);
+    hugepages(&limits_of(container), &mut pages);
     ContainerLimits {
         cpu_shares: cpu_shares(cpu_request.milli_value()),
         cpu_quota: cpu_quota(cpu_limit.milli_value()),
-        memory_limit: memory(limit("memory")),
+        memory_limit: memory(effective_limit(pod, container, "memory")),
         hugepages: pages,
         oom_score_adj: oom_score_adj(pod, container, memory_capacity),
     }

@@ -216,9 +216,8 @@ pub(super) const CONTAINER: &[Field] = &[
     yes("readinessProbe.tcpSocket.port"),
     yes("readinessProbe.terminationGracePeriodSeconds"),
     yes("readinessProbe.timeoutSeconds"),
-    not_yet("resizePolicy[].restartPolicy", "resources are not changed in place yet")
-        .only("`RestartContainer`", |place| place.value == "RestartContainer"),
-    note("resizePolicy[].resourceName", "see resizePolicy[].restartPolicy"),
+    yes("resizePolicy[].resourceName"),
+    yes("resizePolicy[].restartPolicy"),
     refused("resources.claims", "devices of dynamic resource allocation cannot be prepared"),
     note("resources.limits.ephemeral-storage", "the pod that exceeds it is evicted; counted once a minute"),
     yes("resources.limits"),

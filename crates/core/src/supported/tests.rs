@@ -136,11 +136,9 @@ fn states_that_hold_for_some_values() {
         container["name"] = json!("c");
         json!({"containers": [container]})
     };
-    let in_place = |policy: &str| container(json!({"resizePolicy": [{"resourceName": "cpu", "restartPolicy": policy}]}));
     let windows = |options: Value| container(json!({"securityContext": {"windowsOptions": options}}));
     let projected = |source: Value| json!({"volumes": [{"name": "v", "projected": {"sources": [source]}}]});
     for (spec, path, state) in [
-        (in_place("RestartContainer"), "spec.containers[c].resizePolicy[0].restartPolicy", State::NotYet),
         (windows(json!({"runAsUserName": "u"})), "spec.containers[c].securityContext.windowsOptions", State::Refused),
         (
             json!({"securityContext": {"supplementalGroupsPolicy": "Strict"}}),

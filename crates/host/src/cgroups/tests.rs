@@ -58,6 +58,39 @@ fn limits_are_set_changed_and_taken_away() {
 }
 
 #[test]
+fn memory_goes_up_and_down_with_no_swap_beside_it() {
+    let group = Group::new("swap");
+    ensure(&group.pod(), &Limits { memory: Some(256 << 20), ..Limits::default() }).unwrap();
+    for megabytes in [64, 128, 32] {
+        update_memory_without_swap(&group.pod(), megabytes << 20).unwrap();
+        assert_eq!(group.read(("memory", "memory.limit_in_bytes"), "memory.max"), (megabytes << 20).to_string());
+        let hierarchy = layout().unwrap().hierarchy("memory").unwrap();
+        let (name, expected) = if hierarchy.unified { ("memory.swap.max", 0) } else { ("memory.memsw.limit_in_bytes", megabytes << 20) };
+        // Kernels that do not count swap have no such file.
+        if let Ok(swap) = fs::read_to_string(hierarchy.mount.join(group.pod().trim_matches('/')).join(name)) {
+            assert_eq!(swap.trim(), expected.to_string());
+        }
+    }
+    assert!(update_memory_without_swap("/kubepods-test-none", 1 << 20).unwrap_err().is_not_found());
+}
+
+#[test]
+fn on_v1_no_group_has_more_than_the_one_around_it() {
+    let group = Group::new("quota");
+    let limits = |quota| Limits { cpu_quota: Some(quota), ..Limits::default() };
+    ensure(&group.pod(), &limits(20_000)).unwrap();
+    ensure(&format!("{}/c", group.pod()), &limits(20_000)).unwrap();
+    let lower = update(&group.pod(), &limits(10_000));
+    if layout().unwrap().hierarchy("cpu").unwrap().unified {
+        lower.unwrap();
+    } else {
+        assert!(lower.unwrap_err().is_invalid());
+        update(&format!("{}/c", group.pod()), &limits(10_000)).unwrap();
+        update(&group.pod(), &limits(10_000)).unwrap();
+    }
+}
+
+#[test]
 fn processes_are_counted_and_keep_their_group_until_they_end() {
     let group = Group::new("counters");
     ensure(&group.pod(), &Limits::default()).unwrap();

@@ -26,6 +26,7 @@ mod policies;
 mod preemption;
 mod pressure;
 mod probes;
+mod resize;
 mod selectors;
 mod services;
 mod shutdown;

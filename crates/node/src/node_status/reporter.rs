@@ -29,6 +29,8 @@ use crate::events::EventType;
 const PODMAN_START: Duration = Duration::from_secs(5);
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(7);
+/// Without them the API server lets nobody resize a pod's common resources, or its init containers.
+const DECLARED_FEATURES: [&str; 2] = ["InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers"];
 /// Where no cluster tells a pod network and none is configured.
 const STANDALONE_NETWORK: &str = "10.85.0.0/24";
 
@@ -163,6 +165,7 @@ impl Reporter {
             daemon_endpoints: Some(NodeDaemonEndpoints {
                 kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(self.inputs.config.port) }),
             }),
+            declared_features: Some(DECLARED_FEATURES.map(str::to_owned).to_vec()),
             images: self.sources.images.borrow().clone().or_else(|| before.images.clone()),
             node_info: Some(system),
             runtime_handlers: Some(vec![NodeRuntimeHandler {

@@ -6,6 +6,7 @@ mod image;
 mod image_volumes;
 mod observe;
 mod prepare;
+mod resize;
 mod start;
 mod stop;
 mod teardown;
@@ -13,6 +14,7 @@ mod teardown;
 use kube_pet_core::pod::ObservedContainer;
 
 pub(crate) use prepare::catatonit;
+pub(super) use resize::{ResizeFailure, Resized};
 
 /// Why an image could not be had: the kubelet's reason and message.
 #[derive(Debug)]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube_pet_core::ids::PodUid;
+use kube_pet_core::resize::{Actuated, Allocation};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
@@ -18,6 +19,12 @@ pub struct Checkpoint {
     pub from_file: bool,
     /// The pod, with the status last computed.
     pub pod: Pod,
+    /// What it was given; of a checkpoint without it all that it asked for.
+    #[serde(default)]
+    pub allocation: Option<Allocation>,
+    /// What the kernel was told.
+    #[serde(default)]
+    pub actuated: Actuated,
 }
 
 impl Checkpoint {

@@ -30,6 +30,8 @@ pub enum Sighting {
     Touched(ContainerId),
     /// The node is short of something, and this pod has to go.
     Evicted(Eviction),
+    /// What the pod was given, or why it is given nothing more, has changed.
+    Reallocated,
 }
 
 /// Where sightings of a pod go. Pods without a worker go to the default, so that orphans are noticed.
@@ -63,6 +65,10 @@ impl Subscribers {
     /// Tells a worker that its pod has to go.
     pub fn evict(&self, uid: &PodUid, eviction: Eviction) {
         self.send(uid, Sighting::Evicted(eviction));
+    }
+    /// Tells a worker to look at what its pod is given.
+    pub fn reallocated(&self, uid: &PodUid) {
+        self.send(uid, Sighting::Reallocated);
     }
     /// Tells a worker that one of its containers may have changed.
     pub fn touch(&self, uid: &PodUid, id: ContainerId) {

@@ -68,6 +68,7 @@ impl PodManager {
         let checkpoints = tokio::task::spawn_blocking(move || checkpoint::read_all(&paths)).await.unwrap_or_default();
         for checkpoint in checkpoints {
             let uid = pod_uid(&checkpoint.pod);
+            self.runtime.restore(&checkpoint);
             self.want(uid.clone(), checkpoint.source(), Arc::new(checkpoint.pod.clone()), true, false);
             self.remembered.insert(uid, checkpoint);
         }
@@ -114,6 +115,7 @@ impl PodManager {
                 if let Some(worker) = self.workers.get(&uid) {
                     worker.send_modify(|w| w.present = false);
                 }
+                self.runtime.note_source(&uid, false);
             }
             PodUpdate::Synced(source) => {
                 self.unsynced.remove(&source);
@@ -129,6 +131,7 @@ impl PodManager {
                     if let Some(worker) = self.workers.get(&uid) {
                         worker.send_modify(|w| w.present = false);
                     }
+                    self.runtime.note_source(&uid, false);
                 }
                 self.remembered.retain(|_, c| c.source() != source);
                 if self.unsynced.is_empty() {
@@ -161,6 +164,7 @@ impl PodManager {
         let named = self.named.contains(&uid);
         let wanted = Wanted { pod, source, present, named, mirror_uid };
         if let Some(worker) = self.workers.get(&uid) {
+            self.runtime.note_source(&uid, present);
             worker.send_replace(wanted);
             return;
         }

@@ -8,11 +8,9 @@ use std::time::Instant;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
-use kube_pet_core::admission::Admission;
 use kube_pet_core::ids::{ContainerId, PodUid};
 use kube_pet_core::node::NodeInfo;
-use kube_pet_core::pod::{BackoffPolicy, EventKind, PodEvent, Rejected, Rules, pod_uid, status_patch};
-use kube_pet_core::shutdown;
+use kube_pet_core::pod::{BackoffPolicy, EventKind, PodEvent, Rules, pod_uid, status_patch};
 use kube_pet_podman::Client;
 use tokio::sync::watch;
 use tracing::warn;
@@ -20,10 +18,10 @@ use tracing::warn;
 use super::checkpoint::{self, Checkpoint};
 use super::exits::ExitWatcher;
 use super::inventory::Subscribers;
+use super::ledger::Ledger;
 use super::oom::OomMark;
-use super::room::Room;
 use super::sources::Source;
-use super::store::{PodStoreWriter, runs};
+use super::store::PodStoreWriter;
 use super::worker::Wanted;
 use crate::api::ApiHandle;
 use crate::events::{EventRecorder, EventType};
@@ -88,12 +86,12 @@ pub struct PodRuntime {
     pub(super) handlers: Handlers,
     /// When this agent started.
     pub(super) began: Instant,
-    shutdown: watch::Receiver<bool>,
-    /// Admitted pods. Of those that this run has admitted, as they were then: their workers show them a moment later.
-    admitted: Mutex<BTreeMap<PodUid, Option<Arc<Pod>>>>,
+    pub(super) shutdown: watch::Receiver<bool>,
+    /// Admitted pods, and what each was given.
+    pub(super) ledger: Mutex<Ledger>,
     /// Volumes known to be there.
     mounted: Mutex<BTreeMap<PodUid, Arc<PodVolumes>>>,
-    synced: watch::Sender<bool>,
+    pub(super) synced: watch::Sender<bool>,
 }
 
 /// The parts that a [`PodRuntime`] is made of.
@@ -195,7 +193,7 @@ impl PodRuntime {
             handlers,
             began: Instant::now(),
             shutdown,
-            admitted: Mutex::new(BTreeMap::new()),
+            ledger: Mutex::default(),
             mounted: Mutex::new(BTreeMap::new()),
             synced,
         }
@@ -216,6 +214,7 @@ impl PodRuntime {
     /// Every source of pods has told everything that it has.
     pub(super) fn sources_synced(&self) {
         self.synced.send_replace(true);
+        self.retry_resizes();
     }
 
     /// Becomes true once every source of pods has told everything.
@@ -244,48 +243,6 @@ impl PodRuntime {
         OomMark::new(self.paths.pod_dir(&pod_uid(pod)), self.pod_cgroup(pod), id)
     }
 
-    // --- admission
-
-    /// Admits a pod against those that were admitted before it. One at a time: two pods never take the same last port. A critical
-    /// pod may be told to wait until others have gone for it; its room is kept for it from now on.
-    pub(super) fn admit(&self, pod: &Arc<Pod>, uid: &PodUid) -> Result<Option<Room>, Rejected> {
-        let mut admitted = self.admitted.lock().unwrap_or_else(PoisonError::into_inner);
-        let reader = self.store.reader();
-        let others: Vec<_> = admitted
-            .iter()
-            .filter(|(other, _)| *other != uid)
-            .filter_map(|(other, then)| reader.by_uid(other).or_else(|| then.clone()))
-            .filter(|p| is_active(p))
-            .collect();
-        let refs: Vec<&Pod> = others.iter().map(AsRef::as_ref).collect();
-        let node = self.node.borrow().clone();
-        let admission = super::admission::admit(pod, &node, &refs, &self.settings, *self.shutdown.borrow())?;
-        for warning in super::admission::warnings(pod) {
-            self.warn(pod, None, "UnsupportedField", warning);
-        }
-        admitted.insert(uid.clone(), Some(pod.clone()));
-        Ok(match admission {
-            Admission::Fits => None,
-            Admission::After(preemption) => Some(Room::make(&preemption, &others, &self.subscribers, &reader)),
-        })
-    }
-
-    /// Why a pod that had to wait does not come after all.
-    pub(super) fn refusal_of_shutdown(&self) -> Option<Rejected> {
-        let refusal = || Rejected { reason: shutdown::REFUSED.into(), message: shutdown::REFUSED_MESSAGE.into() };
-        self.shutdown.borrow().then(refusal)
-    }
-
-    /// A pod that was admitted by an earlier run.
-    pub(super) fn note_admitted(&self, uid: &PodUid) {
-        self.admitted.lock().unwrap_or_else(PoisonError::into_inner).entry(uid.clone()).or_default();
-    }
-
-    pub(super) fn forget(&self, uid: &PodUid) {
-        self.admitted.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
-        self.store.remove(uid);
-    }
-
     pub(super) fn known_volumes(&self, uid: &PodUid) -> Option<Arc<PodVolumes>> {
         self.mounted.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned()
     }
@@ -300,8 +257,7 @@ impl PodRuntime {
 
     // --- records
 
-    pub(super) async fn checkpoint(&self, uid: &PodUid, source: Source, pod: &Arc<Pod>) {
-        let checkpoint = Checkpoint { from_file: source == Source::File, pod: (**pod).clone() };
+    pub(super) async fn checkpoint(&self, uid: &PodUid, checkpoint: Checkpoint) {
         let (paths, uid) = (self.paths.clone(), uid.clone());
         let written = tokio::task::spawn_blocking(move || checkpoint::write(&paths, &uid, &checkpoint)).await;
         if let Ok(Err(error)) = written {
@@ -392,8 +348,3 @@ impl PodRuntime {
 
 /// Longer than the API server's own time-out for short requests would be of no use.
 const API_DEADLINE: std::time::Duration = std::time::Duration::from_secs(20);
-
-/// Whether a pod takes up resources of the node: also one that has been given up, until it has ended.
-fn is_active(pod: &Pod) -> bool {
-    !matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Failed" | "Succeeded")) || runs(pod)
-}

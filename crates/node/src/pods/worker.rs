@@ -2,6 +2,7 @@
 
 mod observation;
 mod outcome;
+mod resize;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,8 +12,10 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube_pet_core::ids::{ContainerName, PodUid};
 use kube_pet_core::pod::{
-    Action, ActionKey, Desired, Eviction, Memory, Now, Plan, Rejected, Stop, Verdict, decide, is_starting, status_differs,
+    Action, ActionKey, Desired, Eviction, Memory, Now, Plan, RESIZE_IN_PROGRESS, RESIZE_PENDING, Rejected, Stop, Verdict, decide,
+    is_starting, status_differs,
 };
+use kube_pet_core::resize::{Actuated, Allocation};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{Instrument as _, debug, error_span, info};
@@ -20,6 +23,7 @@ use tracing::{Instrument as _, debug, error_span, info};
 use self::observation::Observation;
 use self::outcome::Outcome;
 use super::inventory::Sighting;
+use super::ledger::is_active;
 use super::probes::{ProbeId, Probers};
 use super::room::{self, Room};
 use super::runtime::PodRuntime;
@@ -79,7 +83,13 @@ struct Worker {
     verdicts: mpsc::UnboundedReceiver<(ProbeId, Verdict)>,
     /// When an event was last recorded, by reason and container: conditions that persist are told again only now and then.
     told: BTreeMap<(&'static str, Option<ContainerName>), Instant>,
-    checkpointed: Option<Arc<Pod>>,
+    checkpointed: Option<(Arc<Pod>, Option<Allocation>, Actuated)>,
+    /// What the pod was given, as far as it is dealt with.
+    allocation: Option<Allocation>,
+    /// When all pending resizes were last looked at because this one waits.
+    resize_retried: Instant,
+    /// The pod takes up resources of the node.
+    active: bool,
     needs_admission: bool,
     /// Critical, and others have to go first.
     room: Option<Room>,
@@ -136,6 +146,9 @@ impl Worker {
             operations: JoinSet::new(),
             told: BTreeMap::new(),
             checkpointed: None,
+            allocation: None,
+            resize_retried: Instant::now(),
+            active: true,
             needs_admission,
             room: None,
             preparing: false,
@@ -155,15 +168,16 @@ impl Worker {
             if operation != "create" {
                 operation = if self.inbox.wanted.has_changed().unwrap_or(false) { "update" } else { "sync" };
             }
-            let wanted = self.inbox.wanted.borrow_and_update().clone();
-            self.recognize(&wanted);
-            self.admit(&wanted);
+            let asked = self.inbox.wanted.borrow_and_update().clone();
+            self.recognize(&asked);
+            self.admit(&asked);
             if self.room.is_some() {
                 self.wait(None).await;
                 continue;
             }
-            self.checkpoint(&wanted).await;
-            let plan = self.decide(&wanted);
+            let wanted = self.allocate(&asked);
+            self.checkpoint(&asked).await;
+            let plan = self.decide(&wanted, &asked.pod);
             self.publish(&wanted, &plan.status);
             self.tell(&wanted, &plan);
             if plan.finished && !self.writing.in_flight {
@@ -200,6 +214,8 @@ impl Worker {
         self.named = wanted.named;
         self.memory.start_time = wanted.pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0);
         self.status.clone_from(&wanted.pod.status);
+        self.memory.adopt_resize(&wanted.pod);
+        self.memory.actuated = self.runtime.restored(&self.uid);
         let mut delay = Duration::from_millis(100);
         while let Err(error) = self.observation.load(&self.runtime, &wanted.pod, &self.uid).await {
             debug!(%error, "cannot list the pod's containers yet");
@@ -215,7 +231,7 @@ impl Worker {
         }
         if has_containers || terminal || self.memory.start_time.is_some() {
             self.memory.admitted = true;
-            self.runtime.note_admitted(&self.uid);
+            self.runtime.note_admitted(&self.uid, &wanted.pod);
         }
     }
 
@@ -228,6 +244,7 @@ impl Worker {
         self.named = true;
         if wanted.source == Source::Api && wanted.pod.status.is_some() {
             self.status.clone_from(&wanted.pod.status);
+            self.memory.adopt_resize(&wanted.pod);
             self.memory.adopt_verdicts(&wanted.pod, self.observation.facts());
         }
     }
@@ -251,7 +268,7 @@ impl Worker {
         }
         if Stop::of(&wanted.pod, wanted.present).is_some() || !self.needs_admission {
             self.memory.admitted = true;
-            self.runtime.note_admitted(&self.uid);
+            self.runtime.note_admitted(&self.uid, &wanted.pod);
             return;
         }
         match self.runtime.admit(&wanted.pod, &self.uid) {
@@ -262,25 +279,9 @@ impl Worker {
     }
 
     fn reject(&mut self, wanted: &Wanted, rejected: Rejected) {
+        info!(reason = rejected.reason, message = rejected.message, "the pod is rejected");
         self.runtime.warn(&wanted.pod, None, &rejected.reason, rejected.message.clone());
         self.memory.rejected = Some(Rejected { message: format!("Pod was rejected: {}", rejected.message), reason: rejected.reason });
-    }
-
-    async fn checkpoint(&mut self, wanted: &Wanted) {
-        if self.memory.removed || self.memory.rejected.is_some() {
-            return;
-        }
-        let same = self.checkpointed.as_ref().is_some_and(|c| {
-            c.metadata.generation == wanted.pod.metadata.generation
-                && c.spec == wanted.pod.spec
-                && c.metadata.labels == wanted.pod.metadata.labels
-                && c.metadata.deletion_timestamp == wanted.pod.metadata.deletion_timestamp
-        });
-        if same {
-            return;
-        }
-        self.checkpointed = Some(wanted.pod.clone());
-        self.runtime.checkpoint(&self.uid, wanted.source, &wanted.pod).await;
     }
 
     /// The pod with the best status known: our own, foreign conditions from the API server, and its terminal phase.
@@ -308,7 +309,8 @@ impl Worker {
         pod
     }
 
-    fn decide(&mut self, wanted: &Wanted) -> Plan {
+    /// `asked`: the pod as its source has it, which others are shown.
+    fn decide(&mut self, wanted: &Wanted, asked: &Pod) -> Plan {
         let pod = self.current(wanted);
         let rules = self.runtime.rules();
         let desired = Desired { pod: &pod, stop: Stop::of(&pod, wanted.present) };
@@ -319,9 +321,15 @@ impl Worker {
         }
         let mut pod = pod;
         pod.status = Some(plan.status.clone());
+        pod.spec.clone_from(&asked.spec);
         instruments::terminations(self.status.as_ref(), &plan.status);
         self.status = Some(plan.status.clone());
+        let active = is_active(&pod);
         self.runtime.store.put(self.uid.clone(), Arc::new(pod));
+        if std::mem::replace(&mut self.active, active) && !active {
+            self.runtime.retry_resizes();
+        }
+        self.follow_resize(wanted, &plan);
         plan
     }
 
@@ -339,7 +347,8 @@ impl Worker {
         let known = match wanted.source {
             // An object that was on its way while we wrote shows an older status.
             Source::Api => match written {
-                Some((version, status)) if *version > resource_version(&wanted.pod) => Some(status),
+                // One that is what we wrote has it, as far as the API server keeps it.
+                Some((version, status)) if *version >= resource_version(&wanted.pod) => Some(status),
                 _ => wanted.pod.status.as_ref(),
             },
             Source::File => written.map(|(_, status)| status),
@@ -499,4 +508,5 @@ fn resource_version(pod: &Pod) -> u64 {
 
 fn is_own_condition(kind: &str) -> bool {
     matches!(kind, "PodReadyToStartContainers" | "Initialized" | "Ready" | "ContainersReady" | "PodScheduled")
+        || [RESIZE_PENDING, RESIZE_IN_PROGRESS].contains(&kind)
 }

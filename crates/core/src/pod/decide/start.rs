@@ -66,6 +66,9 @@ impl Draft<'_> {
                 if !self.ensure_image(&name, container, attempt) {
                     return;
                 }
+                if self.awaits_resize() {
+                    return;
+                }
                 let obsolete =
                     self.observed.containers.iter().filter(|c| c.name == name && c.attempt + 1 < attempt).map(|c| c.id.clone()).collect();
                 self.actions.push(Action::StartContainer { container: name, kind, attempt, backoff_seconds, obsolete });
@@ -78,7 +81,8 @@ impl Draft<'_> {
             return Turn::Now { attempt: self.first_attempt(&container.name), backoff_seconds: 0 };
         };
         let Some(exit) = newest.exit() else { return Turn::Never };
-        let changed = newest.spec_hash != container_hash(container);
+        // Other resources than those that can be changed in place are as good as another image.
+        let changed = newest.spec_hash != container_hash(container) || self.is_resized_by_restart(newest);
         let never_started = exit.reason.as_deref() == Some("StartError");
         let policy = restart_policy(self.pod(), container);
         let same_sandbox = newest.sandbox == sandbox.id;

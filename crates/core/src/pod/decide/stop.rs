@@ -30,16 +30,19 @@ impl Draft<'_> {
             let failed = probes::failed(self.memory, &container, newest);
             // What has its signal is seen to its end. What only waits for its turn is not: its turn is not known here.
             let begun = self.memory.signalled.contains_key(&newest.id);
-            if !(changed || failed.is_some() || begun) {
+            let resized = !changed && failed.is_none() && self.is_resized_by_restart(newest);
+            if !(changed || failed.is_some() || begun || resized) {
                 continue;
             }
             let name = &newest.name;
-            let again = changed || failed != Some(Failed::PostStartHook) && restart_policy(self.pod(), &container) != RestartPolicy::Never;
-            let subject = if sidecar { "Init container" } else { "Container" };
+            let again = changed
+                || !resized && failed != Some(Failed::PostStartHook) && restart_policy(self.pod(), &container) != RestartPolicy::Never;
+            let subject = if sidecar && !resized { "Init container" } else { "Container" };
             let message = match failed {
                 _ if changed => format!("{subject} {name} definition changed"),
                 Some(Failed::Probe(kind)) => format!("{subject} {name} failed {} probe", kind.as_str().to_lowercase()),
                 Some(Failed::PostStartHook) => "FailedPostStartHook".to_owned(),
+                None if resized => format!("{subject} {name} resize requires restart"),
                 None => format!("Stopping container {name}"),
             };
             let message = if again && !sidecar { format!("{message}, will be restarted") } else { message };

@@ -42,6 +42,12 @@ impl Draft<'_> {
                 out.push((name, "CrashLoopBackOff", message));
             } else if let Some(f) = self.memory.start_failures.get(&name) {
                 out.push((name, status::known_reason(&f.reason), f.message.clone()));
+            } else if self.desired.stop.is_none()
+                && self.memory.evicted.is_none()
+                && newest.is_some_and(|newest| newest.exit().is_some() && self.is_resized_by_restart(newest))
+            {
+                // Where the policy leaves it ended, the API server would not let it come back.
+                out.push((name, "ContainerCreating", format!("Container {} resize requires restart", container.name)));
             }
         }
         out

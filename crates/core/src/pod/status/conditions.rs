@@ -3,11 +3,13 @@
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::View;
+use super::{View, resize};
+use crate::pod::resizing::{RESIZE_IN_PROGRESS, RESIZE_PENDING};
 use crate::resources::is_sidecar;
 
 /// Condition types that a kubelet writes; all others are left as they are.
-const OWN: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+const OWN: [&str; 7] =
+    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", RESIZE_PENDING, RESIZE_IN_PROGRESS];
 
 /// Tells what cares for the pod that it did not fail by itself.
 const DISRUPTION_TARGET: &str = "DisruptionTarget";
@@ -33,6 +35,9 @@ pub(super) fn conditions(view: &View<'_>, phase: &str, init: &[ContainerStatus],
     let pod = view.desired.pod;
     let old = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     let mut out: Vec<_> = old.iter().filter(|c| !OWN.contains(&c.type_.as_str())).cloned().collect();
+    if !matches!(phase, "Failed" | "Succeeded") {
+        out.extend(resize::conditions(view, old));
+    }
     if let Some(disruption) = view.memory.evicted.as_ref().and_then(|eviction| eviction.disruption.as_ref()) {
         out.retain(|condition| condition.type_ != DISRUPTION_TARGET);
         out.push(PodCondition {

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::View;
+use super::{View, resize};
 use crate::pod::observed::{ContainerState, Exit, ObservedContainer};
 use crate::pod::probes;
 use crate::pod::spec::{ContainerKind, containers};
@@ -101,7 +101,7 @@ fn seen(view: &View<'_>, container: &Container, newest: &ObservedContainer, old:
         state: Some(state),
         last_state: Some(last_state.unwrap_or_default()),
         allocated_resources: container.resources.as_ref().and_then(|r| r.requests.clone()),
-        resources: Some(container.resources.clone().unwrap_or_default()),
+        resources: Some(resize::of_container(view, container, newest)),
         user: newest.user.as_ref().map(|(uid, gid, groups)| ContainerUser {
             linux: Some(LinuxContainerUser { uid: *uid, gid: *gid, supplemental_groups: (!groups.is_empty()).then(|| groups.clone()) }),
         }),

@@ -64,7 +64,9 @@ pub(super) fn phase(view: &View<'_>, init: &[ContainerStatus], apps: &[Container
             Stage::Ended(code) => {
                 ended += 1;
                 let again = view.observed.newest(&container.name).is_some_and(|newest| {
-                    newest.spec_hash != container_hash(container) || probes::restarts(view.memory, pod, container, newest)
+                    newest.spec_hash != container_hash(container)
+                        || view.memory.actuated.restarts.contains(&newest.id)
+                        || probes::restarts(view.memory, pod, container, newest)
                 });
                 ended_for_good += usize::from(!restarts_after(pod, container, code) && !again);
                 succeeded += usize::from(code == 0 && is_terminated(container, apps));

@@ -1,13 +1,15 @@
 //! Seeded histories: spec changes, container exits, lost events, late lists, failing operations, restarts of the agent in the
-//! middle of anything, clock steps, evictions. Whatever happens, no container ever has two live copies, none is restarted without a cause,
+//! middle of anything, clock steps, evictions, resizes. Whatever happens, no container ever has two live copies, none is restarted without a cause,
 //! and once the faults end the pod becomes what its spec says.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::SignedDuration;
-use k8s_openapi::api::core::v1::{Lifecycle, LifecycleHandler, PodStatus, Probe};
+use k8s_openapi::api::core::v1::{Lifecycle, LifecycleHandler, PodStatus, Probe, ResourceRequirements};
 
 use super::*;
+use crate::quantity::Amount;
+use crate::resize::{Actuated, ContainerAmounts, PodAmounts, Resizing};
 
 struct Random(u64);
 
@@ -43,6 +45,10 @@ struct World {
     faults: bool,
     /// Containers whose liveness or startup probe has failed at some time.
     probed: BTreeSet<ContainerId>,
+    /// What the kernel was really told.
+    kernel: Actuated,
+    /// What the agent has written down of it.
+    checkpoint: Actuated,
     /// What happened, for a failing seed.
     log: Vec<String>,
 }
@@ -97,6 +103,8 @@ impl World {
             next_id: 0,
             faults: true,
             probed: BTreeSet::new(),
+            kernel: Actuated::default(),
+            checkpoint: Actuated::default(),
             log: vec![format!("policy {policy} init {init:?} apps {apps:?}")],
         }
     }
@@ -106,7 +114,8 @@ impl World {
     }
 
     fn agent(&mut self) -> Agent {
-        let memory = Memory { admitted: true, start_time: Some(at(0)), ..Memory::default() };
+        let actuated = self.checkpoint.clone();
+        let memory = Memory { admitted: true, start_time: Some(at(0)), actuated, ..Memory::default() };
         let mut agent = Agent { memory, observed: Observed::default(), status: self.pod.status.clone() };
         self.relist(&mut agent);
         if !agent.observed.containers.is_empty() {
@@ -127,6 +136,7 @@ impl World {
         let mut pod = self.pod.clone();
         pod.status.clone_from(&agent.status);
         let stop = Stop::of(&pod, self.present);
+        self.checkpoint.clone_from(&agent.memory.actuated);
         let plan = decide(
             Desired { pod: &pod, stop },
             &agent.observed,
@@ -140,6 +150,7 @@ impl World {
             self.fail(&format!("an evicted pod is {:?}: {:?}", plan.status.phase, plan.status.reason));
         }
         agent.status = Some(plan.status.clone());
+        agent.memory.actuated.restarts.extend(plan.resize.restarts);
         self.probe(agent, &plan.probes);
         if !self.faults || self.random.chance(70) {
             self.pod.status = Some(plan.status);
@@ -195,6 +206,8 @@ impl World {
                     self.sandboxes += 1;
                     self.sandbox = Some(format!("sb{}", self.sandboxes));
                 }
+                self.kernel.pod = Some(PodAmounts::of(&self.pod));
+                agent.memory.actuated.pod = self.kernel.pod;
                 agent.memory.prepare_failure = None;
                 agent.observed.sandbox = self.sandbox_facts();
             }
@@ -248,6 +261,7 @@ impl World {
                     self.end(&id, 143);
                 }
             }
+            Action::Resize(resizing) => self.resize(agent, &resizing, fails),
             Action::RemoveContainer { id } => {
                 self.containers.remove(&id);
                 agent.observed.containers.retain(|c| c.id != id);
@@ -280,7 +294,9 @@ impl World {
     fn check_turn(&self, agent: &Agent, id: &ContainerId) {
         let sidecar =
             self.containers.get(id).filter(|c| matches!(c.name.as_str(), "s1" | "s2") && Some(&c.sandbox) == self.sandbox.as_ref());
-        let own_fault = self.probed.contains(id) || agent.memory.post_start.get(id) == Some(&PostStart::Failed);
+        let own_fault = self.probed.contains(id)
+            || agent.memory.actuated.restarts.contains(id)
+            || agent.memory.post_start.get(id) == Some(&PostStart::Failed);
         let Some(sidecar) = sidecar.filter(|_| !own_fault) else { return };
         let grace = SignedDuration::from_secs(if agent.memory.evicted.is_some() { 1 } else { 30 });
         let in_time = agent.memory.stopping.get(id).is_none_or(|began| at(self.steady) < *began + grace);
@@ -313,8 +329,12 @@ impl World {
             let Some(exit) = before.exit() else { self.fail("restarted before it ended") };
             let container = find_container(&self.pod, name.as_str()).unwrap().1;
             let probed = self.probed.contains(&before.id);
-            let wanted =
-                restarts_after(&self.pod, &container, exit.code) || probed || before.spec_hash != spec_hash || before.sandbox != sandbox;
+            let resized = agent.memory.actuated.restarts.contains(&before.id);
+            let wanted = resized
+                || restarts_after(&self.pod, &container, exit.code)
+                || probed
+                || before.spec_hash != spec_hash
+                || before.sandbox != sandbox;
             if !wanted {
                 self.fail(&format!("{name} restarted without a cause"));
             }
@@ -325,6 +345,9 @@ impl World {
         made.spec_hash = spec_hash;
         made.sandbox = sandbox;
         made.created_at = at(self.clock);
+        let amounts = ContainerAmounts::of(&self.pod, &find_container(&self.pod, name.as_str()).unwrap().1);
+        made.amounts = Some(amounts);
+        self.kernel.containers.insert(made.id.clone(), amounts);
         if fails {
             // Created, and nobody was told.
             if self.random.chance(50) {
@@ -344,6 +367,56 @@ impl World {
             agent.memory.post_start.insert(made.id.clone(), PostStart::Due);
         }
         agent.observed.containers.push(made);
+        self.check_shares();
+    }
+
+    /// Step by step; the agent may not get to its end, or not to write down what it has done.
+    fn resize(&mut self, agent: &mut Agent, resizing: &Resizing, fails: bool) {
+        agent.memory.resize.retry_at = None;
+        for step in &resizing.steps {
+            if fails && self.random.chance(30) {
+                agent.memory.resize.retry_at = Some(at(self.steady + 10));
+                return;
+            }
+            self.kernel.apply(step);
+            agent.memory.actuated.apply(step);
+            self.check_shares();
+        }
+    }
+
+    /// No running container may have more CPU time than its pod: cgroup v1 refuses it.
+    fn check_shares(&self) {
+        let quota = self.kernel.pod.and_then(|pod| pod.cpu_quota).unwrap_or(i64::MAX);
+        for container in self.containers.values().filter(|c| c.is_running()) {
+            let limit = self.kernel.containers[&container.id].cpu_limit * 100;
+            if limit > quota {
+                self.fail(&format!("{} has {limit} of {quota}", container.id));
+            }
+        }
+    }
+
+    /// Resources of one container change; of a pod that restarts nothing, never those that ask for a restart.
+    fn change_resources(&mut self) {
+        let number = self.random.below(20) as i64;
+        let place = self.random.next() as usize;
+        let restart = self.random.chance(30) && pod_restart_policy(&self.pod) != RestartPolicy::Never;
+        let spec = self.pod.spec.as_mut().unwrap();
+        let mut all: Vec<_> = spec.init_containers.iter_mut().flatten().filter(|c| is_sidecar(c)).chain(&mut spec.containers).collect();
+        let place = place % all.len();
+        let container = &mut all[place];
+        let list = |cpu: i64, memory: i64| {
+            Some(BTreeMap::from([
+                ("cpu".to_owned(), Amount::milli(cpu * 10).to_quantity()),
+                ("memory".to_owned(), Amount::bytes(memory << 20).to_quantity()),
+            ]))
+        };
+        let resources = ResourceRequirements { requests: list(1 + number, 1), limits: list(2 + 2 * number, 100 - number), claims: None };
+        container.resources = Some(resources);
+        if restart {
+            container.resize_policy =
+                Some(serde_json::from_str(r#"[{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]"#).unwrap());
+        }
+        self.log.push(format!("{:>5} resources of {} change to {number}", self.clock, container.name));
     }
 
     fn end(&mut self, id: &ContainerId, code: i32) {
@@ -411,6 +484,7 @@ impl World {
                 self.present = false;
             }
             42..60 => self.relist(agent),
+            61..67 => self.change_resources(),
             60 if self.random.chance(30) => self.evict(agent),
             _ => {}
         }
@@ -441,11 +515,21 @@ impl World {
         if phase != "Running" {
             return Err(format!("phase {phase}"));
         }
+        let pod = self.kernel.pod.unwrap();
+        if pod != pod.towards(PodAmounts::of(&self.pod)) {
+            return Err(format!("the pod has {pod:?}"));
+        }
         for container in &self.pod.spec.as_ref().unwrap().containers {
             let live: Vec<_> = self.containers.values().filter(|c| c.name.as_str() == container.name && c.is_running()).collect();
             let done = agent.observed.newest(&container.name).and_then(ObservedContainer::exit).is_some();
             match live[..] {
-                [one] if one.spec_hash == container_hash(container) => {}
+                [one] if one.spec_hash == container_hash(container) => {
+                    let wanted = ContainerAmounts::of(&self.pod, container);
+                    let has = self.kernel.containers[&one.id];
+                    if has != wanted {
+                        return Err(format!("{} has {has}, and is to have {wanted}", container.name));
+                    }
+                }
                 [] if done => {}
                 _ => return Err(format!("{} of {} live", live.len(), container.name)),
             }

@@ -259,7 +259,12 @@ fn a_patch_replaces_lists_of_ours_and_merges_conditions() {
     // An atomic list: a directive in it would become a container without a name.
     assert_eq!(patch["status"]["containerStatuses"].as_array().unwrap().len(), 1);
     assert_eq!(patch["status"]["containerStatuses"][0]["name"], "a");
-    assert!(patch["status"]["conditions"].as_array().unwrap().iter().all(|c| c.get("$patch").is_none() && c.get("reason").is_some()));
+    let conditions = patch["status"]["conditions"].as_array().unwrap();
+    let (gone, there): (Vec<_>, Vec<_>) = conditions.iter().partition(|c| c.get("$patch").is_some());
+    assert!(there.len() == 5 && there.iter().all(|c| c.get("reason").is_some()));
+    // Of those that may have been there before.
+    let deleted = |kind: &str| serde_json::json!({"type": kind, "$patch": "delete"});
+    assert_eq!(gone, [&deleted("PodResizePending"), &deleted("PodResizeInProgress")]);
     assert!(patch["status"]["reason"].is_null());
     assert!(!status_differs(&result.status, &result.status));
     let mut other = result.status.clone();

@@ -7,7 +7,7 @@ use kube_pet_core::ids::{ContainerId, ContainerName, labels};
 use kube_pet_core::pod::{ContainerState, Exit, ObservedContainer, pod_uid};
 use kube_pet_podman::ContainerInspect;
 
-use crate::containers::{BACKOFF_LABEL, IMAGE_ID_LABEL, IMAGE_LABEL, SANDBOX_LABEL, is_helper};
+use crate::containers::{BACKOFF_LABEL, IMAGE_ID_LABEL, IMAGE_LABEL, RESOURCES_LABEL, SANDBOX_LABEL, is_helper};
 use crate::pods::runtime::PodRuntime;
 
 /// The kubelet's limits: of a message, and of one taken from the log.
@@ -42,6 +42,7 @@ impl PodRuntime {
             sandbox: label(SANDBOX_LABEL),
             image: label(IMAGE_LABEL),
             image_id: label(IMAGE_ID_LABEL),
+            amounts: label(RESOURCES_LABEL).parse().ok(),
             created_at: inspect.created.unwrap_or_default(),
             state,
             user,

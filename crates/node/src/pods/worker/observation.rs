@@ -61,7 +61,7 @@ impl Observation {
         match sighting {
             Sighting::Touched(id) => self.inspect(runtime, pod, &id).await,
             // Not about what runs: the worker's own.
-            Sighting::Evicted(_) => {}
+            Sighting::Evicted(_) | Sighting::Reallocated => {}
             Sighting::All { asked_at, containers } => {
                 let listed: BTreeSet<ContainerId> = containers.iter().map(|c| ContainerId::new(&c.id)).collect();
                 let lost: Vec<_> = self

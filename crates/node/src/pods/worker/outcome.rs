@@ -10,22 +10,24 @@ use kube_pet_core::pod::{
     Action, ContainerKind, Exit, ImageFailure, ObservedContainer, PostStart, PrepareFailure, SandboxFacts, StartFailure, find_container,
     next_retry,
 };
+use kube_pet_core::resize::PodAmounts;
 use tracing::{debug, warn};
 
 use super::{Wanted, Worker, steady_now};
 use crate::instruments;
-use crate::pods::actions::{ImageError, StartError};
+use crate::pods::actions::{ImageError, Resized, StartError};
 use crate::pods::runtime::{PodRuntime, StatusWriteError};
 
 /// The result of an operation.
 pub(super) enum Outcome {
-    Prepared(Result<SandboxFacts, String>),
+    Prepared(Result<SandboxFacts, String>, PodAmounts),
     Image { container: ContainerName, attempt: u32, image: String, result: Result<(), ImageError> },
     Started { container: ContainerName, attempt: u32, result: Box<Result<ObservedContainer, StartError>> },
     PostStarted { id: ContainerId, container: ContainerName, result: Result<(), String> },
     PreStopped { id: ContainerId },
     Signalled { id: ContainerId, killed: bool, result: Result<(), String> },
     ContainerRemoved { id: ContainerId, result: Result<(), String> },
+    Resized(Resized),
     Released(Result<(), String>),
     Removed(Result<(), String>),
     ObjectDeleted(Result<(), String>),
@@ -43,7 +45,7 @@ pub(super) async fn act(
     action: Action,
 ) -> Outcome {
     match action {
-        Action::Prepare => Outcome::Prepared(runtime.prepare(pod).await),
+        Action::Prepare => Outcome::Prepared(runtime.prepare(pod).await, PodAmounts::of(pod)),
         Action::EnsureImage { container, attempt } => {
             let image = image_of(pod, &container);
             let result = runtime.ensure_image(pod, &container).await;
@@ -88,6 +90,7 @@ pub(super) async fn act(
             let result = runtime.remove_container(pod, &id).await;
             Outcome::ContainerRemoved { id, result }
         }
+        Action::Resize(resizing) => Outcome::Resized(runtime.resize(pod, resizing).await),
         Action::Release => Outcome::Released(runtime.release(pod).await),
         Action::Remove => Outcome::Removed(runtime.remove(pod).await),
         Action::DeleteObject => Outcome::ObjectDeleted(runtime.delete_object(wanted, status.as_ref()).await),
@@ -118,13 +121,14 @@ impl Worker {
     }
 
     pub(super) fn apply(&mut self, outcome: Outcome) {
-        self.preparing &= !matches!(outcome, Outcome::Prepared(_));
+        self.preparing &= !matches!(outcome, Outcome::Prepared(..));
         match outcome {
-            Outcome::Prepared(Ok(sandbox)) => {
+            Outcome::Prepared(Ok(sandbox), amounts) => {
+                self.memory.actuated.pod = Some(amounts);
                 self.memory.prepare_failure = None;
                 self.observation.sandbox = Some(sandbox);
             }
-            Outcome::Prepared(Err(message)) => {
+            Outcome::Prepared(Err(message), _) => {
                 let count = self.memory.prepare_failure.as_ref().map_or(0, |f| f.count) + 1;
                 let delay = (1_i64 << count.min(5)).min(20);
                 warn!(message, "preparing the pod failed; retrying in {delay} s");
@@ -159,6 +163,7 @@ impl Worker {
                 Ok(()) => self.observation.forget(&id),
                 Err(error) => warn!(id = id.as_str(), error, "cannot remove a container"),
             },
+            Outcome::Resized(resized) => self.apply_resized(resized),
             Outcome::Released(Ok(())) => {
                 self.memory.released = true;
                 self.memory.teardown_retry_at = None;
@@ -258,7 +263,7 @@ impl Worker {
     }
 }
 
-fn after(seconds: i64) -> Timestamp {
+pub(super) fn after(seconds: i64) -> Timestamp {
     let now = steady_now();
     now.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(now)
 }
