@@ -348,9 +348,11 @@ impl World {
         let amounts = ContainerAmounts::of(&self.pod, &find_container(&self.pod, name.as_str()).unwrap().1);
         made.amounts = Some(amounts);
         self.kernel.containers.insert(made.id.clone(), amounts);
-        if fails {
+        // The pod's cgroup could not be changed, and the start is tried all the same: cgroup v1 refuses it.
+        let refused = self.quota() < amounts.cpu_limit * 100;
+        if fails || refused {
             // Created, and nobody was told.
-            if self.random.chance(50) {
+            if !refused && self.random.chance(50) {
                 self.containers.insert(made.id.clone(), made.clone());
                 agent.observed.containers.push(made);
             } else {
@@ -384,9 +386,13 @@ impl World {
         }
     }
 
+    fn quota(&self) -> i64 {
+        self.kernel.pod.and_then(|pod| pod.cpu_quota).unwrap_or(i64::MAX)
+    }
+
     /// No running container may have more CPU time than its pod: cgroup v1 refuses it.
     fn check_shares(&self) {
-        let quota = self.kernel.pod.and_then(|pod| pod.cpu_quota).unwrap_or(i64::MAX);
+        let quota = self.quota();
         for container in self.containers.values().filter(|c| c.is_running()) {
             let limit = self.kernel.containers[&container.id].cpu_limit * 100;
             if limit > quota {
