@@ -1,0 +1,100 @@
+//! `Pet`: what a pet says of itself, and what it gets.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+use crate::common::{Endpoint, KEY_MESSAGE, KEY_RULE, conditions, time};
+
+/// The label of the role, which a node may not give itself.
+pub const ROLE_LABEL: &str = "node-role.kubernetes.io/pet";
+
+/// A pet's claim to an address, a pod CIDR and a public key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
+#[kube(
+    group = "kube-pet.dev",
+    version = "v1alpha1",
+    kind = "Pet",
+    plural = "pets",
+    doc = "A machine that joins through the tunnel. It has the name of its Node, and only that node may write its spec.",
+    category = "kube-pet",
+    status = "PetStatus",
+    derive = "PartialEq",
+    printcolumn(
+        name = "Address",
+        type_ = "string",
+        json_path = ".status.nodeAddresses[0]",
+        description = "The node's address in the tunnel"
+    ),
+    printcolumn(name = "Pods", type_ = "string", json_path = ".status.podCIDRs[0]", description = "The node's pod CIDR"),
+    printcolumn(name = "Allocated", type_ = "string", json_path = ".status.conditions[?(@.type==\"Allocated\")].status"),
+    printcolumn(name = "Connected", type_ = "string", json_path = ".status.conditions[?(@.type==\"Connected\")].status"),
+    printcolumn(
+        name = "Handshake",
+        type_ = "date",
+        json_path = ".status.lastHandshakeTime",
+        description = "Since the last handshake with the gateway"
+    ),
+    printcolumn(name = "Gateway", type_ = "string", json_path = ".status.gateway", priority = 1),
+    printcolumn(
+        name = "From",
+        type_ = "string",
+        json_path = ".status.observedEndpoint.host",
+        priority = 1,
+        description = "Where the gateway sees it"
+    ),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Allocated\")].message", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct PetSpec {
+    /// The tunnel's public key. Peers use the one in the status, which the controller has accepted.
+    #[schemars(length(max = 64))]
+    #[x_kube(validation = Rule::new(KEY_RULE).message(KEY_MESSAGE))]
+    pub public_key: String,
+    /// Where the pet may be reached over UDP, best first; none behind NAT.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub endpoints: Vec<Endpoint>,
+    /// What stays the same when this machine joins again: a hash of the machine's ID, for example. A Pet of the same name and
+    /// machine gets its addresses again. It cannot be changed; delete the Pet instead.
+    #[serde(rename = "machineID")]
+    #[schemars(length(min = 8, max = 128))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[A-Za-z0-9._-]+$')").message("machineID may have letters, digits, dots, dashes and underscores"),
+        validation = Rule::new("self == oldSelf").message("machineID cannot be changed: delete the Pet of the old machine first")
+    )]
+    pub machine_id: String,
+}
+
+/// What the controller gives it, and what the gateway sees of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PetStatus {
+    /// The spec that the controller's part is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The public key that peers are to use: nobody else has it. It follows the spec's once that is accepted. Controller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<String>,
+    /// The node's addresses in the tunnel, one of each family. Controller.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub node_addresses: Vec<String>,
+    /// The node's pod CIDRs, one of each family. Controller.
+    #[serde(rename = "podCIDRs", default, skip_serializing_if = "Vec::is_empty")]
+    pub pod_cidrs: Vec<String>,
+    /// The last handshake with the gateway. Gateway, at most once a minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "time")]
+    pub last_handshake_time: Option<Time>,
+    /// Where the gateway sees it. Gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_endpoint: Option<Endpoint>,
+    /// The gateway that it is connected to. Gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
+    /// The controller's `Allocated`, `KeyAccepted`, `NodePresent` and `PodCIDRSet`, the gateway's `Connected`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "conditions")]
+    pub conditions: Vec<Condition>,
+}
