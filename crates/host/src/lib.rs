@@ -21,3 +21,4 @@ pub mod read_only;
 pub mod routes;
 pub mod subpath;
 pub mod terminal;
+pub mod tun;

@@ -1,4 +1,4 @@
-//! The node's network, by netlink: pods' links, addresses and routes.
+//! The node's network, by netlink: pods' links, the tunnel's, addresses and routes.
 //!
 //! Functions are synchronous (a request to the kernel is answered in microseconds) and work in the network namespace of the
 //! calling thread: the agent may itself live in another one than the machine's first.
@@ -11,5 +11,7 @@ pub mod pod_links;
 pub mod policies;
 pub mod services;
 pub mod tables;
+pub mod tunnel_links;
+pub mod tunnel_table;
 
 pub use netlink::NetlinkError;

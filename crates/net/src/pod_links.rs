@@ -33,7 +33,7 @@ mod sysctls;
 
 pub(crate) use routes::PROTOCOL;
 use routes::{add_host_route, replace_route, route};
-use sysctls::{ensure_forwarding, sysctl};
+pub(crate) use sysctls::{ensure_forwarding, sysctl};
 
 /// The router that pods see over IPv4.
 pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);

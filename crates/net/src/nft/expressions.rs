@@ -218,6 +218,40 @@ impl Writer {
         });
     }
 
+    /// Ends the rule unless the packet opens a TCP connection, or answers one that does so.
+    pub(crate) fn opens_tcp(&mut self) {
+        // SYN set, RST not.
+        self.payload(2, 13, 1, Register(0));
+        self.mask(Register(0), &[0x06]);
+        self.compare(Register(0), true, &[0x02]);
+    }
+
+    /// Lowers the largest segment that a TCP connection's opener offers to what its route can carry.
+    pub(crate) fn clamp_segments(&mut self) {
+        let register = Register(0).number();
+        // `NFT_RT_TCPMSS`, in the machine's byte order.
+        self.expression("rt", |w| {
+            w.number(1, register);
+            w.number(2, 3);
+        });
+        // `NFT_BYTEORDER_HTON`
+        self.expression("byteorder", |w| {
+            w.number(1, register);
+            w.number(2, register);
+            w.number(3, 1);
+            w.number(4, 2);
+            w.number(5, 2);
+        });
+        // `TCPOPT_MSS`, two bytes behind its kind and length; `NFT_EXTHDR_OP_TCPOPT`. The kernel raises none.
+        self.expression("exthdr", |w| {
+            w.attribute(2, &[2]);
+            w.number(3, 2);
+            w.number(4, 2);
+            w.number(6, 1);
+            w.number(7, register);
+        });
+    }
+
     pub(crate) fn reset(&mut self) {
         self.expression("reject", |w| {
             w.number(1, 1);

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::PodLinkError;
 
 /// Routers forward. Written only where it is off: turning it on resets other settings of all interfaces.
-pub(super) fn ensure_forwarding(ipv6: bool) -> Result<(), PodLinkError> {
+pub(crate) fn ensure_forwarding(ipv6: bool) -> Result<(), PodLinkError> {
     if !sysctl_is("ipv4/ip_forward", "1") {
         sysctl("ipv4/ip_forward", "1")?;
     }
@@ -29,7 +29,7 @@ fn sysctl_is(file: &str, value: &str) -> bool {
 }
 
 /// Sets a sysctl of the calling thread's network namespace. One that is not there is left out: a kernel without IPv6.
-pub(super) fn sysctl(file: &str, value: &str) -> Result<(), PodLinkError> {
+pub(crate) fn sysctl(file: &str, value: &str) -> Result<(), PodLinkError> {
     let path = Path::new("/proc/sys/net").join(file);
     let written = fs::OpenOptions::new().write(true).open(&path).and_then(|mut file| io::Write::write_all(&mut file, value.as_bytes()));
     match written {

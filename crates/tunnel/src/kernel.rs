@@ -1,0 +1,53 @@
+//! The kernel's WireGuard, by generic netlink. The interface outlives this process: the next one takes it over with its sessions.
+
+mod messages;
+mod socket;
+
+use crate::device::{Change, DeviceError, DeviceStatus, Implementation, Settings, Wireguard};
+use socket::GenericSocket;
+
+pub(crate) struct KernelDevice {
+    name: String,
+    socket: GenericSocket,
+}
+
+impl KernelDevice {
+    /// Of an interface that is there.
+    pub(crate) fn open(name: &str) -> Result<Self, DeviceError> {
+        let failed = |source| DeviceError::System { doing: "asking the kernel for its WireGuard", source };
+        Ok(Self { name: name.to_owned(), socket: GenericSocket::open().map_err(failed)? })
+    }
+}
+
+impl Wireguard for KernelDevice {
+    fn implementation(&self) -> Implementation {
+        Implementation::Kernel
+    }
+
+    fn configure(&mut self, settings: &Settings) -> Result<(), DeviceError> {
+        let status = self.status()?;
+        match messages::configure(&self.name, settings, &status) {
+            Some(message) => self.socket.change(message).map_err(|source| refused("setting up the tunnel's interface", source)),
+            None => Ok(()),
+        }
+    }
+
+    fn apply(&mut self, changes: &[Change]) -> Result<(), DeviceError> {
+        for change in changes {
+            let message = messages::change(&self.name, change);
+            self.socket.change(message).map_err(|source| refused("changing a peer of the tunnel", source))?;
+        }
+        Ok(())
+    }
+
+    fn status(&mut self) -> Result<DeviceStatus, DeviceError> {
+        let messages = self.socket.dump(messages::get(&self.name)).map_err(|source| refused("reading the tunnel's interface", source))?;
+        Ok(messages::status(messages))
+    }
+}
+
+/// An interface that is not there any more is to be made again.
+fn refused(doing: &'static str, source: std::io::Error) -> DeviceError {
+    let gone = source.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error());
+    if gone { DeviceError::Gone } else { DeviceError::System { doing, source } }
+}

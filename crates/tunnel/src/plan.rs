@@ -1,0 +1,114 @@
+//! From what is to what should be, one peer at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use kube_pet_rules::Network;
+
+use crate::device::{Change, PeerStatus};
+use crate::keys::PublicKey;
+
+/// A peer as it should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// To be written; `None` where WireGuard's own is to stay.
+    pub(crate) endpoint: Option<SocketAddr>,
+    pub(crate) keepalive: u16,
+    pub(crate) allowed: BTreeSet<Network>,
+}
+
+/// The changes, those that give before those that take: a network that moves from one peer to another belongs to one of them at any time.
+pub(crate) fn changes(wanted: &BTreeMap<PublicKey, Wanted>, actual: &BTreeMap<PublicKey, PeerStatus>) -> Vec<Change> {
+    let mut owner: BTreeMap<Network, PublicKey> = BTreeMap::new();
+    for (key, peer) in wanted {
+        for network in &peer.allowed {
+            // Of two that want the same, the first has it: a network leads to one place.
+            owner.entry(first(network)).or_insert(*key);
+        }
+    }
+    let mut changes = Vec::new();
+    for (key, peer) in wanted {
+        let all: BTreeSet<Network> = owner.iter().filter(|(_, of)| *of == key).map(|(network, _)| *network).collect();
+        let there = actual.get(key);
+        let has = there.map(|there| there.allowed.clone()).unwrap_or_default();
+        let add: BTreeSet<Network> = all.difference(&has).copied().collect();
+        // What another peer gets is taken by that.
+        let replace = has.difference(&all).any(|network| !owner.contains_key(network));
+        let endpoint = peer.endpoint.filter(|endpoint| there.and_then(|there| there.endpoint) != Some(*endpoint));
+        let keepalive = (there.map(|there| there.keepalive).unwrap_or_default() != peer.keepalive).then_some(peer.keepalive);
+        if there.is_none() || endpoint.is_some() || keepalive.is_some() || !add.is_empty() || replace {
+            changes.push(Change::Set { peer: *key, endpoint, keepalive, add, replace, all });
+        }
+    }
+    changes.extend(actual.keys().filter(|key| !wanted.contains_key(key)).map(|key| Change::Remove(*key)));
+    changes
+}
+
+/// With bits behind the prefix cleared.
+pub(crate) fn first(network: &Network) -> Network {
+    Network { address: network.range().0, prefix: network.prefix }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: u8) -> PublicKey {
+        [number; 32].into()
+    }
+
+    fn nets(texts: &[&str]) -> BTreeSet<Network> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn wanted(endpoint: Option<&str>, allowed: &[&str]) -> Wanted {
+        Wanted { endpoint: endpoint.map(|e| e.parse().unwrap()), keepalive: 25, allowed: nets(allowed) }
+    }
+
+    fn is(endpoint: &str, allowed: &[&str]) -> PeerStatus {
+        PeerStatus { endpoint: Some(endpoint.parse().unwrap()), keepalive: 25, allowed: nets(allowed), ..PeerStatus::default() }
+    }
+
+    #[test]
+    fn what_is_so_already_is_not_touched_and_a_learnt_endpoint_stays() {
+        let actual = BTreeMap::from([(key(1), is("192.0.2.9:7", &["10.0.0.0/8"]))]);
+        assert_eq!(changes(&BTreeMap::from([(key(1), wanted(None, &["10.0.0.0/8"]))]), &actual), []);
+        assert_eq!(changes(&BTreeMap::from([(key(1), wanted(Some("192.0.2.9:7"), &["10.0.0.0/8"]))]), &actual), []);
+    }
+
+    #[test]
+    fn a_new_peer_is_the_only_change() {
+        let mut peers = BTreeMap::from([(key(1), wanted(None, &["10.0.0.0/8"]))]);
+        let actual = BTreeMap::from([(key(1), is("192.0.2.9:7", &["10.0.0.0/8"]))]);
+        peers.insert(key(2), wanted(Some("192.0.2.2:1"), &["10.9.0.0/24"]));
+        let all = nets(&["10.9.0.0/24"]);
+        let endpoint = Some("192.0.2.2:1".parse().unwrap());
+        let set = Change::Set { peer: key(2), endpoint, keepalive: Some(25), add: all.clone(), replace: false, all };
+        assert_eq!(changes(&peers, &actual), [set]);
+    }
+
+    #[test]
+    fn a_network_moves_without_being_taken_first() {
+        let peers = BTreeMap::from([(key(1), wanted(None, &["10.2.0.0/16"])), (key(2), wanted(None, &["10.1.0.0/16"]))]);
+        let actual = BTreeMap::from([(key(1), is("192.0.2.1:1", &["10.1.0.0/16", "10.2.0.0/16"])), (key(2), is("192.0.2.2:1", &[]))]);
+        let all = nets(&["10.1.0.0/16"]);
+        let moved = Change::Set { peer: key(2), endpoint: None, keepalive: None, add: all.clone(), replace: false, all };
+        assert_eq!(changes(&peers, &actual), [moved]);
+    }
+
+    #[test]
+    fn a_network_that_nobody_gets_is_taken_and_a_peer_that_is_not_wanted_goes_last() {
+        let peers = BTreeMap::from([(key(2), wanted(None, &["10.1.0.0/16"]))]);
+        let actual = BTreeMap::from([(key(1), is("192.0.2.1:1", &["10.1.0.0/16"])), (key(2), is("192.0.2.2:1", &["10.3.0.0/16"]))]);
+        let all = nets(&["10.1.0.0/16"]);
+        let set = Change::Set { peer: key(2), endpoint: None, keepalive: None, add: all.clone(), replace: true, all };
+        assert_eq!(changes(&peers, &actual), [set, Change::Remove(key(1))]);
+    }
+
+    #[test]
+    fn of_two_that_want_the_same_one_has_it_and_nothing_flaps() {
+        let peers = BTreeMap::from([(key(1), wanted(None, &["10.1.0.0/16"])), (key(2), wanted(None, &["10.1.0.9/16"]))]);
+        let actual = BTreeMap::from([(key(1), is("192.0.2.1:1", &["10.1.0.0/16"])), (key(2), is("192.0.2.2:1", &[]))]);
+        assert_eq!(changes(&peers, &actual), []);
+    }
+}

@@ -1,0 +1,190 @@
+//! The tunnel as a whole: interface, peers, addresses, routes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime};
+
+use kube_pet_net::NetlinkError;
+use kube_pet_net::pod_links::PodLinkError;
+use kube_pet_net::tunnel_links::{self, TunnelLink};
+use kube_pet_rules::Network;
+use tracing::{info, warn};
+
+use crate::device::{self, DeviceError, DeviceStatus, Implementation, Mode, PeerStatus, Settings, Wireguard};
+use crate::endpoints::{Endpoint, Path, Resolver, Step};
+use crate::keys::PublicKey;
+use crate::plan::{Wanted, changes};
+
+/// Keys are agreed on at the latest 180 s after the last time, and 25 s later where nothing but keepalives is sent. Older, and nobody
+/// answers.
+const ALIVE: Duration = Duration::from_secs(215);
+
+/// The tunnel cannot be what it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum TunnelError {
+    /// The interface.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// Its address or a route.
+    #[error(transparent)]
+    Link(#[from] PodLinkError),
+    /// A link cannot be removed.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+}
+
+impl TunnelError {
+    /// Whether the interface was taken away: [`Tunnel::open`] makes it again.
+    pub fn is_gone(&self) -> bool {
+        match self {
+            Self::Device(DeviceError::Gone) => true,
+            Self::Link(PodLinkError::Netlink(error)) | Self::Netlink(error) => error.is_no_device(),
+            _ => false,
+        }
+    }
+}
+
+/// What this machine's end should be.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Link, addresses and routes.
+    pub link: TunnelLink,
+    /// The interface.
+    pub settings: Settings,
+    /// Who runs it.
+    pub mode: Mode,
+}
+
+/// A peer as it should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// Where it may be reached, the best first; empty where it is the one that begins.
+    pub endpoints: Vec<Endpoint>,
+    /// Seconds between packets that keep the way open; 0 for none.
+    pub keepalive: u16,
+    /// What is sent to it, and may come from it.
+    pub allowed: BTreeSet<Network>,
+}
+
+/// How the tunnel is.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Who runs it.
+    pub implementation: Implementation,
+    /// The UDP port.
+    pub listen_port: u16,
+    /// By their keys.
+    pub peers: BTreeMap<PublicKey, PeerStatus>,
+}
+
+/// The tunnel. Dropped, it stays as it is where the kernel runs it, and ends where this process does; what should go through it is refused
+/// until [`Tunnel::close`].
+pub struct Tunnel {
+    device: Box<dyn Wireguard>,
+    config: Config,
+    peers: BTreeMap<PublicKey, Peer>,
+    paths: BTreeMap<PublicKey, Path>,
+    resolver: Resolver,
+}
+
+impl Tunnel {
+    /// Takes over the interface, or makes it; then its addresses and routes.
+    ///
+    /// # Errors
+    /// When the system refuses. What should go through the tunnel is refused then, not sent another way.
+    pub fn open(config: Config) -> Result<Self, TunnelError> {
+        tunnel_links::guard(&config.link)?;
+        let device = device::open(&config.link.name, config.mode, &config.settings)?;
+        info!(link = config.link.name, implementation = ?device.implementation(), "the tunnel's interface is there");
+        tunnel_links::ensure(&config.link)?;
+        Ok(Self { device, config, peers: BTreeMap::new(), paths: BTreeMap::new(), resolver: Resolver::new() })
+    }
+
+    /// Makes interface and peers what they should be, and changes only what differs.
+    ///
+    /// # Errors
+    /// When the system refuses; see [`TunnelError::is_gone`].
+    pub fn apply(&mut self, link: &TunnelLink, settings: &Settings, peers: &BTreeMap<PublicKey, Peer>) -> Result<(), TunnelError> {
+        self.device.configure(settings)?;
+        self.config.settings = settings.clone();
+        // Routes that lead to nobody yet are as good as refused; those that are taken are refused before a peer loses them.
+        tunnel_links::ensure(link)?;
+        self.config.link.clone_from(link);
+        self.peers.clone_from(peers);
+        self.paths.retain(|key, _| peers.contains_key(key));
+        for (key, peer) in peers {
+            self.paths.entry(*key).or_default().want(&peer.endpoints);
+        }
+        self.tick()
+    }
+
+    /// What is due by time: call it every second or so. Puts back what others have changed of interface and peers.
+    ///
+    /// # Errors
+    /// When the system refuses; see [`TunnelError::is_gone`].
+    pub fn tick(&mut self) -> Result<(), TunnelError> {
+        let status = self.device.status()?;
+        let now = Instant::now();
+        for (endpoint, addresses) in self.resolver.answers() {
+            self.paths.values_mut().for_each(|path| path.resolved(&endpoint, addresses.clone()));
+        }
+        let mut wanted = BTreeMap::new();
+        for (key, peer) in &self.peers {
+            let there = status.peers.get(key);
+            let alive = there.is_some_and(is_alive);
+            let path = self.paths.entry(*key).or_default();
+            if alive {
+                path.adopt(now);
+            }
+            let endpoint = match path.step(alive, now) {
+                Step::Write(address) => Some(address),
+                Step::Nothing => None,
+                Step::Resolve(names) => {
+                    names.into_iter().for_each(|name| self.resolver.ask(name));
+                    None
+                }
+            };
+            if let Some(endpoint) = endpoint.filter(|endpoint| in_tunnel_without_mark(&self.config, *endpoint)) {
+                // Without a mark its own packets would go through it.
+                warn!(peer = %key, %endpoint, "an endpoint lies in what goes through the tunnel, whose packets have no mark: it is not used");
+                continue;
+            }
+            wanted.insert(*key, Wanted { endpoint, keepalive: peer.keepalive, allowed: peer.allowed.clone() });
+        }
+        let changes = changes(&wanted, &status.peers);
+        Ok(self.device.apply(&changes)?)
+    }
+
+    /// How it is.
+    ///
+    /// # Errors
+    /// When the system refuses; see [`TunnelError::is_gone`].
+    pub fn status(&mut self) -> Result<Status, TunnelError> {
+        let implementation = self.device.implementation();
+        let DeviceStatus { public_key: _, listen_port, mark: _, peers } = self.device.status()?;
+        Ok(Status { implementation, listen_port, peers })
+    }
+
+    /// Takes everything away: interface, addresses, routes. From now on nothing is refused any more.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn close(self) -> Result<(), TunnelError> {
+        let Self { device, config, .. } = self;
+        drop(device);
+        tunnel_links::remove(&config.link.name, config.link.table, config.link.mark)?;
+        Ok(())
+    }
+}
+
+/// Whether keys were agreed on a short time ago. A clock that was set back makes it alive: WireGuard itself counts otherwise.
+fn is_alive(peer: &PeerStatus) -> bool {
+    peer.last_handshake.is_some_and(|at| SystemTime::now().duration_since(at).unwrap_or_default() < ALIVE)
+}
+
+fn in_tunnel_without_mark(config: &Config, endpoint: SocketAddr) -> bool {
+    let Config { link, settings, mode: _ } = config;
+    let inside = link.routes.iter().any(|network| network.contains(endpoint.ip()));
+    let outside = link.bypass.iter().any(|network| network.contains(endpoint.ip()));
+    inside && !outside && settings.mark & link.mark.mask != link.mark.value
+}

@@ -1,0 +1,218 @@
+//! The peers, by key, by the number in their packets, and by the networks that they have.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use boringtun::noise::Tunn;
+use boringtun::x25519;
+use kube_pet_rules::Network;
+
+use super::{Keys, lock, read, write};
+use crate::device::{DeviceError, PeerStatus};
+use crate::keys::PublicKey;
+use crate::plan::first;
+
+/// Numbers of peers have 24 bits: the other 8 count a peer's sessions.
+const NUMBERS: u32 = 1 << 24;
+
+pub(super) struct Peer {
+    pub(super) key: PublicKey,
+    number: u32,
+    pub(super) session: Mutex<Tunn>,
+    endpoint: RwLock<Option<SocketAddr>>,
+    /// Kept here and not in the session, which can be told only once.
+    keepalive: AtomicU16,
+    kept: Mutex<Option<Instant>>,
+    /// Milliseconds since 1970; 0 for never.
+    handshake: AtomicU64,
+}
+
+impl Peer {
+    fn new(key: PublicKey, number: u32, keys: &Keys) -> Self {
+        let public = x25519::PublicKey::from(key.bytes());
+        let session = Tunn::new(keys.private.0.clone(), public, None, None, number, Some(Arc::clone(&keys.limiter)));
+        Self {
+            key,
+            number,
+            session: Mutex::new(session),
+            endpoint: RwLock::new(None),
+            keepalive: AtomicU16::new(0),
+            kept: Mutex::new(None),
+            handshake: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn rekey(&self, keys: &Keys) {
+        lock(&self.session).set_static_private(keys.private.0.clone(), keys.public, Some(Arc::clone(&keys.limiter)));
+    }
+
+    pub(super) fn endpoint(&self) -> Option<SocketAddr> {
+        *read(&self.endpoint)
+    }
+
+    /// Told by configuration, or learnt from a packet that was really the peer's.
+    pub(super) fn set_endpoint(&self, endpoint: SocketAddr) {
+        if self.endpoint() != Some(endpoint) {
+            *write(&self.endpoint) = Some(endpoint);
+        }
+    }
+
+    pub(super) fn set_keepalive(&self, seconds: u16) {
+        self.keepalive.store(seconds, Ordering::Relaxed);
+    }
+
+    pub(super) fn keeps_alive(&self) -> bool {
+        self.keepalive.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether a packet is due that keeps the way open. Asked, it is taken as sent.
+    pub(super) fn keepalive_due(&self, now: Instant) -> bool {
+        let seconds = self.keepalive.load(Ordering::Relaxed);
+        let mut kept = lock(&self.kept);
+        let due = seconds != 0 && kept.is_none_or(|kept| now.duration_since(kept) >= Duration::from_secs(seconds.into()));
+        if due {
+            *kept = Some(now);
+        }
+        due
+    }
+
+    /// Remembers the last handshake: a session forgets it when it ends.
+    pub(super) fn note_handshake(&self, session: &Tunn) {
+        let Some(ago) = session.time_since_last_handshake() else { return };
+        let at = SystemTime::now().checked_sub(ago).and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+        self.handshake.store(u64::try_from(at.as_millis()).unwrap_or_default(), Ordering::Relaxed);
+    }
+
+    pub(super) fn status(&self, allowed: BTreeSet<Network>) -> PeerStatus {
+        let session = lock(&self.session);
+        self.note_handshake(&session);
+        let (_, sent, received, _, _) = session.stats();
+        let handshake = self.handshake.load(Ordering::Relaxed);
+        PeerStatus {
+            endpoint: self.endpoint(),
+            keepalive: self.keepalive.load(Ordering::Relaxed),
+            allowed,
+            last_handshake: (handshake != 0).then(|| UNIX_EPOCH + Duration::from_millis(handshake)),
+            received: received as u64,
+            sent: sent as u64,
+        }
+    }
+}
+
+pub(super) struct Table {
+    by_key: HashMap<PublicKey, Arc<Peer>>,
+    by_number: HashMap<u32, Arc<Peer>>,
+    /// By length of prefix, the longest first.
+    by_network: BTreeMap<Reverse<u8>, HashMap<IpAddr, Arc<Peer>>>,
+    next: u32,
+}
+
+impl Table {
+    pub(super) fn new() -> Result<Self, DeviceError> {
+        // From a number that nobody can guess, as the protocol has it.
+        let mut bytes = [0; 4];
+        let failed = |e: rustix::io::Errno| DeviceError::System { doing: "asking for random bytes", source: e.into() };
+        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(failed)?;
+        Ok(Self {
+            by_key: HashMap::new(),
+            by_number: HashMap::new(),
+            by_network: BTreeMap::new(),
+            next: u32::from_ne_bytes(bytes) % NUMBERS,
+        })
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Peer>> {
+        self.by_key.values()
+    }
+
+    pub(super) fn by_key(&self, key: &PublicKey) -> Option<&Arc<Peer>> {
+        self.by_key.get(key)
+    }
+
+    /// The peer that a packet names as its receiver's own number for it.
+    pub(super) fn by_receiver(&self, receiver: u32) -> Option<&Arc<Peer>> {
+        self.by_number.get(&(receiver >> 8))
+    }
+
+    /// The peer that has the address.
+    pub(super) fn by_address(&self, address: IpAddr) -> Option<&Arc<Peer>> {
+        self.by_network.iter().find_map(|(Reverse(prefix), peers)| {
+            let width = if address.is_ipv4() { 32 } else { 128 };
+            (*prefix <= width).then(|| peers.get(&first(&Network { address, prefix: *prefix }).address)).flatten()
+        })
+    }
+
+    pub(super) fn ensure(&mut self, key: PublicKey, keys: &Keys) -> Arc<Peer> {
+        if let Some(peer) = self.by_key.get(&key) {
+            return Arc::clone(peer);
+        }
+        while self.by_number.contains_key(&self.next) {
+            self.next = (self.next + 1) % NUMBERS;
+        }
+        let peer = Arc::new(Peer::new(key, self.next, keys));
+        self.by_key.insert(key, Arc::clone(&peer));
+        self.by_number.insert(peer.number, Arc::clone(&peer));
+        self.next = (self.next + 1) % NUMBERS;
+        peer
+    }
+
+    pub(super) fn remove(&mut self, key: &PublicKey) {
+        self.take_networks(key);
+        if let Some(peer) = self.by_key.remove(key) {
+            self.by_number.remove(&peer.number);
+        }
+    }
+
+    pub(super) fn take_networks(&mut self, key: &PublicKey) {
+        for peers in self.by_network.values_mut() {
+            peers.retain(|_, peer| peer.key != *key);
+        }
+        self.by_network.retain(|_, peers| !peers.is_empty());
+    }
+
+    /// Another peer that has it loses it.
+    pub(super) fn give_network(&mut self, network: Network, peer: &Arc<Peer>) {
+        let Network { address, prefix } = first(&network);
+        self.by_network.entry(Reverse(prefix)).or_default().insert(address, Arc::clone(peer));
+    }
+
+    pub(super) fn networks(&self, key: &PublicKey) -> BTreeSet<Network> {
+        let own = |peers: &HashMap<IpAddr, Arc<Peer>>, prefix: u8| -> Vec<Network> {
+            peers.iter().filter(|(_, peer)| peer.key == *key).map(|(address, _)| Network { address: *address, prefix }).collect()
+        };
+        self.by_network.iter().flat_map(|(Reverse(prefix), peers)| own(peers, *prefix)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::PrivateKey;
+
+    #[test]
+    fn the_longest_prefix_wins_and_a_network_has_one_peer() {
+        let keys = Keys::new(PrivateKey::generate().unwrap());
+        let mut table = Table::new().unwrap();
+        let (a, b) = (table.ensure([1; 32].into(), &keys), table.ensure([2; 32].into(), &keys));
+        table.give_network("10.0.0.0/8".parse().unwrap(), &a);
+        table.give_network("10.7.0.0/16".parse().unwrap(), &b);
+        table.give_network("0.0.0.0/0".parse().unwrap(), &a);
+        table.give_network("fd00::/64".parse().unwrap(), &b);
+        let owner = |table: &Table, ip: &str| table.by_address(ip.parse().unwrap()).map(|peer| peer.key);
+        assert_eq!(owner(&table, "10.7.1.1"), Some(b.key));
+        assert_eq!(owner(&table, "10.8.1.1"), Some(a.key));
+        assert_eq!(owner(&table, "192.0.2.1"), Some(a.key));
+        assert_eq!(owner(&table, "fd00::9"), Some(b.key));
+        assert_eq!(owner(&table, "fd01::9"), None);
+        table.give_network("10.7.0.0/16".parse().unwrap(), &a);
+        assert_eq!(table.networks(&b.key), BTreeSet::from(["fd00::/64".parse().unwrap()]));
+        table.remove(&b.key);
+        assert_eq!(owner(&table, "fd00::9"), None);
+        assert!(table.by_receiver(b.number << 8 | 3).is_none());
+        assert_eq!(table.by_receiver(a.number << 8 | 3).map(|peer| peer.key), Some(a.key));
+    }
+}

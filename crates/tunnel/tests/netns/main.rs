@@ -1,0 +1,12 @@
+//! Real packets through real tunnels, between network namespaces that the tests make themselves. Whichever WireGuard the machine has runs
+//! them: the kernel's, else the process's own.
+
+#![allow(clippy::unwrap_used, reason = "a test, its helpers too")]
+
+mod world;
+
+mod keys;
+mod leaks;
+mod paths;
+mod sizes;
+mod traffic;
