@@ -1,0 +1,207 @@
+//! What a gateway tells of itself, and the active one of the pets.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::Client;
+use kube::api::{Api, Patch, PatchParams};
+use kube_pet_api::{Endpoint, Pet, PetGateway, condition, conditions, set_condition};
+use kube_pet_tunnel::{PeerStatus, PublicKey, Status};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tracing::{debug, warn};
+
+use super::counters::REPORTS_FAILED;
+use super::keeper::Seen;
+use super::{MANAGER, Objects, RETRY};
+
+/// How often the pets are looked at.
+const EVERY: Duration = Duration::from_secs(5);
+/// A handshake is written when the one that was written is older: thousands of pets shake hands every two minutes.
+const HANDSHAKE_EVERY: Duration = Duration::from_secs(60);
+/// Keys are agreed on at the latest 180 s after the last time, and 25 s later where nothing but keepalives is sent.
+const CONNECTED: Duration = Duration::from_secs(215);
+
+/// Whether it is heard from.
+pub(super) fn is_connected(peer: &PeerStatus, now: SystemTime) -> bool {
+    peer.last_handshake.is_some_and(|at| now.duration_since(at).unwrap_or_default() < CONNECTED)
+}
+
+pub(super) struct Reporter {
+    client: Client,
+    name: String,
+    objects: Objects,
+}
+
+impl Reporter {
+    pub(super) fn new(client: Client, name: String, objects: Objects) -> Self {
+        Self { client, name, objects }
+    }
+
+    /// Never ends.
+    pub(super) async fn stand_by(&self, seen: watch::Receiver<Option<Seen>>) {
+        let mut told = None;
+        loop {
+            let connected = connected_pets(&seen);
+            if told != Some(connected) {
+                told = self.say(false, connected).await.then_some(connected);
+            }
+            tokio::time::sleep(EVERY).await;
+        }
+    }
+
+    /// Tells pets that this gateway is active, before anything else; then what is seen of them. Never ends.
+    pub(super) async fn lead(&self, seen: watch::Receiver<Option<Seen>>) {
+        while !self.say(true, connected_pets(&seen)).await {
+            tokio::time::sleep(RETRY / 4).await;
+        }
+        let mut told = connected_pets(&seen);
+        loop {
+            // One that has died cannot take it back.
+            for other in self.objects.gateways.state() {
+                let name = other.metadata.name.as_deref().unwrap_or_default();
+                if name != self.name && other.status.as_ref().is_some_and(|status| status.active) {
+                    let _ = self.patch_gateway(name, json!({"active": false})).await;
+                }
+            }
+            let connected = connected_pets(&seen);
+            if connected != told && self.say(true, connected).await {
+                told = connected;
+            }
+            let status = seen.borrow().as_ref().and_then(|seen| seen.status.clone());
+            if let Some(status) = status {
+                self.report(&status).await;
+            }
+            tokio::time::sleep(EVERY).await;
+        }
+    }
+
+    async fn say(&self, active: bool, connected: u32) -> bool {
+        self.patch_gateway(&self.name, json!({"active": active, "connectedPets": connected})).await
+    }
+
+    async fn patch_gateway(&self, name: &str, status: Value) -> bool {
+        let api: Api<PetGateway> = Api::all(self.client.clone());
+        let done = api.patch_status(name, &PatchParams::default(), &Patch::Merge(json!({ "status": status }))).await;
+        told(&done.map(drop), "PetGateway", name)
+    }
+
+    /// Writes what has changed.
+    async fn report(&self, status: &Status) {
+        let by_key: HashMap<PublicKey, &PeerStatus> = status.peers.iter().map(|(key, peer)| (*key, peer)).collect();
+        let (now, api) = (SystemTime::now(), Api::<Pet>::all(self.client.clone()));
+        for pet in self.objects.pets.state() {
+            let Some(name) = pet.metadata.name.clone() else { continue };
+            let key = pet.status.as_ref().and_then(|status| status.public_key.as_ref()?.parse::<PublicKey>().ok());
+            let Some(peer) = key.and_then(|key| by_key.get(&key)) else { continue };
+            let Some(status) = news(&self.name, &pet, peer, now) else { continue };
+            let patch =
+                json!({"apiVersion": "kube-pet.dev/v1alpha1", "kind": "Pet", "metadata": {"uid": pet.metadata.uid}, "status": status});
+            let done = api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(patch)).await;
+            told(&done.map(drop), "Pet", &name);
+        }
+    }
+}
+
+fn told(done: &kube::Result<()>, kind: &str, name: &str) -> bool {
+    match done {
+        Ok(()) => true,
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {
+            debug!(kind, name, "gone or changed meanwhile");
+            false
+        }
+        Err(error) => {
+            REPORTS_FAILED.increment(&[]);
+            warn!(kind, name, error = error as &dyn std::error::Error, "a status is not written; retrying");
+            false
+        }
+    }
+}
+
+fn connected_pets(seen: &watch::Receiver<Option<Seen>>) -> u32 {
+    let now = SystemTime::now();
+    let seen = seen.borrow();
+    let peers = seen.as_ref().and_then(|seen| seen.status.as_ref()).map(|status| &status.peers);
+    let count = peers.into_iter().flatten().filter(|(_, peer)| is_connected(peer, now)).count();
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// The gateway's part of a Pet's status, if it says something else than what is written.
+fn news(gateway: &str, pet: &Pet, peer: &PeerStatus, now: SystemTime) -> Option<Value> {
+    let old = pet.status.clone().unwrap_or_default();
+    let connected = is_connected(peer, now);
+    let handshake = peer.last_handshake.and_then(|at| Timestamp::try_from(at).ok());
+    let written = old.last_handshake_time.as_ref().map(|Time(at)| *at);
+    let newer =
+        handshake.is_some_and(|at| written.is_none_or(|written| at.duration_since(written).as_secs() >= HANDSHAKE_EVERY.as_secs() as i64));
+    let endpoint = peer.endpoint.map(|endpoint| Endpoint { host: endpoint.ip().to_string(), port: endpoint.port() });
+    let mut all = old.conditions.clone();
+    let (reason, message) = match (connected, peer.last_handshake) {
+        (true, _) => ("Handshake", format!("the gateway {gateway} hears from it")),
+        (false, Some(_)) => ("Silent", format!("the gateway {gateway} has not heard from it for some minutes")),
+        (false, None) => ("NeverHeard", format!("the gateway {gateway} has never heard from it")),
+    };
+    let moment = Timestamp::try_from(now).unwrap_or_default();
+    let changed = set_condition(&mut all, conditions::CONNECTED, connected, reason, &message, pet.metadata.generation, moment);
+    let moved = connected && (old.observed_endpoint != endpoint || old.gateway.as_deref() != Some(gateway));
+    if !(changed || moved || newer && connected) {
+        return None;
+    }
+    let mut status = json!({ "conditions": [condition(&all, conditions::CONNECTED)] });
+    // A gateway that has never heard from it does not take back what another one has.
+    let (last, endpoint, by) = if handshake.is_some() {
+        (handshake.map(Time), endpoint, Some(gateway.to_owned()))
+    } else {
+        (old.last_handshake_time.clone(), old.observed_endpoint.clone(), old.gateway.clone())
+    };
+    if let (Some(fields), Some(last)) = (status.as_object_mut(), last) {
+        fields.insert("lastHandshakeTime".into(), json!(last));
+        fields.insert("observedEndpoint".into(), json!(endpoint));
+        fields.insert("gateway".into(), json!(by));
+    }
+    Some(status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pet(status: Value) -> Pet {
+        serde_json::from_value(json!({"apiVersion": "kube-pet.dev/v1alpha1", "kind": "Pet", "metadata": {"name": "a", "generation": 1},
+            "spec": {"publicKey": "", "machineID": "12345678"}, "status": status}))
+        .unwrap()
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds)
+    }
+
+    fn peer(handshake: Option<u64>, port: u16) -> PeerStatus {
+        PeerStatus { endpoint: Some(([198, 51, 100, 2], port).into()), last_handshake: handshake.map(at), ..PeerStatus::default() }
+    }
+
+    #[test]
+    fn a_pet_is_told_of_once_and_again_when_something_changes() {
+        let first = news("gw", &pet(json!({})), &peer(Some(0), 4), at(1)).unwrap();
+        assert_eq!(first["gateway"], "gw");
+        assert_eq!(first["observedEndpoint"], json!({"host": "198.51.100.2", "port": 4}));
+        assert_eq!((&first["conditions"][0]["type"], &first["conditions"][0]["status"]), (&json!("Connected"), &json!("True")));
+        let known = pet(first);
+        assert_eq!(news("gw", &known, &peer(Some(0), 4), at(100)), None);
+        assert_eq!(news("gw", &known, &peer(Some(20), 4), at(21)), None, "not every handshake");
+        assert!(news("gw", &known, &peer(Some(120), 4), at(121)).is_some());
+        assert!(news("gw", &known, &peer(Some(0), 5), at(100)).is_some(), "it has another address");
+        assert_eq!(news("gw2", &known, &peer(Some(0), 4), at(100)).unwrap()["gateway"], "gw2");
+        let silent = news("gw", &known, &peer(Some(0), 4), at(300)).unwrap();
+        assert_eq!((&silent["conditions"][0]["status"], &silent["conditions"][0]["reason"]), (&json!("False"), &json!("Silent")));
+    }
+
+    #[test]
+    fn a_gateway_that_has_never_heard_of_it_takes_back_nothing_but_the_condition() {
+        let known = pet(news("gw", &pet(json!({})), &peer(Some(0), 4), at(1)).unwrap());
+        let told = news("gw2", &known, &peer(None, 4), at(100)).unwrap();
+        assert_eq!((&told["gateway"], &told["conditions"][0]["reason"]), (&json!("gw"), &json!("NeverHeard")));
+    }
+}
