@@ -1,5 +1,8 @@
 //! The command line.
 
+pub mod cluster;
+pub mod joining;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -21,6 +24,14 @@ pub enum Command {
     Run(RunOptions),
     /// Looks for what would keep this machine from being a node: each finding with its cause and its fix.
     Doctor(DoctorOptions),
+    /// Makes this machine a node: by one line of text that `kube-pet controller token create` prints.
+    Join(joining::JoinOptions),
+    /// Undoes `join`: ends the pods, removes what the agent has made.
+    Leave(joining::LeaveOptions),
+    /// Runs in the cluster: gives pets their addresses, approves their serving certificates, makes join tokens.
+    Controller(cluster::ControllerOptions),
+    /// Joins pets and the cluster's network: the other end of the pets' tunnels.
+    Gateway(crate::gateway::GatewayOptions),
     /// Prints the version.
     Version,
 }

@@ -1,5 +1,8 @@
 //! The subcommands: configuration, log, runtime, signals; the work is the agent's.
 
+pub mod cluster;
+pub mod joining;
+
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,7 +28,7 @@ pub fn node(options: &NodeOptions) -> Result<ExitCode> {
     logging::start(&config.logging)?;
     info!(version = VERSION, node = config.node_name, "starting");
     runtime()?.block_on(async {
-        let shutdown = end_on_signal()?;
+        let shutdown = end_on_signal("ending; the pods run on")?;
         app::run_node(config, VERSION, shutdown).await.map_err(anyhow::Error::from)
     })?;
     Ok(ExitCode::SUCCESS)
@@ -37,7 +40,7 @@ pub fn run(options: &RunOptions) -> Result<ExitCode> {
     logging::start(&config.logging)?;
     let files = manifests(&options.files)?;
     runtime()?.block_on(async {
-        let shutdown = end_on_signal()?;
+        let shutdown = end_on_signal("ending; the pods run on")?;
         app::run_files(config, VERSION, files, shutdown).await.map_err(anyhow::Error::from)
     })?;
     Ok(ExitCode::SUCCESS)
@@ -100,14 +103,14 @@ fn print(text: &str) -> Result<ExitCode> {
 }
 
 /// Two workers: the agent waits far more than it computes.
-fn runtime() -> Result<tokio::runtime::Runtime> {
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
     // The one that is linked; a second call in a process is refused, and no harm.
     let _ = rustls::crypto::ring::default_provider().install_default();
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("starting the runtime")
 }
 
 /// Cancelled at SIGTERM and SIGINT.
-fn end_on_signal() -> Result<CancellationToken> {
+pub(crate) fn end_on_signal(told: &'static str) -> Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
     let shutdown = CancellationToken::new();
@@ -117,7 +120,7 @@ fn end_on_signal() -> Result<CancellationToken> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        info!("ending; the pods run on");
+        info!("{told}");
         token.cancel();
     });
     Ok(shutdown)

@@ -6,10 +6,15 @@ use anyhow::{Context, Result};
 use kube_pet_node::config::{LogFormat, Logging};
 use tracing_subscriber::EnvFilter;
 
+/// A library whose warnings are ordinary events of networks.
+const LOUD: &str = "boringtun";
+
 /// Starts the log. `RUST_LOG`, where it is set, overrides the level.
 pub fn start(logging: &Logging) -> Result<()> {
     let Logging { level, format } = logging;
     let directives = std::env::var("RUST_LOG").ok().filter(|set| !set.is_empty()).unwrap_or_else(|| level.clone());
+    // Of every handshake that is not answered; what it means is told by the tunnel itself.
+    let directives = if directives.contains(LOUD) { directives } else { format!("{directives},{LOUD}=off") };
     let filter = EnvFilter::try_new(&directives).with_context(|| format!("log level {directives:?}"))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match format {

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod commands;
+mod gateway;
 mod logging;
 
 use std::process::ExitCode;
@@ -19,6 +20,10 @@ fn main() -> ExitCode {
         Command::Node(options) => commands::node(&options),
         Command::Run(options) => commands::run(&options),
         Command::Doctor(options) => commands::doctor(&options),
+        Command::Join(options) => commands::joining::join(&options),
+        Command::Leave(options) => commands::joining::leave(&options),
+        Command::Controller(options) => commands::cluster::controller(options),
+        Command::Gateway(options) => gateway::run(&options),
         Command::Version => commands::version(),
     };
     match done {

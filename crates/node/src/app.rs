@@ -43,6 +43,7 @@ use crate::server::{self, BuildVersion, ClientCa, Server, ServerOptions, ServerS
 use crate::services::{HostPorts, Services, ServicesOptions};
 use crate::shutdown::{ShutdownManager, ShutdownOptions};
 use crate::stats::{StatsOptions, StatsProvider};
+use crate::tunnel::{Tunnel, TunnelOptions};
 use crate::volumes::VolumeManager;
 
 /// The agent cannot start. Everything that time can heal is retried instead.
@@ -75,6 +76,9 @@ pub enum StartError {
     /// Port 10250 or 10248.
     #[error("the node's API")]
     Server(#[from] server::ServerError),
+    /// The tunnel's key.
+    #[error("the tunnel's key")]
+    TunnelKey(#[from] kube_pet_tunnel::KeyError),
     /// A manifest given to `kube-pet run`.
     #[error(transparent)]
     Manifest(#[from] sources::files::ManifestError),
@@ -87,6 +91,8 @@ pub enum StartError {
 enum Mode {
     Cluster,
     Standalone(Vec<Pod>),
+    /// There are none: all that is left of earlier ones ends.
+    Leaving,
 }
 
 /// A named task of the agent's.
@@ -128,6 +134,15 @@ pub async fn run_files(
     run(config, version, Mode::Standalone(pods?), shutdown).await
 }
 
+/// `kube-pet leave`: ends and removes all pods, those of the API server and static ones, as if they had been deleted; the caller sees
+/// when they are gone, and cancels `shutdown`.
+///
+/// # Errors
+/// As [`run_node`].
+pub async fn run_nothing(config: NodeConfiguration, version: &str, shutdown: CancellationToken) -> Result<(), StartError> {
+    run(config, version, Mode::Leaving, shutdown).await
+}
+
 async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: CancellationToken) -> Result<(), StartError> {
     let paths = config.paths();
     make_folders(&paths)?;
@@ -143,7 +158,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
 
     // The cluster: our client certificate, and a client that follows its renewals.
     let cluster = match &mode {
-        Mode::Standalone(_) => None,
+        Mode::Standalone(_) | Mode::Leaving => None,
         Mode::Cluster => Some(
             identity::establish(IdentityOptions {
                 node_name: config.node_name.clone(),
@@ -210,6 +225,21 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
     let recursive_read_only = kube_pet_host::read_only::is_supported();
     let volumes = VolumeManager::new(paths.clone(), objects.clone()).with_recursive_read_only(recursive_read_only);
 
+    // The tunnel to the cluster: where it is on, the node's addresses and pod networks come from there.
+    let own_changes = OwnChanges::default();
+    let tunnel = Tunnel::new(TunnelOptions {
+        settings: config.tunnel.clone(),
+        node_name: config.node_name.clone(),
+        api: api.clone(),
+        link_prefix: config.link_prefix.clone(),
+        paths: paths.clone(),
+        own_changes: own_changes.clone(),
+    })?;
+    for (name, watch) in tunnel.watches {
+        tasks.spawn(name, after(identified.clone(), watch));
+    }
+    tasks.spawn("the tunnel", tunnel.task);
+
     // The Node object, and what the rest needs to know of it.
     let (store_writer, store) = PodStoreWriter::new();
     let conflict = sandboxes.clone();
@@ -225,13 +255,13 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         cidr_conflict: Arc::new(move || conflict.cidr_conflict()),
         events: events.clone(),
         shutdown: shutdown_of_machine.clone(),
+        tunnel: tunnel.allocation,
     });
     let gauge = node_manager.gauge();
     tasks.spawn("the node's status", node_manager.run());
     tasks.spawn("the pod networks", follow_networks(sandboxes.clone(), node.clone()));
 
     // Services: their environment variables, the way to their endpoints, and host ports.
-    let own_changes = OwnChanges::default();
     let services = Services::new(ServicesOptions {
         api: api.clone(),
         proxy: config.service_proxy.clone(),
@@ -307,6 +337,10 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         Mode::Standalone(pods) => {
             tasks.spawn("the given pods", hold_open(updates_tx, |tx| sources::files::once(pods, tx)));
             BTreeSet::from([Source::File])
+        }
+        Mode::Leaving => {
+            tasks.spawn("the given pods", hold_open(updates_tx, sources::files::nothing));
+            BTreeSet::from([Source::Api, Source::File])
         }
         Mode::Cluster => {
             tasks.spawn("static pods", sources::files::watch(config.static_pod_path.clone(), config.node_name.clone(), updates_tx.clone()));

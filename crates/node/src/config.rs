@@ -17,6 +17,7 @@ mod section;
 mod shutdown;
 mod source;
 mod tree;
+mod tunnel;
 mod values;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,7 @@ pub use podman::{ExecBy, PodmanSettings};
 pub use problem::{ConfigErrors, Problem};
 pub use source::{ConfigSource, Override};
 pub use tree::Origin;
+pub use tunnel::TunnelSettings;
 pub use values::{ExternalIpSource, IpNet, LogFormat};
 
 use crate::paths::Paths;
@@ -122,6 +124,8 @@ pub struct NodeConfiguration {
     pub service_proxy: ServiceProxySettings,
     /// NetworkPolicies.
     pub network_policy: NetworkPolicySettings,
+    /// The tunnel to the cluster.
+    pub tunnel: TunnelSettings,
 
     /// Whether the agent creates its Node object.
     pub register_node: bool,
@@ -395,6 +399,7 @@ impl NodeConfiguration {
             non_masquerade_cidrs: None,
             service_proxy: ServiceProxySettings::default(),
             network_policy: NetworkPolicySettings { enabled: true },
+            tunnel: TunnelSettings::default(),
             register_node: true,
             node_labels: BTreeMap::new(),
             register_with_taints: Vec::new(),

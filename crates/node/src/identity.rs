@@ -156,6 +156,16 @@ pub async fn is_current(path: &Path) -> bool {
     }
 }
 
+/// The API server that a kubeconfig names.
+pub async fn server_of(path: &Path) -> Option<String> {
+    load_config(path).await.map(|config| config.cluster_url.to_string())
+}
+
+/// What a kubeconfig says, if it can be used.
+pub(crate) async fn load_config(path: &Path) -> Option<kube::Config> {
+    kubeconfig::load(path).await.ok()
+}
+
 async fn managed(options: IdentityOptions) -> Result<Identity, IdentityError> {
     let store = CredentialStore::open(&options.pki_dir, "kube-pet-client")?;
     let bootstrap = options.bootstrap_kubeconfig.clone();

@@ -33,6 +33,7 @@ use crate::images::ImageManager;
 use crate::paths::Paths;
 use crate::podman_service::RuntimeHealth;
 use crate::pods::store::PodStore;
+use crate::tunnel::Allocation;
 use machine::Places;
 use pressure::Observer;
 use reporter::Reporter;
@@ -67,6 +68,8 @@ pub struct NodeManagerOptions {
     pub events: EventRecorder,
     /// Whether the machine is being shut down.
     pub shutdown: watch::Receiver<bool>,
+    /// What the cluster has given, where there is a tunnel.
+    pub tunnel: watch::Receiver<Option<Allocation>>,
 }
 
 /// What is known of the Node object.
@@ -186,12 +189,14 @@ struct Inputs {
     cidr_conflict: CidrConflict,
     events: EventRecorder,
     shutdown: watch::Receiver<bool>,
+    tunnel: watch::Receiver<Option<Allocation>>,
 }
 
 impl From<NodeManagerOptions> for Inputs {
     fn from(options: NodeManagerOptions) -> Self {
-        let NodeManagerOptions { config, paths, build_version, api, podman, pods, images: _, cidr_conflict, events, shutdown } = options;
-        Self { config, paths, build_version, api, podman, pods, cidr_conflict, events, shutdown }
+        let NodeManagerOptions { config, paths, build_version, api, podman, pods, images: _, cidr_conflict, events, shutdown, tunnel } =
+            options;
+        Self { config, paths, build_version, api, podman, pods, cidr_conflict, events, shutdown, tunnel }
     }
 }
 

@@ -55,6 +55,14 @@ impl Paths {
     pub fn dns_cache(&self) -> PathBuf {
         self.state_dir().join("dns-cache")
     }
+    /// What is known of the tunnel, for a start without the API server.
+    pub fn tunnel(&self) -> PathBuf {
+        self.state_dir().join("tunnel.json")
+    }
+    /// The tunnel's private key.
+    pub fn tunnel_key(&self) -> PathBuf {
+        self.pki_dir().join("tunnel.key")
+    }
     /// The last known ConfigMaps and Services of pods' namespaces, and Secrets if they are kept. Mode 0700.
     pub fn object_copies(&self) -> PathBuf {
         self.state_dir().join("objects")

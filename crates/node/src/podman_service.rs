@@ -100,6 +100,15 @@ impl PodmanService {
         shutdown.run_until_cancelled(self.keep()).await;
     }
 
+    /// Ends the service; one that is not ours is left alone.
+    pub async fn end(self) {
+        if let Some(launch) = self.launch
+            && let Err(error) = launch.end().await
+        {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the Podman service is not ended");
+        }
+    }
+
     async fn keep(&mut self) {
         let Some(launch) = self.launch.take() else {
             return self.watch_foreign().await;

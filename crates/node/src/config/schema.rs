@@ -10,6 +10,7 @@ use kube_pet_core::quantity::Amount;
 use super::dns_cache;
 use super::labels::{self, is_dns_subdomain};
 use super::section::{Field, Section};
+use super::tunnel;
 use super::values::{ExternalIpSource, LogFormat};
 use super::{API_VERSION, AuthorizationMode, ExecBy, IpNet, KIND, NodeConfiguration, pressure, shutdown};
 
@@ -207,6 +208,7 @@ fn network(top: &Section<'_>, config: &mut NodeConfiguration) {
     policies.bool("enabled", &mut config.network_policy.enabled);
     policies.finish();
     dns_cache::read(top, config);
+    tunnel::read(top, config);
 }
 
 /// One value, or one of each address family.
@@ -431,7 +433,7 @@ fn logging(top: &Section<'_>, config: &mut NodeConfiguration) {
     section.finish();
 }
 
-fn choose<T: Copy>(field: &Field<'_>, choices: &[(&str, T)], into: &mut T) {
+pub(super) fn choose<T: Copy>(field: &Field<'_>, choices: &[(&str, T)], into: &mut T) {
     let Some(text) = field.text() else { return };
     match choices.iter().find(|(name, _)| *name == text) {
         Some((_, value)) => *into = *value,

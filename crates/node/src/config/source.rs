@@ -63,6 +63,25 @@ impl Override {
 }
 
 impl ConfigSource {
+    /// The configuration file that is read.
+    pub fn main_file(&self) -> PathBuf {
+        let default = || Paths::new(self.root.as_deref().unwrap_or(Path::new("/"))).config_dir().join("node.yaml");
+        self.file.clone().unwrap_or_else(default)
+    }
+
+    /// What the flags set, as a file would: to be written down. They are known to be valid once the configuration has been loaded.
+    pub fn flags_as_file(&self) -> serde_json::Value {
+        let mut document = serde_json::Value::Object(serde_json::Map::new());
+        for Override { field, value, .. } in &self.overrides {
+            let value = match value {
+                Given::Text(text) => serde_json::Value::String(text.clone()),
+                Given::Yaml(text) => serde_saphyr::from_str(text).unwrap_or(serde_json::Value::Null),
+            };
+            place(&mut document, &mut field.split('.'), value);
+        }
+        document
+    }
+
     pub(super) fn load(&self) -> Result<NodeConfiguration, ConfigErrors> {
         let mut problems = Vec::new();
         let mut document = self.files(&mut problems);
@@ -93,8 +112,7 @@ impl ConfigSource {
     }
 
     fn files(&self, problems: &mut Vec<Problem>) -> Tree {
-        let default = || Paths::new(self.root.as_deref().unwrap_or(Path::new("/"))).config_dir().join("node.yaml");
-        let main = self.file.clone().unwrap_or_else(default);
+        let main = self.main_file();
         let mut document = match read(&main, problems) {
             Read::Text(text) => parse(&main, &text, true, problems),
             Read::Missing if self.file.is_some() => {
@@ -112,6 +130,20 @@ impl ConfigSource {
             }
         }
         document
+    }
+}
+
+/// Puts a value where the path says, and objects on the way to it.
+fn place(tree: &mut serde_json::Value, path: &mut std::str::Split<'_, char>, value: serde_json::Value) {
+    let Some(field) = path.next() else {
+        *tree = value;
+        return;
+    };
+    if !tree.is_object() {
+        *tree = serde_json::Value::Object(serde_json::Map::new());
+    }
+    if let Some(fields) = tree.as_object_mut() {
+        place(fields.entry(field).or_insert(serde_json::Value::Null), path, value);
     }
 }
 

@@ -75,6 +75,7 @@ linkPrefix: kp2
 nonMasqueradeCIDRs: [10.0.0.0/8, "fd00::/8"]
 serviceProxy: {enabled: false, healthzBindAddress: "", metricsBindAddress: "[::1]:10249"}
 networkPolicy: {enabled: false}
+tunnel: {enabled: false, mode: userspace, listenPort: 51821, endpoints: ["pet.example:51821", "[fd00::9]:1"], persistentKeepaliveSeconds: 20, mtu: 1380}
 registerNode: false
 nodeLabels: {example.com/rack: "7", size: 3}
 registerWithTaints: [{key: a/b, value: c, effect: NoExecute}]
@@ -177,6 +178,20 @@ kubernetes: 5
 "#,
     );
     insta::assert_snapshot!(files.load(Vec::new()).unwrap_err());
+}
+
+#[test]
+fn a_tunnel_beside_what_it_gives_is_an_error() {
+    for (text, expected) in [
+        ("nodeIP: 10.0.0.5\ntunnel: {enabled: true}\n", "tunnel.enabled: contradicts nodeIP: the cluster's PetNetwork gives it"),
+        ("podCIDR: 10.1.0.0/24\ntunnel: {enabled: true}\n", "tunnel.enabled: contradicts podCIDR"),
+        ("tunnel: {mode: fast}\n", "tunnel.mode: \"fast\" is not a choice; write auto or kernel or userspace"),
+        ("tunnel: {endpoints: [\"2001:db8::1\"]}\n", "tunnel.endpoints[0]: \"2001:db8::1\" is not an endpoint"),
+        ("tunnel: {mtu: 500}\n", "tunnel.mtu: 500 is out of range; write a number from 1280 to 9000"),
+    ] {
+        let errors = load(text).unwrap_err();
+        assert!(errors.contains(expected), "{text}{errors}");
+    }
 }
 
 #[test]
@@ -316,4 +331,14 @@ fn networks_know_what_they_contain() {
     assert!(!net.overlaps(&"fd00::/8".parse().unwrap()));
     assert!("0.0.0.0/0".parse::<IpNet>().unwrap().contains("1.2.3.4".parse().unwrap()));
     assert!("10.1.0.0/33".parse::<IpNet>().is_err());
+}
+
+#[test]
+fn flags_are_written_down_as_a_file_would_have_them() {
+    let overrides = ["maxPods=50", "serviceProxy.enabled=false", "serviceProxy.x=[1]"];
+    let mut overrides: Vec<_> = overrides.iter().filter_map(|text| Override::assignment(text)).collect();
+    overrides.push(Override::text("--node-name", "nodeName", "1"));
+    let source = ConfigSource { overrides, ..ConfigSource::default() };
+    let expected = serde_json::json!({"maxPods": 50, "serviceProxy": {"enabled": false, "x": [1]}, "nodeName": "1"});
+    assert_eq!(source.flags_as_file(), expected);
 }

@@ -46,7 +46,13 @@ const FEATURES: [Feature; 5] = [
         needed: "services will remember their connections with it; this version has none yet",
     },
     // The tunnel is not there yet, and will have an implementation of its own for such kernels.
-    Feature { id: "kernel-wireguard", option: "WIREGUARD", module: "wireguard", severity: Severity::Ok, needed: "the tunnel will use it" },
+    Feature {
+        id: "kernel-wireguard",
+        option: "WIREGUARD",
+        module: "wireguard",
+        severity: Severity::Ok,
+        needed: "the tunnel is faster with it",
+    },
 ];
 
 /// Whether the kernel has a feature.

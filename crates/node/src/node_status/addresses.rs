@@ -11,14 +11,19 @@ use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use crate::config::{ExternalIpSource, NodeConfiguration};
+use crate::tunnel::Allocation;
 
 /// How often a source is asked again: dynamic addresses change without notice.
 const EXTERNAL_EVERY: Duration = Duration::from_secs(300);
 /// After a failure.
 const EXTERNAL_RETRY: Duration = Duration::from_secs(30);
 
-/// The InternalIPs: the configured ones, else the one that the default route leaves by.
-pub(super) fn internal(config: &NodeConfiguration) -> Vec<IpAddr> {
+/// The InternalIPs: with the tunnel those that the cluster has given, else the configured ones, else the one that the default route
+/// leaves by.
+pub(super) fn internal(config: &NodeConfiguration, allocation: Option<&Allocation>) -> Vec<IpAddr> {
+    if let Some(allocation) = allocation {
+        return allocation.addresses.clone();
+    }
     if !config.node_ip.is_empty() {
         return config.node_ip.clone();
     }

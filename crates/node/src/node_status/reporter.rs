@@ -77,7 +77,7 @@ impl Reporter {
             complaint: Complaint::new("the Node's status is not written"),
         };
         let readings = machine::read(&reporter.places());
-        let internal = addresses::internal(&reporter.inputs.config);
+        let internal = addresses::internal(&reporter.inputs.config, reporter.inputs.tunnel.borrow().as_ref());
         reporter.publish(&readings, internal);
         (reporter, told)
     }
@@ -91,6 +91,7 @@ impl Reporter {
         let _ = tokio::time::timeout(PODMAN_START, podman.wait_for(|health| health.ready)).await;
         let mut known = self.known.subscribe();
         let mut shutdown = self.inputs.shutdown.clone();
+        let mut tunnel = self.inputs.tunnel.clone();
         let frequency = self.inputs.config.node_status_update_frequency;
         let mut retry = FIRST_RETRY;
         loop {
@@ -117,6 +118,7 @@ impl Reporter {
                 Ok(()) = self.sources.images.changed() => {}
                 Ok(()) = self.sources.pressures.changed() => {}
                 Ok(()) = shutdown.changed() => {}
+                Ok(()) = tunnel.changed() => {}
             }
         }
     }
@@ -130,8 +132,9 @@ impl Reporter {
             (failing, health.version.as_ref().map(ToString::to_string))
         };
         let build = self.inputs.build_version.clone();
+        let allocation = self.inputs.tunnel.borrow().clone();
         let measured = tokio::task::spawn_blocking(move || {
-            (machine::read(&places), addresses::internal(&config), machine::system_info(&build, version))
+            (machine::read(&places), addresses::internal(&config, allocation.as_ref()), machine::system_info(&build, version))
         });
         let Ok((readings, internal, system)) = measured.await else {
             warn!("a reading of the machine broke down");
@@ -218,7 +221,9 @@ impl Reporter {
         let known = self.known.borrow().clone();
         let before = known.node().and_then(|node| node.status.as_ref()?.capacity.as_ref());
         let capacity = patch::with_foreign(resources::capacity(readings, config.max_pods), before);
-        let pod_cidrs = if !config.pod_cidr.is_empty() {
+        let pod_cidrs = if let Some(allocation) = self.inputs.tunnel.borrow().as_ref() {
+            allocation.pod_cidrs.clone()
+        } else if !config.pod_cidr.is_empty() {
             config.pod_cidr.iter().map(ToString::to_string).collect()
         } else if self.inputs.api.is_none() && self.remembered.pod_cidrs.is_empty() {
             vec![STANDALONE_NETWORK.to_owned()]

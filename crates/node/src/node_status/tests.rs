@@ -76,6 +76,7 @@ impl Agent {
             cidr_conflict: Arc::new(move || told.lock().unwrap().clone()),
             events: EventRecorder::disabled(),
             shutdown: shutting_down,
+            tunnel: watch::channel(None).1,
         };
         let image = ContainerImage { names: Some(vec!["example.org/a:1".into()]), size_bytes: Some(5) };
         let images: ImageLister = Arc::new(move || {

@@ -96,6 +96,17 @@ impl Launch {
         }
     }
 
+    /// Ends the service, if it runs.
+    pub(super) async fn end(&self) -> io::Result<()> {
+        let launch = self.clone();
+        for (pid, _) in tokio::task::spawn_blocking(move || launch.find()).await.map_err(io::Error::other)? {
+            if let Some(process) = ServiceProcess::open(pid)? {
+                process.terminate().await;
+            }
+        }
+        Ok(())
+    }
+
     /// The process that listens on the socket, as the kernel knows it.
     async fn listener(&self) -> Option<i32> {
         // A service that has just been started has not bound its socket yet.

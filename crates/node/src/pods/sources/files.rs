@@ -132,6 +132,13 @@ pub async fn once(pods: Vec<Pod>, out: mpsc::Sender<PodUpdate>) {
     let _ = out.send(PodUpdate::Synced(Source::File)).await;
 }
 
+/// No pods, from no source: all there have been are gone.
+pub async fn nothing(out: mpsc::Sender<PodUpdate>) {
+    for source in [Source::Api, Source::File] {
+        let _ = out.send(PodUpdate::Synced(source)).await;
+    }
+}
+
 /// Follows a folder until the receiver is dropped. A manifest that becomes unreadable keeps its pod as it was: only a file that
 /// is gone ends its pod.
 pub async fn watch(folder: PathBuf, node_name: String, out: mpsc::Sender<PodUpdate>) {

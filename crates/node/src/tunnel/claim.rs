@@ -1,0 +1,86 @@
+//! The node's own Pet: made, and kept saying what is true.
+
+use std::time::Duration;
+
+use kube::Api;
+use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
+use kube_pet_api::{Endpoint, Pet, PetSpec};
+use kube_pet_tunnel::PrivateKey;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::api::ApiHandle;
+use crate::config::TunnelSettings;
+
+const RETRY: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What the watch has told.
+#[derive(Clone, Debug)]
+pub(super) enum Seen {
+    /// Nothing yet.
+    Unknown,
+    /// There is none.
+    Absent,
+    /// This one.
+    Present(Box<Pet>),
+}
+
+/// What the node says of itself.
+pub(super) fn spec(key: &PrivateKey, settings: &TunnelSettings) -> PetSpec {
+    let endpoints = settings.endpoints.iter().map(|endpoint| Endpoint { host: endpoint.host.clone(), port: endpoint.port }).collect();
+    PetSpec { public_key: key.public().to_string(), endpoints, machine_id: machine_id(key) }
+}
+
+/// The machine's ID is not for others to know. A machine without one is known by its first key.
+fn machine_id(key: &PrivateKey) -> String {
+    let id = kube_pet_host::machine::machine_id();
+    let known = if id.is_empty() { key.public().to_string() } else { id };
+    let hash = Sha256::digest(format!("kube-pet {known}"));
+    hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Makes the Pet, and puts right what differs. Never ends.
+pub(super) async fn keep(api: ApiHandle, name: String, wanted: PetSpec, mut seen: watch::Receiver<Seen>) {
+    loop {
+        let now = seen.borrow_and_update().clone();
+        let written = match now {
+            Seen::Unknown => Ok(()),
+            Seen::Absent => within(create(&api, &name, &wanted)).await,
+            Seen::Present(pet) if pet.spec.public_key == wanted.public_key && pet.spec.endpoints == wanted.endpoints => Ok(()),
+            Seen::Present(_) => within(update(&api, &name, &wanted)).await,
+        };
+        if let Err(error) = written {
+            warn!(pet = name, error = &error as &dyn std::error::Error, "the node's Pet is not written; retrying");
+            tokio::time::sleep(RETRY).await;
+        } else if seen.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+async fn within(call: impl Future<Output = kube::Result<()>>) -> kube::Result<()> {
+    tokio::time::timeout(PATIENCE, call).await.unwrap_or_else(|_| Err(kube::Error::Service("no answer in time".into())))
+}
+
+async fn create(api: &ApiHandle, name: &str, wanted: &PetSpec) -> kube::Result<()> {
+    let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+    let pet = Pet { metadata, spec: wanted.clone(), status: None };
+    match Api::<Pet>::all(api.client()).create(&PostParams::default(), &pet).await {
+        Ok(_) => info!(pet = name, public_key = wanted.public_key, "the node's Pet is made"),
+        // The watch tells what it is like.
+        Err(kube::Error::Api(status)) if status.code == 409 => {}
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+/// The machine's ID stays what it was: it is the object's for life.
+async fn update(api: &ApiHandle, name: &str, wanted: &PetSpec) -> kube::Result<()> {
+    let body = json!({"spec": {"publicKey": wanted.public_key, "endpoints": wanted.endpoints}});
+    Api::<Pet>::all(api.client()).patch(name, &PatchParams::default(), &Patch::Merge(body)).await?;
+    info!(pet = name, public_key = wanted.public_key, "the node's Pet is changed");
+    Ok(())
+}

@@ -1,0 +1,144 @@
+//! What is known of the cluster's pet network, and what follows from it. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use kube_pet_api::{Pet, PetGateway, PetNetwork};
+use kube_pet_net::services::Network;
+use kube_pet_net::tunnel_links::{Mark, TunnelLink};
+use kube_pet_tunnel::{Endpoint, Peer, PublicKey};
+use serde::{Deserialize, Serialize};
+
+use super::Allocation;
+use crate::config::TunnelSettings;
+
+/// The table of the tunnel's routes; free numbers are as good as any.
+pub(super) const TABLE: u32 = 19_280;
+/// Of the tunnel's own packets. The low bits are left to whoever else marks packets.
+pub(super) const MARK: Mark = Mark { value: 0x4b50_0000, mask: 0xffff_0000 };
+
+/// What a start without the API server has to know.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Known {
+    addresses: Vec<IpAddr>,
+    #[serde(rename = "podCIDRs")]
+    pod_cidrs: Vec<String>,
+    /// The cluster's pods and nodes behind the gateways.
+    cluster: Vec<String>,
+    /// Of all pets: nodes and pods.
+    pets: Vec<String>,
+    mtu: u16,
+    keepalive: u16,
+    gateways: BTreeMap<String, Gateway>,
+    /// The gateway that packets go to.
+    active: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Gateway {
+    public_key: String,
+    endpoints: Vec<String>,
+    addresses: Vec<IpAddr>,
+}
+
+/// The tunnel as it should be.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Desired {
+    pub(super) link: TunnelLink,
+    pub(super) peers: BTreeMap<PublicKey, Peer>,
+}
+
+impl Known {
+    /// What the API server has now. What it does not say (any more) stays as it was: a node keeps its addresses, and traffic the gateway
+    /// that it had, until there is another one.
+    pub(super) fn learn<'a>(
+        &self,
+        own: Option<&Pet>,
+        network: Option<&PetNetwork>,
+        gateways: impl Iterator<Item = &'a PetGateway>,
+    ) -> Self {
+        let mut new = self.clone();
+        if let Some(status) = own.and_then(|pet| pet.status.as_ref()).filter(|status| !status.node_addresses.is_empty()) {
+            new.addresses = status.node_addresses.iter().filter_map(|address| address.parse().ok()).collect();
+            new.pod_cidrs.clone_from(&status.pod_cidrs);
+        }
+        if let Some(network) = network {
+            new.cluster.clone_from(&network.spec.cluster_cidrs);
+            new.pets = network.spec.node_cidrs.iter().chain(&network.spec.pod_cidrs).cloned().collect();
+            new.mtu = network.spec.mtu;
+            new.keepalive = network.spec.persistent_keepalive_seconds;
+        }
+        let (mut all, mut active) = (BTreeMap::new(), Vec::new());
+        for gateway in gateways {
+            let Some(name) = gateway.metadata.name.clone() else { continue };
+            if gateway.status.as_ref().is_some_and(|status| status.active) {
+                active.push(name.clone());
+            }
+            all.insert(name, Gateway::of(gateway));
+        }
+        new.gateways = all;
+        // Where two say so, one has died without taking it back: the other is new.
+        active.sort();
+        let other = active.iter().find(|name| Some(*name) != self.active.as_ref());
+        let kept = self.active.clone().filter(|name| new.gateways.contains_key(name));
+        let next = if active.len() > 1 { other.cloned() } else { active.first().cloned() };
+        new.active = next.or(kept);
+        new
+    }
+
+    pub(super) fn allocation(&self) -> Allocation {
+        Allocation { addresses: self.addresses.clone(), pod_cidrs: self.pod_cidrs.clone() }
+    }
+
+    /// `None` before the node has an address.
+    pub(super) fn desired(&self, link: &str, settings: &TunnelSettings) -> Option<Desired> {
+        if self.addresses.is_empty() {
+            return None;
+        }
+        let TunnelSettings { enabled: _, mode: _, listen_port: _, endpoints: _, persistent_keepalive_seconds, mtu } = settings;
+        let ranges: BTreeSet<Network> = self.cluster.iter().chain(&self.pets).filter_map(|text| text.parse().ok()).collect();
+        let mut peers = BTreeMap::new();
+        for (name, gateway) in &self.gateways {
+            let Ok(key) = gateway.public_key.parse() else { continue };
+            // The others are kept ready: a change of the active one is a move of networks, without a handshake.
+            let mut allowed: BTreeSet<Network> = gateway.addresses.iter().map(|address| single(*address)).collect();
+            if self.active.as_ref() == Some(name) {
+                allowed.extend(ranges.iter().copied());
+            }
+            let endpoints: Vec<Endpoint> = gateway.endpoints.iter().filter_map(|text| text.parse().ok()).collect();
+            peers.insert(key, Peer { endpoints, keepalive: persistent_keepalive_seconds.unwrap_or(self.keepalive), allowed });
+        }
+        let link = TunnelLink {
+            name: link.to_owned(),
+            addresses: self.addresses.iter().copied().collect(),
+            mtu: u32::from(mtu.unwrap_or(self.mtu)),
+            routes: peers.values().flat_map(|peer| peer.allowed.iter().copied()).collect(),
+            guarded: ranges,
+            bypass: self.pod_cidrs.iter().filter_map(|text| text.parse().ok()).collect(),
+            table: TABLE,
+            mark: MARK,
+            forward: true,
+        };
+        Some(Desired { link, peers })
+    }
+}
+
+impl Gateway {
+    fn of(gateway: &PetGateway) -> Self {
+        let spec = &gateway.spec;
+        Self {
+            public_key: spec.public_key.clone(),
+            endpoints: spec.endpoints.iter().map(ToString::to_string).collect(),
+            addresses: spec.tunnel_addresses.iter().filter_map(|address| address.parse().ok()).collect(),
+        }
+    }
+}
+
+fn single(address: IpAddr) -> Network {
+    Network { address, prefix: if address.is_ipv4() { 32 } else { 128 } }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,95 @@
+use serde_json::json;
+
+use super::*;
+
+fn network() -> PetNetwork {
+    serde_json::from_value(json!({
+        "apiVersion": "kube-pet.dev/v1alpha1", "kind": "PetNetwork", "metadata": {"name": "default"},
+        "spec": {"nodeCIDRs": ["10.99.0.0/20"], "podCIDRs": ["10.100.0.0/16"], "serviceCIDRs": ["10.96.0.0/16"],
+            "clusterCIDRs": ["10.1.0.0/16"], "mtu": 1380, "persistentKeepaliveSeconds": 20},
+    }))
+    .unwrap()
+}
+
+fn own() -> Pet {
+    serde_json::from_value(json!({
+        "apiVersion": "kube-pet.dev/v1alpha1", "kind": "Pet", "metadata": {"name": "pet"},
+        "spec": {"publicKey": "", "machineID": "12345678"},
+        "status": {"nodeAddresses": ["10.99.0.7"], "podCIDRs": ["10.100.7.0/24"]},
+    }))
+    .unwrap()
+}
+
+fn gateway(name: &str, number: u8, active: bool) -> PetGateway {
+    serde_json::from_value(json!({
+        "apiVersion": "kube-pet.dev/v1alpha1", "kind": "PetGateway", "metadata": {"name": name},
+        "spec": {"publicKey": key(number).to_string(), "endpoints": [{"host": format!("{name}.example"), "port": 51820}]},
+        "status": {"active": active},
+    }))
+    .unwrap()
+}
+
+fn key(number: u8) -> PublicKey {
+    [number; 32].into()
+}
+
+fn nets(texts: &[&str]) -> BTreeSet<Network> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+#[test]
+fn everything_goes_to_the_active_gateway_and_the_other_is_ready() {
+    let gateways = [gateway("a", 1, true), gateway("b", 2, false)];
+    let known = Known::default().learn(Some(&own()), Some(&network()), gateways.iter());
+    assert_eq!(known.allocation(), Allocation { addresses: vec!["10.99.0.7".parse().unwrap()], pod_cidrs: vec!["10.100.7.0/24".into()] });
+    let desired = known.desired("kp-tunnel", &TunnelSettings::default()).unwrap();
+    let all = nets(&["10.1.0.0/16", "10.99.0.0/20", "10.100.0.0/16"]);
+    let peer = |number: u8| &desired.peers[&key(number)];
+    assert_eq!((&peer(1).allowed, peer(1).keepalive), (&all, 20));
+    assert_eq!(peer(1).endpoints, ["a.example:51820".parse().unwrap()]);
+    assert_eq!((&peer(2).allowed, peer(2).keepalive), (&BTreeSet::new(), 20), "its way is kept open");
+    assert_eq!((&desired.link.routes, &desired.link.guarded), (&all, &all), "and nothing of Services: the node translates them");
+    assert_eq!(desired.link.bypass, nets(&["10.100.7.0/24"]));
+    assert_eq!(desired.link.mtu, 1380);
+}
+
+#[test]
+fn what_is_guarded_stays_guarded_without_any_gateway() {
+    let known = Known::default().learn(Some(&own()), Some(&network()), [].iter());
+    let desired = known.desired("kp-tunnel", &TunnelSettings::default()).unwrap();
+    assert!(desired.peers.is_empty() && desired.link.routes.is_empty());
+    assert_eq!(desired.link.guarded.len(), 3);
+}
+
+#[test]
+fn the_newest_active_gateway_wins_and_one_that_only_went_silent_is_kept() {
+    let learn =
+        |known: &Known, a: bool, b: bool| known.learn(Some(&own()), Some(&network()), [gateway("a", 1, a), gateway("b", 2, b)].iter());
+    let known = learn(&Known::default(), true, false);
+    assert_eq!(known.active.as_deref(), Some("a"));
+    let known = learn(&known, false, false);
+    assert_eq!(known.active.as_deref(), Some("a"), "nobody else has taken over");
+    let both = learn(&known, true, true);
+    assert_eq!(both.active.as_deref(), Some("b"), "a has died without saying so");
+    assert_eq!(learn(&both, false, true).active.as_deref(), Some("b"));
+    let gone = both.learn(Some(&own()), Some(&network()), [gateway("a", 1, false)].iter());
+    assert_eq!(gone.active, None);
+}
+
+#[test]
+fn a_node_keeps_what_it_has_when_the_cluster_says_nothing() {
+    let gateways = [gateway("a", 1, true)];
+    let known = Known::default().learn(Some(&own()), Some(&network()), gateways.iter());
+    assert_eq!(known.learn(None, None, gateways.iter()), known);
+    let text = serde_json::to_string(&known).unwrap();
+    assert_eq!(serde_json::from_str::<Known>(&text).unwrap(), known, "also after a reboot");
+    assert_eq!(Known::default().desired("kp-tunnel", &TunnelSettings::default()), None);
+}
+
+#[test]
+fn the_nodes_own_settings_come_first() {
+    let known = Known::default().learn(Some(&own()), Some(&network()), [gateway("a", 1, true)].iter());
+    let settings = TunnelSettings { mtu: Some(1300), persistent_keepalive_seconds: Some(5), ..TunnelSettings::default() };
+    let desired = known.desired("kp-tunnel", &settings).unwrap();
+    assert_eq!((desired.link.mtu, desired.peers[&key(1)].keepalive), (1300, 5));
+}
