@@ -106,6 +106,54 @@ pub async fn attach(wire: Wire, control_plane: &Machine, pet: &Machine, number: 
     .await
 }
 
+/// A router as people have it at home: everybody behind it has its address outside, and nobody outside may begin.
+///
+/// # Errors
+/// When `nft` refuses; its message is in the error.
+pub async fn translate(router: &Machine) -> Result<()> {
+    let mut command = router.enter_network();
+    command.args(["nft", "-f", "-"]);
+    let rules = "table ip home {
+        chain translate { type nat hook postrouting priority srcnat; oifname eth0 masquerade; }
+        chain filter { type filter hook forward priority filter; iifname eth0 ct state new drop; }
+    }";
+    command::run_with_input(command, rules).await.context("set up a home's router")?;
+    let mut command = router.enter_network();
+    command.args(["sysctl", "-qw", "net.ipv4.ip_forward=1"]);
+    command::output(command).await.map(drop)
+}
+
+/// Plugs a pet into its router. All homes have the same addresses inside.
+///
+/// # Errors
+/// When `ip` refuses; its message is in the error.
+pub async fn plug_into_router(router: &Machine, pet: &Machine) -> Result<()> {
+    let _ = in_namespace(router, &["link", "del", "lan"]).await;
+    batch(
+        Some(router),
+        &format!("link add lan type veth peer name eth0 netns {}\naddr add 192.168.77.1/24 dev lan\nlink set lan up\n", pet.keeper.pid),
+    )
+    .await?;
+    let lines = "link set lo up\naddr add 192.168.77.10/24 dev eth0\nlink set eth0 up\nroute add default via 192.168.77.1 dev eth0\n";
+    batch(Some(pet), lines).await
+}
+
+/// Routes a network of pets to a gateway, from the control plane's side, with this address as source.
+///
+/// # Errors
+/// When `ip` refuses.
+pub async fn route_to_gateway(control_plane: &Machine, network: &str, gateway: Ipv4Addr, source: Ipv4Addr) -> Result<()> {
+    in_namespace(control_plane, &["route", "replace", network, "via", &gateway.to_string(), "src", &source.to_string()]).await
+}
+
+/// Gives the control plane's machine another address.
+///
+/// # Errors
+/// When `ip` refuses.
+pub async fn add_address(control_plane: &Machine, address: Ipv4Addr) -> Result<()> {
+    in_namespace(control_plane, &["addr", "add", &format!("{address}/32"), "dev", "lo"]).await
+}
+
 /// Takes pet number `number` off the wire, or puts it back: a broken network, without touching the pet.
 ///
 /// # Errors

@@ -35,12 +35,21 @@ pub struct PetOptions {
     pub settings: Map<String, Value>,
     /// Its operating system; without one, that of `KUBE_PET_SUITE`, or the lab's own.
     pub suite: Option<Suite>,
+    /// Behind a router of its own that translates addresses and lets nobody in.
+    pub home: bool,
 }
 
 impl PetOptions {
     /// A pet with the lab's settings.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), settings: Map::new(), suite: None }
+        Self { name: name.into(), settings: Map::new(), suite: None, home: false }
+    }
+
+    /// At home, behind NAT.
+    #[must_use]
+    pub fn at_home(mut self) -> Self {
+        self.home = true;
+        self
     }
 
     /// With this setting of `node.yaml`.
@@ -68,6 +77,9 @@ struct PetRecord {
     address: Ipv4Addr,
     /// The root folder of another operating system.
     root: Option<PathBuf>,
+    /// The address is that of a router, and the pet is behind it.
+    #[serde(default)]
+    home: bool,
 }
 
 const RECORD: &str = "pet.json";
@@ -92,7 +104,7 @@ impl Pet {
         let root = suite.map(Suite::root).transpose()?;
         let number = take_number(&record.dir)?;
         let address = record.wire().pet(number);
-        record::save(&dir.join(RECORD), &PetRecord { number, address, root })?;
+        record::save(&dir.join(RECORD), &PetRecord { number, address, root, home: options.home })?;
         let client = lab.client().await?;
         let files = PetFiles {
             name: options.name.clone(),
@@ -311,6 +323,11 @@ impl Pet {
     /// When something stays.
     pub async fn remove(self) -> Result<()> {
         self.machine.power_off().await?;
+        if self.record.home {
+            let router = router_dir(&self.machine.dir);
+            Machine::load(&router)?.power_off().await?;
+            fs::remove_dir_all(&router).with_context(|| format!("remove {}", router.display()))?;
+        }
         cleanup::remove_cgroups(&self.cgroup)?;
         let nodes: Api<Node> = Api::all(crate::client::connect(&self.kubeconfig).await?);
         match nodes.delete(self.name(), &DeleteParams::default()).await {
@@ -330,8 +347,29 @@ async fn boot(lab: &Lab, name: &str) -> Result<Pet> {
     script.push_str(&pet_files::boot_script(&dir, programs));
     let machine = Machine::boot(name, &dir, &script).await?;
     let pet = Pet::assemble(lab, machine)?;
-    network::attach(lab.record().wire(), lab.control_plane(), &pet.machine, pet.record.number).await?;
+    let (wire, number) = (lab.record().wire(), pet.record.number);
+    if pet.record.home {
+        let dir = router_dir(&dir);
+        let router = match Machine::load(&dir) {
+            Ok(router) if router.is_up() => router,
+            _ => {
+                let router = Machine::boot(&format!("{name}-router"), &dir, "").await?;
+                network::attach(wire, lab.control_plane(), &router, number).await?;
+                network::translate(&router).await?;
+                router
+            }
+        };
+        network::plug_into_router(&router, &pet.machine).await?;
+    } else {
+        network::attach(wire, lab.control_plane(), &pet.machine, number).await?;
+    }
     Ok(pet)
+}
+
+/// The folder of the machine that a pet at home is behind.
+fn router_dir(pet: &Path) -> PathBuf {
+    let name = pet.file_name().unwrap_or_default().to_string_lossy();
+    pet.with_file_name(format!("{name}-router"))
 }
 
 fn environment() -> Vec<(String, String)> {
@@ -364,7 +402,7 @@ fn server_of(kubeconfig: &Path) -> Result<pet_files::Server> {
     Ok(pet_files::Server { url: cluster.server.context("the kubeconfig names no server")?, authority })
 }
 
-fn take_number(lab: &Path) -> Result<u8> {
+pub(crate) fn take_number(lab: &Path) -> Result<u8> {
     let dir = lab.join("pet-numbers");
     fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
     for number in 0..=239 {

@@ -25,9 +25,9 @@ impl ProcessId {
         Ok(Self { pid, start_time: stat.start_time })
     }
 
-    /// Whether it still runs (a zombie does not).
+    /// Whether it still runs. A zombie does not, once the last of its threads has given back what the process held: ports, links.
     pub fn is_alive(&self) -> bool {
-        Stat::read(self.pid).is_some_and(|stat| stat.start_time == self.start_time && stat.state != 'Z')
+        Stat::read(self.pid).is_some_and(|stat| stat.start_time == self.start_time && (stat.state != 'Z' || stat.threads > 1))
     }
 
     /// Sends a signal to exactly this process; nothing happens when it has ended.
@@ -142,6 +142,7 @@ struct Stat {
     cpu_ticks: u64,
     children_ticks: u64,
     start_time: u64,
+    threads: u64,
 }
 
 impl Stat {
@@ -159,6 +160,7 @@ impl Stat {
             cpu_ticks: number(11)? + number(12)?,
             children_ticks: number(13)? + number(14)?,
             start_time: number(19)?,
+            threads: number(17)?,
         })
     }
 }

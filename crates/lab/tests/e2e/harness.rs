@@ -74,7 +74,7 @@ impl Bed {
         Self::on(lab, pet, test).await
     }
 
-    async fn on(lab: Arc<Lab>, pet: Pet, test: &str) -> Result<Self> {
+    pub async fn on(lab: Arc<Lab>, pet: Pet, test: &str) -> Result<Self> {
         pet.ready(SOON).await?;
         let client = lab.client().await?;
         let namespaces: Api<Namespace> = Api::all(client.clone());
