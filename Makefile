@@ -29,7 +29,7 @@ prepare: ## packages, kernel mounts and foreign programs of the lab (a first run
 	@scripts/prepare.sh controlplane images clients
 
 prepare-suite: prepare
-	@scripts/prepare.sh suite metrics-server
+	@scripts/prepare.sh suite metrics-server peer
 
 check: ## format and lints
 	$(CARGO) fmt --all --check

@@ -454,6 +454,8 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
 
     // A task that ends by itself ends the agent: nothing is lost, and the supervisor starts it again.
     let ended = tokio::select! {
+        // First: tasks that end because they were told to may be seen as soon as the order itself.
+        biased;
         () = shutdown.cancelled() => None,
         ended = tasks.set.join_next() => Some(match ended {
             Some(Ok(name)) => name,

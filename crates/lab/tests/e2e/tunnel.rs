@@ -119,6 +119,9 @@ async fn e2e_pets_behind_nat_are_nodes_by_the_tunnel_alone_and_outlive_a_gateway
     let answer = eventually(SOON, "the tunnel of the next agent", || bed.kubectl(&ask));
     ensure!(answer.await? == "b", "after a restart of the agent");
 
+    // While its node is still there to end it.
+    bed.delete("b").await?;
+    bed.gone("b", SOON).await?;
     b.remove().await?;
     bed.done().await?;
     routes.abort();
