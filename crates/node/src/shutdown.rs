@@ -146,6 +146,8 @@ impl ShutdownManager {
     async fn end_pods(&self) {
         let began = Timestamp::now();
         self.record.began(began).await;
+        // The agent may have started just now.
+        self.options.pods.restored().await;
         for place in 0..self.options.groups.len() {
             self.end_group(place).await;
         }

@@ -69,9 +69,12 @@ impl PodManager {
         for checkpoint in checkpoints {
             let uid = pod_uid(&checkpoint.pod);
             self.runtime.restore(&checkpoint);
+            // At once, not when its worker comes to it: whoever asks for all pods must not miss it.
+            self.runtime.store.put(uid.clone(), Arc::new(checkpoint.pod.clone()));
             self.want(uid.clone(), checkpoint.source(), Arc::new(checkpoint.pod.clone()), true, false);
             self.remembered.insert(uid, checkpoint);
         }
+        self.runtime.store.restored();
         if !self.remembered.is_empty() {
             info!(pods = self.remembered.len(), "pods known from an earlier run are looked after");
         }

@@ -15,6 +15,7 @@ use crate::stats::statuses;
 pub struct PodStoreWriter {
     shared: Arc<RwLock<BTreeMap<PodUid, Arc<Pod>>>>,
     version: watch::Sender<u64>,
+    restored: watch::Sender<bool>,
 }
 
 /// A read-only, cheap-to-clone view. Each `Pod` carries the spec last seen and the status last computed by this agent
@@ -23,6 +24,7 @@ pub struct PodStoreWriter {
 pub struct PodStore {
     shared: Arc<RwLock<BTreeMap<PodUid, Arc<Pod>>>>,
     version: watch::Receiver<u64>,
+    restored: watch::Receiver<bool>,
 }
 
 impl PodStoreWriter {
@@ -30,18 +32,24 @@ impl PodStoreWriter {
     pub fn new() -> (Self, PodStore) {
         let shared = Arc::new(RwLock::new(BTreeMap::new()));
         let (tx, rx) = watch::channel(0);
-        (Self { shared: shared.clone(), version: tx }, PodStore { shared, version: rx })
+        let (restored_tx, restored) = watch::channel(false);
+        (Self { shared: shared.clone(), version: tx, restored: restored_tx }, PodStore { shared, version: rx, restored })
     }
 
     /// A reader.
     pub fn reader(&self) -> PodStore {
-        PodStore { shared: self.shared.clone(), version: self.version.subscribe() }
+        PodStore { shared: self.shared.clone(), version: self.version.subscribe(), restored: self.restored.subscribe() }
     }
 
     /// Inserts or replaces one pod.
     pub fn put(&self, uid: PodUid, pod: Arc<Pod>) {
         self.shared.write().unwrap_or_else(PoisonError::into_inner).insert(uid, pod);
         self.version.send_modify(|v| *v += 1);
+    }
+
+    /// All pods of an earlier run are in it, and can be told to end.
+    pub fn restored(&self) {
+        self.restored.send_replace(true);
     }
 
     /// Forgets one pod.
@@ -84,6 +92,13 @@ impl PodStore {
             }
         }
         true
+    }
+
+    /// Waits until all pods of an earlier run are in it.
+    pub async fn restored(&self) {
+        let mut restored = self.restored.clone();
+        // An error: the agent ends.
+        let _ = restored.wait_for(|restored| *restored).await;
     }
 
     /// A receiver that changes whenever any pod changes.

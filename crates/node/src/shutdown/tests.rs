@@ -35,6 +35,13 @@ impl Agent {
     }
 
     fn start(folder: tempfile::TempDir, groups: &[(i32, u32)]) -> Self {
+        let agent = Self::begin(folder, groups);
+        agent.store.restored();
+        agent
+    }
+
+    /// One that has not read yet which pods there are.
+    fn begin(folder: tempfile::TempDir, groups: &[(i32, u32)]) -> Self {
         let (store, pods) = PodStoreWriter::new();
         let workers = Subscribers::default();
         let (sender, shutting_down) = watch::channel(false);
@@ -148,6 +155,21 @@ async fn component_a_shutdown_waits_for_pods_group_by_group() {
     agent.run("later", 0, 30, takes);
     logind.shut_down(true).await.unwrap();
     assert_eq!(agent.next().await, ("later", Some(20)));
+}
+
+#[tokio::test]
+async fn component_a_shutdown_in_the_agents_first_moments_waits_for_the_pods_of_before() {
+    let folder = folder();
+    let logind = FakeLogind::serve(&Agent::socket(folder.path()), 5, Some(60)).unwrap();
+    let mut agent = Agent::begin(folder, &[(0, 20)]);
+    logind.locked(SOON).await.unwrap();
+    logind.shut_down(true).await.unwrap();
+    agent.is(true).await;
+    agent.run("before", 0, 30, Duration::from_millis(100));
+    assert!(agent.evictions.try_recv().is_err() && logind.lock().is_some());
+    agent.store.restored();
+    assert_eq!(agent.next().await, ("before", Some(20)));
+    until("the lock is given back", || logind.lock().is_none()).await;
 }
 
 #[tokio::test]
