@@ -14,4 +14,4 @@ pub mod tables;
 pub mod tunnel_links;
 pub mod tunnel_table;
 
-pub use netlink::NetlinkError;
+pub use netlink::{NetlinkError, exchange};

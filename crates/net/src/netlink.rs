@@ -1,8 +1,12 @@
 //! Requests to the kernel's routing tables over one socket.
 
+use std::fmt::Debug;
 use std::io;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable,
+};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::io::Errno;
@@ -88,40 +92,52 @@ impl RouteSocket {
     }
 
     fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<(Vec<RouteNetlinkMessage>, bool)> {
-        self.sequence += 1;
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        header.sequence_number = self.sequence;
-        let mut request = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
-        request.finalize();
-        let mut bytes = vec![0; request.buffer_len()];
-        request.serialize(&mut bytes);
-        self.socket.send(&bytes, 0)?;
-        let (mut replies, mut interrupted) = (Vec::new(), false);
-        loop {
-            let (datagram, _) = self.socket.recv_from_full()?;
-            let mut rest = datagram.as_slice();
-            while let Some(length) = message_length(rest) {
-                let (one, tail) = rest.split_at(length);
-                rest = tail.get(length.next_multiple_of(4) - length..).unwrap_or_default();
-                let reply = match NetlinkMessage::<RouteNetlinkMessage>::deserialize(one) {
-                    Ok(reply) => reply,
-                    Err(error) => {
-                        // A newer kernel's entry of a kind that is not needed here.
-                        debug!(%error, "a netlink message is not understood");
-                        continue;
-                    }
-                };
-                if reply.header.sequence_number != self.sequence {
+        self.sequence = self.sequence.wrapping_add(1);
+        exchange(&self.socket, self.sequence, message, flags)
+    }
+}
+
+/// Sends a request of any of netlink's protocols, and reads what the kernel answers to it: the messages, and whether what they tell has
+/// changed meanwhile, so that some may be missing. `flags` must ask for an acknowledgement or a dump: nothing else ends the answer.
+/// Messages that are not understood are left out: a newer kernel's, of a kind that is not needed here.
+///
+/// # Errors
+/// The kernel's own, or the socket's.
+pub fn exchange<M>(socket: &Socket, sequence: u32, message: M, flags: u16) -> io::Result<(Vec<M>, bool)>
+where
+    M: NetlinkSerializable + NetlinkDeserializable + Debug,
+{
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | flags;
+    header.sequence_number = sequence;
+    let mut request = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
+    request.finalize();
+    let mut bytes = vec![0; request.buffer_len()];
+    request.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    let (mut replies, mut interrupted) = (Vec::new(), false);
+    loop {
+        let (datagram, _) = socket.recv_from_full()?;
+        let mut rest = datagram.as_slice();
+        while let Some(length) = message_length(rest) {
+            let (one, tail) = rest.split_at(length);
+            rest = tail.get(length.next_multiple_of(4) - length..).unwrap_or_default();
+            let reply = match NetlinkMessage::<M>::deserialize(one) {
+                Ok(reply) => reply,
+                Err(error) => {
+                    debug!(%error, "a netlink message is not understood");
                     continue;
                 }
-                interrupted |= reply.header.flags & NLM_F_DUMP_INTR != 0;
-                match reply.payload {
-                    NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
-                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok((replies, interrupted)),
-                    NetlinkPayload::InnerMessage(message) => replies.push(message),
-                    _ => {}
-                }
+            };
+            if reply.header.sequence_number != sequence {
+                continue;
+            }
+            interrupted |= reply.header.flags & NLM_F_DUMP_INTR != 0;
+            match reply.payload {
+                NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
+                NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok((replies, interrupted)),
+                NetlinkPayload::InnerMessage(message) => replies.push(message),
+                _ => {}
             }
         }
     }

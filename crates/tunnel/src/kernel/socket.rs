@@ -3,16 +3,13 @@
 use std::fmt::Debug;
 use std::io;
 
-use netlink_packet_core::{
-    Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, ParseableParametrized,
-};
+use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_DUMP, ParseableParametrized};
 use netlink_packet_generic::ctrl::nlas::GenlCtrlAttrs;
 use netlink_packet_generic::ctrl::{GenlCtrl, GenlCtrlCmd};
 use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
 use netlink_packet_wireguard::WireguardMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_GENERIC};
 use rustix::io::Errno;
-use tracing::debug;
 
 /// A dump that changes while it is read is read again.
 const DUMPS: usize = 10;
@@ -58,47 +55,9 @@ impl GenericSocket {
         self.sequence = self.sequence.wrapping_add(1);
         let mut message = GenlMessage::from_payload(payload);
         message.set_resolved_family_id(self.family);
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        header.sequence_number = self.sequence;
-        let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
-        request.finalize();
-        let mut bytes = vec![0; request.buffer_len()];
-        request.serialize(&mut bytes);
-        self.socket.send(&bytes, 0)?;
-        let (mut replies, mut interrupted) = (Vec::new(), false);
-        loop {
-            let (datagram, _) = self.socket.recv_from_full()?;
-            let mut rest = datagram.as_slice();
-            while let Some(length) = message_length(rest) {
-                let (one, tail) = rest.split_at(length);
-                rest = tail.get(length.next_multiple_of(4) - length..).unwrap_or_default();
-                let reply = match NetlinkMessage::<GenlMessage<F>>::deserialize(one) {
-                    Ok(reply) => reply,
-                    Err(error) => {
-                        debug!(%error, "a message of generic netlink is not understood");
-                        continue;
-                    }
-                };
-                if reply.header.sequence_number != self.sequence {
-                    continue;
-                }
-                interrupted |= reply.header.flags & NLM_F_DUMP_INTR != 0;
-                match reply.payload {
-                    NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
-                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok((replies, interrupted)),
-                    NetlinkPayload::InnerMessage(message) => replies.push(message.payload),
-                    _ => {}
-                }
-            }
-        }
+        let (replies, interrupted) = kube_pet_net::exchange(&self.socket, self.sequence, message, flags)?;
+        Ok((replies.into_iter().map(|message| message.payload).collect(), interrupted))
     }
-}
-
-/// The length of the first message, if it is whole.
-fn message_length(bytes: &[u8]) -> Option<usize> {
-    let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
-    (length >= 16 && length <= bytes.len()).then_some(length)
 }
 
 #[cfg(test)]
