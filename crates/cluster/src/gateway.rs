@@ -32,7 +32,7 @@ use tracing::{info, warn};
 
 use crate::lease::{Elector, Timing};
 use crate::probes::{self, Probed, ProbesError};
-use keeper::{Keeper, Seen};
+use keeper::{Seen, Watched};
 use report::Reporter;
 
 /// How often the interface is looked at.
@@ -202,7 +202,7 @@ where
 async fn forward(options: Options, key: PrivateKey, objects: Objects, tell: watch::Sender<Option<Seen>>) -> &'static str {
     // What is not known yet must not look as if it were gone: peers that an earlier process has left stay.
     let _ = tokio::join!(objects.pets.wait_until_ready(), objects.networks.wait_until_ready());
-    let mut keeper = Keeper::new(&options, key);
+    let mut keeper = Watched::new(&options, key);
     loop {
         let network = objects.networks.state().into_iter().find(|network| network.metadata.name.as_deref() == Some(kube_pet_api::NETWORK));
         let Some(desired) = network.and_then(|network| desired::desired(&options, &network.spec, &objects.pets.state())) else {

@@ -5,13 +5,13 @@
 //! PetNetwork, PetGateways, own Pet: watches ─► Known (model.rs) ◄──┘ ─► tunnel.json
 //!                                                │ desired()
 //!                                                ▼
-//!                             Keeper (keeper.rs): kube_pet_tunnel, nf_tables
+//!                             Interface (interface.rs): kube_pet_tunnel::Keeper
 //! ```
 //! After a reboot without the API server, the file is enough. What the cluster's ranges are is known from the first contact on: from then on
 //! nothing for them leaves in plaintext, whether the tunnel works or not.
 
 mod claim;
-mod keeper;
+mod interface;
 mod model;
 
 use std::collections::HashMap;
@@ -34,7 +34,7 @@ use crate::json_file;
 use crate::kernel_tables::OwnChanges;
 use crate::paths::Paths;
 use claim::Seen;
-use keeper::Keeper;
+use interface::Interface;
 use model::Known;
 
 /// How often the interface is looked at.
@@ -96,7 +96,7 @@ impl Tunnel {
         let record = paths.tunnel();
         let Some(api) = api.filter(|_| settings.enabled) else {
             let (_, allocation) = watch::channel(None);
-            let task = Box::pin(keeper::leave(link_prefix, own_changes, record));
+            let task = Box::pin(interface::leave(link_prefix, own_changes, record));
             return Ok(Self { watches: Vec::new(), task, allocation });
         };
         let key = PrivateKey::load_or_create(&paths.tunnel_key())?;
@@ -118,8 +118,8 @@ impl Tunnel {
             ("gateways", follow(Gateways, &updates, &api, watcher::Config::default())),
             ("the pet network", follow(Networks, &updates, &api, watcher::Config::default())),
         ];
-        let keeper = Keeper::new(link_prefix, settings, key, own_changes);
-        let task = Task { updates: received, seen, allocated, known, record, keeper, objects: Objects::default() };
+        let interface = Interface::new(&link_prefix, settings, key, own_changes);
+        let task = Task { updates: received, seen, allocated, known, record, interface, objects: Objects::default() };
         Ok(Self { watches, task: Box::pin(task.run()), allocation })
     }
 }
@@ -148,13 +148,13 @@ struct Task {
     allocated: watch::Sender<Option<Allocation>>,
     known: Known,
     record: PathBuf,
-    keeper: Keeper,
+    interface: Interface,
     objects: Objects,
 }
 
 impl Task {
     async fn run(self) {
-        let Self { mut updates, seen, allocated, mut known, record, mut keeper, mut objects } = self;
+        let Self { mut updates, seen, allocated, mut known, record, mut interface, mut objects } = self;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -181,7 +181,7 @@ impl Task {
                     }
                 }
             }
-            keeper = keeper.keep(&known).await;
+            interface = interface.keep(&known).await;
         }
     }
 }

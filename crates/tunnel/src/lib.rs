@@ -9,6 +9,7 @@
 
 pub mod device;
 mod endpoints;
+pub mod keeper;
 mod kernel;
 pub mod keys;
 mod plan;
@@ -17,5 +18,6 @@ mod userspace;
 
 pub use device::{DeviceError, Implementation, Mode, PeerStatus, Settings};
 pub use endpoints::{Endpoint, InvalidEndpoint};
+pub use keeper::{Desired, Keeper};
 pub use keys::{InvalidKey, KeyError, PrivateKey, PublicKey};
 pub use tunnel::{Config, Peer, Status, Tunnel, TunnelError};

@@ -1,14 +1,13 @@
 //! From Pets to peers. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use kube_pet_api::{Pet, PetNetworkSpec};
 use kube_pet_net::services::Network;
 use kube_pet_net::tunnel_links::{Mark, TunnelLink};
-use kube_pet_net::tunnel_table::TunnelRules;
-use kube_pet_tunnel::{Endpoint, Peer, PublicKey};
+use kube_pet_tunnel::{Desired, Endpoint, Peer, PublicKey};
 
 use super::Options;
 
@@ -16,14 +15,6 @@ use super::Options;
 pub(super) const TABLE: u32 = 19_281;
 /// Of the tunnel's own packets.
 pub(super) const MARK: Mark = Mark { value: 0x4b51_0000, mask: 0xffff_0000 };
-
-/// The gateway's interface as it should be.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Desired {
-    pub(super) link: TunnelLink,
-    pub(super) peers: BTreeMap<PublicKey, Peer>,
-    pub(super) rules: TunnelRules,
-}
 
 /// `None` if the network has no range that can be read.
 pub(super) fn desired(options: &Options, network: &PetNetworkSpec, pets: &[Arc<Pet>]) -> Option<Desired> {
@@ -45,7 +36,7 @@ pub(super) fn desired(options: &Options, network: &PetNetworkSpec, pets: &[Arc<P
         forward: true,
     };
     let masquerade = if options.masquerade { ranges.into_iter().collect() } else { Vec::new() };
-    Some(Desired { peers, rules: TunnelRules { link: link.name.clone(), masquerade }, link })
+    Some(Desired { link, peers, masquerade })
 }
 
 /// A pet without accepted key or addresses is none yet.
@@ -107,6 +98,6 @@ mod tests {
         assert_eq!(desired.peers[&key].allowed, BTreeSet::from(allowed));
         let ranges: BTreeSet<Network> = ["10.99.0.0/20", "10.100.0.0/16"].map(|text| text.parse().unwrap()).into();
         assert_eq!(desired.link.routes, ranges, "and nothing of the cluster's own");
-        assert_eq!(desired.rules.masquerade, ranges.into_iter().collect::<Vec<_>>());
+        assert_eq!(desired.masquerade, ranges.into_iter().collect::<Vec<_>>());
     }
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use kube_pet_api::{Pet, PetGateway, PetNetwork};
 use kube_pet_net::services::Network;
 use kube_pet_net::tunnel_links::{Mark, TunnelLink};
-use kube_pet_tunnel::{Endpoint, Peer, PublicKey};
+use kube_pet_tunnel::{Desired, Endpoint, Peer};
 use serde::{Deserialize, Serialize};
 
 use super::Allocation;
@@ -41,13 +41,6 @@ struct Gateway {
     public_key: String,
     endpoints: Vec<String>,
     addresses: Vec<IpAddr>,
-}
-
-/// The tunnel as it should be.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Desired {
-    pub(super) link: TunnelLink,
-    pub(super) peers: BTreeMap<PublicKey, Peer>,
 }
 
 impl Known {
@@ -121,7 +114,7 @@ impl Known {
             mark: MARK,
             forward: true,
         };
-        Some(Desired { link, peers })
+        Some(Desired { link, peers, masquerade: Vec::new() })
     }
 }
 

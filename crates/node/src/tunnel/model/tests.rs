@@ -1,5 +1,7 @@
 use serde_json::json;
 
+use kube_pet_tunnel::PublicKey;
+
 use super::*;
 
 fn network() -> PetNetwork {

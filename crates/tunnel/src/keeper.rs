@@ -1,0 +1,154 @@
+//! Keeps a tunnel what it should be: interface, routes and the table of nf_tables, made again where somebody has taken them away.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use kube_pet_net::tables::{Condition, OwnChanges, TableError};
+use kube_pet_net::tunnel_links::{self, Mark, TunnelLink};
+use kube_pet_net::tunnel_table::{TunnelRules, TunnelTable};
+use kube_pet_rules::Network;
+use tracing::{info, warn};
+
+use crate::device::{Mode, Settings};
+use crate::keys::PublicKey;
+use crate::tunnel::{Config, Peer, Status, Tunnel, TunnelError};
+
+/// A tunnel as it should be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Desired {
+    /// Link, addresses and routes.
+    pub link: TunnelLink,
+    /// By their keys.
+    pub peers: BTreeMap<PublicKey, Peer>,
+    /// Packets from these networks that leave the tunnel's machine by another link have its address there.
+    pub masquerade: Vec<Network>,
+}
+
+/// The owner of one tunnel. What fails is told once in the log, and tried again with the next call. Calls are synchronous: requests to the
+/// kernel that take microseconds each.
+pub struct Keeper {
+    settings: Settings,
+    mode: Mode,
+    own_changes: OwnChanges,
+    tunnel: Option<Tunnel>,
+    table: Option<TunnelTable>,
+    applied: Option<Desired>,
+    trouble: Option<String>,
+}
+
+impl Keeper {
+    /// Changes nothing yet.
+    pub fn new(settings: Settings, mode: Mode, own_changes: OwnChanges) -> Self {
+        Self { settings, mode, own_changes, tunnel: None, table: None, applied: None, trouble: None }
+    }
+
+    /// Makes the tunnel what it should be; to be called about once a second, also if nothing else is wanted. How long it took to change
+    /// one that runs already.
+    pub fn keep(&mut self, desired: &Desired) -> Option<Duration> {
+        let begun = Instant::now();
+        let changes = self.tunnel.is_some() && self.applied.as_ref() != Some(desired);
+        let done = self.work(desired);
+        self.tell(done);
+        changes.then(|| begun.elapsed())
+    }
+
+    /// How the tunnel is; `None` if there is none, or if that cannot be read.
+    pub fn status(&mut self) -> Option<Status> {
+        match self.tunnel.as_mut()?.status() {
+            Ok(status) => Some(status),
+            Err(error) => {
+                let trouble = self.failed(error);
+                self.tell(Err(trouble));
+                None
+            }
+        }
+    }
+
+    /// Why the tunnel is not what it should be.
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    fn work(&mut self, desired: &Desired) -> Result<(), Trouble> {
+        let Desired { link, peers, masquerade } = desired;
+        let changed = self.applied.as_ref() != Some(desired);
+        let done = match &mut self.tunnel {
+            None => {
+                let config = Config { link: link.clone(), settings: self.settings.clone(), mode: self.mode };
+                let tunnel = self.tunnel.insert(Tunnel::open(config)?);
+                tunnel.apply(link, &self.settings, peers)
+            }
+            Some(tunnel) if changed => tunnel.apply(link, &self.settings, peers),
+            Some(tunnel) => tunnel.tick(),
+        };
+        done.map_err(|error| self.failed(error))?;
+        if let Some(table) = &mut self.table
+            && !changed
+            && table.verify()? == Condition::Intact
+        {
+            return Ok(());
+        }
+        let table = match &mut self.table {
+            Some(table) => table,
+            None => self.table.insert(TunnelTable::open(&link.name, self.own_changes.clone())?),
+        };
+        table.ensure(&TunnelRules { link: link.name.clone(), masquerade: masquerade.clone() })?;
+        self.applied = Some(desired.clone());
+        Ok(())
+    }
+
+    /// All of it is done again, and an interface that is gone is made again.
+    fn failed(&mut self, error: TunnelError) -> Trouble {
+        if error.is_gone() {
+            self.tunnel = None;
+        }
+        self.applied = None;
+        error.into()
+    }
+
+    fn tell(&mut self, done: Result<(), Trouble>) {
+        match done {
+            Ok(()) => {
+                if self.trouble.take().is_some() {
+                    info!("the tunnel is what it should be");
+                }
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if self.trouble.as_ref() != Some(&text) {
+                    warn!(error = &error as &dyn std::error::Error, "the tunnel is not what it should be; retrying");
+                }
+                self.trouble = Some(text);
+            }
+        }
+    }
+}
+
+/// Takes away what an earlier run has left of a tunnel: link, routes, and the table, which has the link's name.
+///
+/// # Errors
+/// When the system refuses.
+pub fn remove(link: &str, routes: u32, mark: Mark, own_changes: OwnChanges) -> Result<(), RemoveError> {
+    tunnel_links::remove(link, routes, mark)?;
+    TunnelTable::open(link, own_changes)?.remove()?;
+    Ok(())
+}
+
+/// What an earlier run has left is not taken away.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoveError {
+    /// Link or routes.
+    #[error(transparent)]
+    Link(#[from] kube_pet_net::NetlinkError),
+    /// The table.
+    #[error(transparent)]
+    Table(#[from] TableError),
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error(transparent)]
+    Tunnel(#[from] TunnelError),
+    #[error(transparent)]
+    Table(#[from] TableError),
+}
