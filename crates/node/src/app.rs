@@ -271,7 +271,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         link_prefix: config.link_prefix.clone(),
         masquerade_except: masquerade_except(&config, api.is_none()),
         own_changes: own_changes.clone(),
-        copies: paths.object_copies(),
+        paths: paths.clone(),
     });
     for (name, watch) in services.watches {
         tasks.spawn(name, after(identified.clone(), watch));

@@ -67,6 +67,11 @@ impl Paths {
     pub fn object_copies(&self) -> PathBuf {
         self.state_dir().join("objects")
     }
+    /// A file of one namespace's copies; `None` for names that would lead elsewhere: those of static pods' objects were checked by nobody.
+    pub fn object_copy(&self, namespace: &str, file: &str) -> Option<PathBuf> {
+        let plain = |name: &str| !name.is_empty() && name.len() <= 255 && !name.starts_with('.') && !name.contains(['/', '\0']);
+        (plain(namespace) && plain(file)).then(|| self.object_copies().join(namespace).join(file))
+    }
     /// The key for Secrets that are kept.
     pub fn secrets_key(&self) -> PathBuf {
         self.pki_dir().join("secrets.key")

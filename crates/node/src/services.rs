@@ -18,7 +18,6 @@ mod status;
 mod table;
 mod watch;
 
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -34,6 +33,7 @@ pub use table::{KernelTable, Table, TableOptions};
 use crate::api::ApiHandle;
 use crate::config::ServiceProxySettings;
 use crate::kernel_tables::{OwnChanges, blocking};
+use crate::paths::Paths;
 use last::LastServices;
 use programmer::Open;
 use proxy::{Parts, Proxy};
@@ -75,13 +75,13 @@ pub struct ServicesOptions {
     /// Shared by all tables of the agent's.
     pub own_changes: OwnChanges,
     /// Where it is kept what pods were told of Services.
-    pub copies: PathBuf,
+    pub paths: Paths,
 }
 
 impl Services {
     /// Nothing runs yet.
     pub fn new(options: ServicesOptions) -> Self {
-        let ServicesOptions { api, proxy, node_name, node, host_ports, link_prefix, masquerade_except, own_changes, copies } = options;
+        let ServicesOptions { api, proxy, node_name, node, host_ports, link_prefix, masquerade_except, own_changes, paths } = options;
         let ServiceProxySettings { enabled: proxy, healthz_bind_address, metrics_bind_address } = proxy;
         let (updates_tx, updates) = mpsc::channel(QUEUE);
         let mut watches: Vec<(&'static str, Task)> = Vec::new();
@@ -95,7 +95,7 @@ impl Services {
         let reader = match api {
             None => ServiceReader::none(),
             Some(api) => {
-                let (writer, reader) = reader::store(Some(LastServices::new(copies)));
+                let (writer, reader) = reader::store(Some(LastServices::new(paths)));
                 watches.push(("services", Box::pin(watch::services(api.clone(), writer, proxy.then(|| updates_tx.clone())))));
                 if proxy {
                     services = Some(opener(table.clone()));

@@ -52,7 +52,7 @@ impl Kept for Secret {
 
 /// Where the copies are.
 pub struct Copies {
-    folder: PathBuf,
+    paths: Paths,
     seal: Option<Seal>,
     /// Which version each file has.
     written: Mutex<HashMap<PathBuf, String>>,
@@ -85,7 +85,7 @@ impl Copies {
             remove_secrets(&folder, &key);
             None
         };
-        Ok(Self { folder, seal, written: Mutex::default() })
+        Ok(Self { paths: paths.clone(), seal, written: Mutex::default() })
     }
 
     /// Remembers an object as the API server has just told it; that there is none, too.
@@ -133,7 +133,7 @@ impl Copies {
 
     /// Removes all copies outside `namespaces`. Blocking.
     pub(super) fn keep_only(&self, namespaces: &BTreeSet<String>) {
-        for entry in fs::read_dir(&self.folder).into_iter().flatten().filter_map(Result::ok) {
+        for entry in fs::read_dir(self.paths.object_copies()).into_iter().flatten().filter_map(Result::ok) {
             if entry.file_name().to_str().is_none_or(|name| !namespaces.contains(name)) {
                 self.written().retain(|path, _| !path.starts_with(entry.path()));
                 if let Err(error) = fs::remove_dir_all(entry.path()) {
@@ -143,11 +143,10 @@ impl Copies {
         }
     }
 
-    /// `None`: nothing of it is kept. Names of static pods' objects were checked by nobody.
+    /// `None`: nothing of it is kept.
     fn place<T: Kept>(&self, key: &Key) -> Option<PathBuf> {
-        let plain = |name: &str| !name.is_empty() && name.len() <= 253 && !name.starts_with('.') && !name.contains(['/', '\0']);
-        let kept = (!T::IS_SECRET || self.seal.is_some()) && plain(&key.namespace) && plain(&key.name);
-        kept.then(|| self.folder.join(&key.namespace).join(format!("{}{}", prefix::<T>(), key.name)))
+        let kept = !T::IS_SECRET || self.seal.is_some();
+        self.paths.object_copy(&key.namespace, &format!("{}{}", prefix::<T>(), key.name)).filter(|_| kept)
     }
 
     fn write<T: Kept>(&self, path: &Path, key: &Key, object: &T) -> io::Result<()> {

@@ -208,7 +208,7 @@ fn start_with_proxy(node: &mut Node) -> tokio::task::JoinHandle<()> {
         link_prefix: "t".to_owned(),
         masquerade_except: None,
         own_changes: OwnChanges::default(),
-        copies: node.folder.path().join("objects"),
+        paths: Paths::new(node.folder.path()),
     });
     node.runtime.as_ref().unwrap().spawn(services.proxy)
 }

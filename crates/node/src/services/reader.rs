@@ -73,10 +73,10 @@ impl ServiceReader {
             return self.last.as_ref()?.read(namespace).await;
         }
         let known = self.known(namespace);
-        if let Some(last) = &self.last {
-            last.write(namespace, &known).await;
-        }
-        Some(known)
+        Some(match &self.last {
+            Some(last) => last.write(namespace, known).await,
+            None => known,
+        })
     }
 
     fn known(&self, namespace: &str) -> Vec<ServiceFacts> {
