@@ -145,7 +145,7 @@ impl Copies {
 
     /// `None`: nothing of it is kept.
     fn place<T: Kept>(&self, key: &Key) -> Option<PathBuf> {
-        let kept = !T::IS_SECRET || self.seal.is_some();
+        let kept = !key.name.is_empty() && (!T::IS_SECRET || self.seal.is_some());
         self.paths.object_copy(&key.namespace, &format!("{}{}", prefix::<T>(), key.name)).filter(|_| kept)
     }
 
