@@ -56,6 +56,13 @@ pub struct PetSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub endpoints: Vec<Endpoint>,
+    /// Where other pets of the same network may reach it over UDP: addresses of the machine itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub local_endpoints: Vec<Endpoint>,
+    /// Whether other pets may send to it past the gateway, and it to them.
+    #[serde(default)]
+    pub direct: bool,
     /// What stays the same when this machine joins again: a hash of the machine's ID, for example. A Pet of the same name and
     /// machine gets its addresses again. It cannot be changed; delete the Pet instead.
     #[serde(rename = "machineID")]
@@ -83,7 +90,7 @@ pub struct PetStatus {
     /// The node's pod CIDRs, one of each family. Controller.
     #[serde(rename = "podCIDRs", default, skip_serializing_if = "Vec::is_empty")]
     pub pod_cidrs: Vec<String>,
-    /// The last handshake with the gateway. Gateway, at most once a minute.
+    /// The last handshake with the gateway. Gateway, at most every five minutes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "time")]
     pub last_handshake_time: Option<Time>,

@@ -116,6 +116,7 @@ pub async fn translate(router: &Machine) -> Result<()> {
     let rules = "table ip home {
         chain translate { type nat hook postrouting priority srcnat; oifname eth0 masquerade; }
         chain filter { type filter hook forward priority filter; iifname eth0 ct state new drop; }
+        chain itself { type filter hook input priority filter; iifname eth0 ct state new drop; }
     }";
     command::run_with_input(command, rules).await.context("set up a home's router")?;
     let mut command = router.enter_network();

@@ -3,7 +3,12 @@
 mod messages;
 mod socket;
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube_pet_rules::Network;
+
 use crate::device::{Change, DeviceError, DeviceStatus, Implementation, Settings, Wireguard};
+use crate::keys::PublicKey;
 use socket::GenericSocket;
 
 pub(crate) struct KernelDevice {
@@ -39,6 +44,8 @@ impl Wireguard for KernelDevice {
         }
         Ok(())
     }
+
+    fn accept(&mut self, _: &BTreeMap<PublicKey, BTreeSet<Network>>) {}
 
     fn status(&mut self) -> Result<DeviceStatus, DeviceError> {
         let messages = self.socket.dump(messages::get(&self.name)).map_err(|source| refused("reading the tunnel's interface", source))?;

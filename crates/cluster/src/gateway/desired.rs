@@ -36,7 +36,7 @@ pub(super) fn desired(options: &Options, network: &PetNetworkSpec, pets: &[Arc<P
         forward: true,
     };
     let masquerade = if options.masquerade { ranges.into_iter().collect() } else { Vec::new() };
-    Some(Desired { link, peers, masquerade })
+    Some(Desired { link, peers, masquerade, remembered: Vec::new() })
 }
 
 /// A pet without accepted key or addresses is none yet.
@@ -48,7 +48,7 @@ fn peer(pet: &Pet) -> Option<(PublicKey, Peer)> {
     let allowed: BTreeSet<Network> = nodes.chain(status.pod_cidrs.iter().filter_map(|text| text.parse().ok())).collect();
     let endpoints = pet.spec.endpoints.iter().map(|e| Endpoint { host: e.host.clone(), port: e.port }).collect();
     // The pet keeps the way open: only it can, behind NAT.
-    (!allowed.is_empty()).then_some((key, Peer { endpoints, keepalive: 0, allowed }))
+    (!allowed.is_empty()).then_some((key, Peer { endpoints, keepalive: 0, allowed, ..Peer::default() }))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use boringtun::noise::Tunn;
 use boringtun::x25519;
 use kube_pet_rules::Network;
 
+use super::socket::Socket;
 use super::{Keys, lock, read, write};
 use crate::device::{DeviceError, PeerStatus};
 use crate::keys::PublicKey;
@@ -29,6 +30,11 @@ pub(super) struct Peer {
     kept: Mutex<Option<Instant>>,
     /// Milliseconds since 1970; 0 for never.
     handshake: AtomicU64,
+    /// Bytes as they are on the wire, as the kernel's WireGuard counts them: a packet that says nothing counts, too.
+    sent: AtomicU64,
+    received: AtomicU64,
+    /// Sources that are taken from it although they are another's.
+    accepted: RwLock<BTreeSet<Network>>,
 }
 
 impl Peer {
@@ -43,6 +49,9 @@ impl Peer {
             keepalive: AtomicU16::new(0),
             kept: Mutex::new(None),
             handshake: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            accepted: RwLock::new(BTreeSet::new()),
         }
     }
 
@@ -52,6 +61,26 @@ impl Peer {
 
     pub(super) fn endpoint(&self) -> Option<SocketAddr> {
         *read(&self.endpoint)
+    }
+
+    pub(super) fn send(&self, socket: &Socket, sealed: &[u8], to: SocketAddr) {
+        self.sent.fetch_add(sealed.len() as u64, Ordering::Relaxed);
+        socket.send(sealed, to);
+    }
+
+    /// A packet was really the peer's.
+    pub(super) fn heard(&self, sealed: &[u8]) {
+        self.received.fetch_add(sealed.len() as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn accept(&self, sources: &BTreeSet<Network>) {
+        if *read(&self.accepted) != *sources {
+            write(&self.accepted).clone_from(sources);
+        }
+    }
+
+    pub(super) fn accepts(&self, source: IpAddr) -> bool {
+        read(&self.accepted).iter().any(|network| network.contains(source))
     }
 
     /// Told by configuration, or learnt from a packet that was really the peer's.
@@ -90,15 +119,14 @@ impl Peer {
     pub(super) fn status(&self, allowed: BTreeSet<Network>) -> PeerStatus {
         let session = lock(&self.session);
         self.note_handshake(&session);
-        let (_, sent, received, _, _) = session.stats();
         let handshake = self.handshake.load(Ordering::Relaxed);
         PeerStatus {
             endpoint: self.endpoint(),
             keepalive: self.keepalive.load(Ordering::Relaxed),
             allowed,
             last_handshake: (handshake != 0).then(|| UNIX_EPOCH + Duration::from_millis(handshake)),
-            received: received as u64,
-            sent: sent as u64,
+            received: self.received.load(Ordering::Relaxed),
+            sent: self.sent.load(Ordering::Relaxed),
         }
     }
 }

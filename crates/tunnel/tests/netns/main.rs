@@ -5,6 +5,7 @@
 
 mod world;
 
+mod direct;
 mod keys;
 mod leaks;
 mod paths;

@@ -79,7 +79,7 @@ impl World {
     }
 
     /// Links two places; a link is named after both ends, its own first.
-    fn wire(&self, a: &str, a_address: &str, b: &str, b_address: &str) {
+    pub(crate) fn wire(&self, a: &str, a_address: &str, b: &str, b_address: &str) {
         let (near, far) = (format!("{a}-{b}"), format!("{b}-{a}"));
         let netns = self.path(b);
         self.run(a, &format!("ip link add {near} type veth peer name {far} netns {}", netns.display()));
@@ -239,13 +239,20 @@ impl<'a> End<'a> {
         };
         let keepalive = if endpoint.is_some() { 25 } else { 0 };
         let endpoints = endpoint.into_iter().map(|e| e.parse::<Endpoint>().unwrap()).collect();
-        self.peers.insert(other.key(), Peer { endpoints, keepalive, allowed });
+        let accepted = if other.place == "cloud" { allowed.clone() } else { BTreeSet::new() };
+        self.peers.insert(other.key(), Peer { endpoints, keepalive, allowed, accepted });
     }
 
     /// Opens the tunnel if it is not, and tells it what should be.
     pub(crate) fn apply(&mut self) {
+        self.apply_with(BTreeMap::new());
+    }
+
+    /// With more peers, which no route of their own leads to.
+    pub(crate) fn apply_with(&mut self, more: BTreeMap<PublicKey, Peer>) {
         let Self { world, place, config, peers, tunnel } = self;
         config.link.routes = peers.values().flat_map(|peer| peer.allowed.iter().copied()).collect();
+        let peers = &peers.iter().map(|(key, peer)| (*key, peer.clone())).chain(more).collect::<BTreeMap<_, _>>();
         world.within(place, || {
             if tunnel.is_none() {
                 *tunnel = Some(Tunnel::open(config.clone()).unwrap());
@@ -262,6 +269,11 @@ impl<'a> End<'a> {
     pub(crate) fn status(&mut self, of: &PublicKey) -> kube_pet_tunnel::PeerStatus {
         let Self { world, place, tunnel, .. } = self;
         world.within(place, || tunnel.as_mut().unwrap().status().unwrap().peers.remove(of).unwrap())
+    }
+
+    pub(crate) fn whole_status(&mut self) -> kube_pet_tunnel::Status {
+        let Self { world, place, tunnel, .. } = self;
+        world.within(place, || tunnel.as_mut().unwrap().status().unwrap())
     }
 
     /// The process ends, without a word.

@@ -5,7 +5,10 @@ use super::*;
 const KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 
 fn pet(name: &str, machine: &str) -> Pet {
-    Pet::new(name, PetSpec { public_key: KEY.into(), endpoints: Vec::new(), machine_id: machine.into() })
+    Pet::new(
+        name,
+        PetSpec { public_key: KEY.into(), endpoints: Vec::new(), local_endpoints: Vec::new(), direct: false, machine_id: machine.into() },
+    )
 }
 
 fn ranges(nodes: &[&str], pods: &[&str]) -> Ranges {
