@@ -14,6 +14,7 @@ mod claim;
 mod interface;
 mod model;
 mod neighbours;
+mod rotation;
 mod watches;
 
 use std::net::IpAddr;
@@ -33,6 +34,7 @@ use crate::paths::Paths;
 use claim::{Claim, Seen};
 use interface::Interface;
 use model::Known;
+use rotation::Rotation;
 use watches::{Objects, Update};
 
 /// How often the interface is looked at.
@@ -96,14 +98,18 @@ impl Tunnel {
         };
         let (allocated, allocation) = watch::channel(Some(known.allocation()));
         let (seen, own) = watch::channel(Seen::Unknown);
-        let (wanted, spec) = watch::channel(claim::spec(&key, &settings));
+        let rotation = Rotation::open(paths.tunnel_key(), paths.tunnel_next_key(), settings.key_rotation)?;
+        let mut spec = claim::spec(&key, &settings);
+        spec.next_public_key = rotation.next();
+        let (wanted, spec) = watch::channel(spec);
         let (talks, talking) = watch::channel(false);
         let (updates, received) = mpsc::channel(64);
         let mut watches = watches::all(&api, &node_name, &updates, talking);
         let claim = Claim { api, name: node_name, wanted: spec, seen: own };
         watches.push(("the node's Pet", Box::pin(claim.keep())));
         let interface = Interface::new(&link_prefix, settings, key, own_changes, known.paths());
-        let task = Task { updates: received, seen, wanted, talks, allocated, known, record, interface, objects: Objects::default() };
+        let task =
+            Task { updates: received, seen, wanted, talks, allocated, known, record, rotation, interface, objects: Objects::default() };
         Ok(Self { watches, task: Box::pin(task.run()), allocation })
     }
 }
@@ -116,13 +122,14 @@ struct Task {
     allocated: watch::Sender<Option<Allocation>>,
     known: Known,
     record: PathBuf,
+    rotation: Rotation,
     interface: Interface,
     objects: Objects,
 }
 
 impl Task {
     async fn run(self) {
-        let Self { mut updates, seen, wanted, talks, allocated, mut known, record, mut interface, mut objects } = self;
+        let Self { mut updates, seen, wanted, talks, allocated, mut known, record, mut rotation, mut interface, mut objects } = self;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -141,6 +148,13 @@ impl Task {
             let mut now = known.clone();
             if objects.are_complete() {
                 now = known.learn(objects.own.as_deref(), objects.network.as_deref(), objects.gateways.values().map(|g| &**g));
+            }
+            let key;
+            (rotation, key) = rotation.look(objects.own.as_deref()).await;
+            let names = (key.as_ref().map(|key| key.public().to_string()), rotation.next());
+            wanted.send_if_modified(|spec| claim::set_keys(spec, names));
+            if let Some(key) = key {
+                interface.set_key(key);
             }
             let report;
             (interface, report) = interface.keep(&now, objects.neighbours()).await;

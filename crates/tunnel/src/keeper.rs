@@ -11,7 +11,7 @@ use kube_pet_rules::Network;
 use tracing::{debug, info, warn};
 
 use crate::device::{Mode, Settings};
-use crate::keys::PublicKey;
+use crate::keys::{PrivateKey, PublicKey};
 use crate::tunnel::{Config, Peer, Status, Tunnel, TunnelError};
 
 /// A tunnel as it should be.
@@ -43,6 +43,12 @@ impl Keeper {
     /// Changes nothing yet.
     pub fn new(settings: Settings, mode: Mode, own_changes: OwnChanges) -> Self {
         Self { settings, mode, own_changes, tunnel: None, table: None, applied: None, trouble: None }
+    }
+
+    /// Another key, from the next [`Keeper::keep`] on. Sessions end, and peers that the way to is kept open are asked for new ones at once.
+    pub fn set_key(&mut self, key: PrivateKey) {
+        self.settings.private_key = key;
+        self.applied = None;
     }
 
     /// Makes the tunnel what it should be; to be called about once a second, also if nothing else is wanted. How long it took to change

@@ -3,6 +3,7 @@
 mod allocation;
 mod certificates;
 mod joining;
+mod keys;
 mod permissions;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};

@@ -15,6 +15,7 @@ use serde_json::json;
 use crate::harness::{AGNHOST, Bed, SOON, condition, pod_ip};
 
 mod direct;
+mod rotation;
 
 /// A server that tells its name and the address of who asks.
 fn server(name: &str, node: &str) -> serde_json::Value {

@@ -75,7 +75,7 @@ linkPrefix: kp2
 nonMasqueradeCIDRs: [10.0.0.0/8, "fd00::/8"]
 serviceProxy: {enabled: false, healthzBindAddress: "", metricsBindAddress: "[::1]:10249"}
 networkPolicy: {enabled: false}
-tunnel: {enabled: false, mode: userspace, listenPort: 51821, endpoints: ["pet.example:51821", "[fd00::9]:1"], direct: false, persistentKeepaliveSeconds: 20, mtu: 1380}
+tunnel: {enabled: false, mode: userspace, listenPort: 51821, endpoints: ["pet.example:51821", "[fd00::9]:1"], direct: false, keyRotation: 24h, persistentKeepaliveSeconds: 20, mtu: 1380}
 registerNode: false
 nodeLabels: {example.com/rack: "7", size: 3}
 registerWithTaints: [{key: a/b, value: c, effect: NoExecute}]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kube::Api;
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
-use kube_pet_api::{Endpoint, Pet, PetSpec};
+use kube_pet_api::{Endpoint, Pet, PetSpec, ROTATE_KEY_ANNOTATION};
 use kube_pet_tunnel::PrivateKey;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -34,11 +34,20 @@ pub(super) fn spec(key: &PrivateKey, settings: &TunnelSettings) -> PetSpec {
     let endpoints = settings.endpoints.iter().map(|endpoint| Endpoint { host: endpoint.host.clone(), port: endpoint.port }).collect();
     PetSpec {
         public_key: key.public().to_string(),
+        next_public_key: None,
         endpoints,
         local_endpoints: Vec::new(),
         direct: settings.direct,
         machine_id: machine_id(key),
     }
+}
+
+/// Another key, if there is one, and the next. Whether that is news.
+pub(super) fn set_keys(spec: &mut PetSpec, (key, next): (Option<String>, Option<String>)) -> bool {
+    let changes = key.is_some() || spec.next_public_key != next;
+    spec.public_key = key.unwrap_or_else(|| std::mem::take(&mut spec.public_key));
+    spec.next_public_key = next;
+    changes
 }
 
 /// Where the machine itself has the tunnel's port. Whether that is news.
@@ -73,7 +82,7 @@ impl Claim {
                 Seen::Unknown => Ok(()),
                 Seen::Absent => within(create(&api, &name, &spec)).await,
                 // The machine's ID stays what it was: it is the object's for life.
-                Seen::Present(pet) if pet.spec == (PetSpec { machine_id: pet.spec.machine_id.clone(), ..spec.clone() }) => Ok(()),
+                Seen::Present(pet) if is_said(&pet, &spec) => Ok(()),
                 Seen::Present(_) => within(update(&api, &name, &spec)).await,
             };
             if let Err(error) = written {
@@ -90,6 +99,12 @@ impl Claim {
             }
         }
     }
+}
+
+/// A wish for another key is fulfilled once that is named.
+fn is_said(pet: &Pet, spec: &PetSpec) -> bool {
+    let wished = pet.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(ROTATE_KEY_ANNOTATION));
+    pet.spec == (PetSpec { machine_id: pet.spec.machine_id.clone(), ..spec.clone() }) && !(wished && spec.next_public_key.is_some())
 }
 
 async fn within(call: impl Future<Output = kube::Result<()>>) -> kube::Result<()> {
@@ -109,10 +124,14 @@ async fn create(api: &ApiHandle, name: &str, wanted: &PetSpec) -> kube::Result<(
 }
 
 async fn update(api: &ApiHandle, name: &str, wanted: &PetSpec) -> kube::Result<()> {
-    let PetSpec { public_key, endpoints, local_endpoints, direct, machine_id: _ } = wanted;
-    let body = json!({"spec": {
-        "publicKey": public_key, "endpoints": endpoints, "localEndpoints": local_endpoints, "direct": direct,
+    let PetSpec { public_key, next_public_key, endpoints, local_endpoints, direct, machine_id: _ } = wanted;
+    let mut body = json!({"spec": {
+        "publicKey": public_key, "nextPublicKey": next_public_key,
+        "endpoints": endpoints, "localEndpoints": local_endpoints, "direct": direct,
     }});
+    if next_public_key.is_some() {
+        body["metadata"] = json!({"annotations": {ROTATE_KEY_ANNOTATION: null}});
+    }
     Api::<Pet>::all(api.client()).patch(name, &PatchParams::default(), &Patch::Merge(body)).await?;
     info!(pet = name, public_key, "the node's Pet is changed");
     Ok(())

@@ -66,6 +66,11 @@ impl Interface {
         }
     }
 
+    /// From the next [`Interface::keep`] on.
+    pub(super) fn set_key(&mut self, key: PrivateKey) {
+        self.keeper.set_key(key);
+    }
+
     /// Makes the tunnel what it should be. No report before the node has an address.
     pub(super) async fn keep(mut self, known: &Known, neighbours: Option<Arc<BTreeMap<PublicKey, Neighbour>>>) -> (Self, Option<Report>) {
         let Some(desired) = known.desired(&self.link, &self.settings) else { return (self, None) };

@@ -119,7 +119,16 @@ impl Known {
         if self.addresses.is_empty() {
             return None;
         }
-        let TunnelSettings { enabled: _, mode: _, listen_port: _, endpoints: _, direct, persistent_keepalive_seconds, mtu } = settings;
+        let TunnelSettings {
+            enabled: _,
+            mode: _,
+            listen_port: _,
+            endpoints: _,
+            direct,
+            key_rotation: _,
+            persistent_keepalive_seconds,
+            mtu,
+        } = settings;
         let ranges: BTreeSet<Network> = self.cluster.iter().chain(&self.pets).filter_map(|text| text.parse().ok()).collect();
         let mut peers = BTreeMap::new();
         for (name, gateway) in &self.gateways {

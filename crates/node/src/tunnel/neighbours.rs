@@ -22,9 +22,9 @@ pub(super) struct Other {
 }
 
 impl Other {
-    /// `None`: it takes no part, or has no accepted key or no addresses yet.
+    /// `None`: it takes no part, is about to change its key, or has no accepted key or no addresses yet.
     pub(super) fn of(pet: &Pet) -> Option<Self> {
-        let status = pet.status.as_ref().filter(|_| pet.spec.direct)?;
+        let status = pet.status.as_ref().filter(|_| pet.spec.direct && pet.spec.next_public_key.is_none())?;
         let nodes = status.node_addresses.iter().filter_map(|text| text.parse().ok().map(single));
         let networks: BTreeSet<_> = nodes.chain(status.pod_cidrs.iter().filter_map(|text| text.parse().ok())).collect();
         let endpoint = |endpoint: &kube_pet_api::Endpoint| Endpoint { host: endpoint.host.clone(), port: endpoint.port };
@@ -150,7 +150,9 @@ mod tests {
         let mut without_addresses = whole.clone();
         let status = without_addresses.status.as_mut().unwrap();
         (status.node_addresses, status.pod_cidrs) = (Vec::new(), Vec::new());
-        for pet in [unwilling, without_key, without_addresses, Pet { status: None, ..whole }] {
+        let mut changing = whole.clone();
+        changing.spec.next_public_key = Some(PublicKey::from([9; 32]).to_string());
+        for pet in [unwilling, changing, without_key, without_addresses, Pet { status: None, ..whole }] {
             assert_eq!(Other::of(&pet), None);
         }
     }

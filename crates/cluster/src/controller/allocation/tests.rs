@@ -7,7 +7,14 @@ const KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 fn pet(name: &str, machine: &str) -> Pet {
     Pet::new(
         name,
-        PetSpec { public_key: KEY.into(), endpoints: Vec::new(), local_endpoints: Vec::new(), direct: false, machine_id: machine.into() },
+        PetSpec {
+            public_key: KEY.into(),
+            next_public_key: None,
+            endpoints: Vec::new(),
+            local_endpoints: Vec::new(),
+            direct: false,
+            machine_id: machine.into(),
+        },
     )
 }
 
