@@ -17,10 +17,12 @@ use rustix::fs::{Mode, mkdir};
 use rustix::io::Errno;
 
 mod counters;
+mod huge_pages;
 mod layout;
 mod usage;
 
 pub use counters::{of_process, oom_kills};
+pub use huge_pages::limit_huge_pages;
 pub use layout::{Layout, Version};
 pub use usage::{Cpu, Detail, DeviceIo, Memory, Pids, Pressure, PressureLine, Usage, cpu_nanos, machine_pressure, processes_in, usage};
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube_pet_core::accounts::Accounts;
 use kube_pet_core::ids::{ContainerId, PodUid};
 use kube_pet_core::node::NodeInfo;
 use kube_pet_core::pod::{BackoffPolicy, EventKind, PodEvent, Rules, pod_uid, status_patch};
@@ -91,6 +92,8 @@ pub struct PodRuntime {
     pub(super) ledger: Mutex<Ledger>,
     /// Volumes known to be there.
     mounted: Mutex<BTreeMap<PodUid, Arc<PodVolumes>>>,
+    /// Users and groups of images, by ID.
+    pub(super) accounts: Mutex<BTreeMap<String, Arc<Accounts>>>,
     pub(super) synced: watch::Sender<bool>,
 }
 
@@ -195,6 +198,7 @@ impl PodRuntime {
             shutdown,
             ledger: Mutex::default(),
             mounted: Mutex::new(BTreeMap::new()),
+            accounts: Mutex::default(),
             synced,
         }
     }
