@@ -23,6 +23,7 @@ use crate::events::{EventRate, EventRecorder, EventType};
 use crate::eviction::{EvictionManager, EvictionOptions};
 use crate::exec::Executor;
 use crate::handlers::Handlers;
+use crate::host_pod::HostPod;
 use crate::identity::{self, IdentityOptions, ServingNames, ServingOptions};
 use crate::images::collection::ImageCollector;
 use crate::images::{ImageManager, ImageManagerOptions, PullLimits};
@@ -326,7 +327,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         api: api.clone(),
         node: node.clone(),
         subscribers: subscribers.clone(),
-        boot_id,
+        boot_id: boot_id.clone(),
         store: store_writer,
         handlers: handlers.clone(),
         shutdown: shutdown_of_machine,
@@ -353,10 +354,18 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         }
     };
     let workers = subscribers.clone();
-    let manager = PodManager::new(runtime, subscribers, mirrors);
+    let manager = PodManager::new(runtime, subscribers, mirrors.clone());
     tasks.spawn("the pods", manager.run(ManagerInputs { updates, orphans, sources }));
     if let Some(policy) = log_policy(&config) {
         tasks.spawn("container logs", LogRotator::new(podman.clone(), paths.clone(), store.clone(), policy).run());
+    }
+
+    let host_pod = config.host_pod.enabled.then(|| {
+        let (namespace, boot_time) = (config.host_pod.namespace.clone(), kube_pet_host::machine::boot_time().ok());
+        HostPod::new(namespace, config.node_name.clone(), boot_id.clone(), boot_time, node.clone())
+    });
+    if let Some((host_pod, api)) = host_pod.clone().zip(api.clone()) {
+        tasks.spawn("the host's pod", host_pod.run(api, mirrors));
     }
 
     // The machine goes down only when its pods have ended, if it is to wait for them.
@@ -431,6 +440,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
             paths,
             podman,
             executor,
+            host_pod,
             sandboxes,
             api,
             stats,

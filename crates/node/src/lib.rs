@@ -11,6 +11,7 @@ pub mod eviction;
 pub mod exec;
 mod follower;
 pub mod handlers;
+pub mod host_pod;
 pub mod identity;
 pub mod images;
 pub mod instruments;

@@ -14,6 +14,7 @@ mod doctor;
 mod environment;
 mod groups;
 mod harness;
+mod host_pod;
 mod huge_pages;
 mod image_volumes;
 mod images;

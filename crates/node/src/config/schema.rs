@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Taint;
 use kube_pet_core::quantity::Amount;
 
 use super::dns_cache;
+use super::host_pod;
 use super::labels::{self, is_dns_subdomain};
 use super::section::{Field, Section};
 use super::tunnel;
@@ -207,6 +208,7 @@ fn network(top: &Section<'_>, config: &mut NodeConfiguration) {
     let policies = top.section("networkPolicy");
     policies.bool("enabled", &mut config.network_policy.enabled);
     policies.finish();
+    host_pod::read(top, config);
     dns_cache::read(top, config);
     tunnel::read(top, config);
 }
