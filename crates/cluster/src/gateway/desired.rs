@@ -65,7 +65,7 @@ mod tests {
             tunnel_addresses: Vec::new(),
             listen_port: 51820,
             key: "/key".into(),
-            link: "kp-gateway".into(),
+            link: "pet-gateway".into(),
             mode: kube_pet_tunnel::Mode::Auto,
             masquerade: true,
             probes: ([127, 0, 0, 1], 0).into(),

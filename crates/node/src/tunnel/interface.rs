@@ -16,8 +16,10 @@ pub(super) struct Interface {
     keeper: Keeper,
 }
 
+/// Its name, and its table's. It does not begin as pods' links do: what comes from those is treated as the node's own pods' traffic.
 fn link(link_prefix: &str) -> String {
-    format!("{link_prefix}-tunnel")
+    let kind = if "tunnel".starts_with(link_prefix) { "wg" } else { "tunnel" };
+    format!("{kind}-{link_prefix}")
 }
 
 impl Interface {
@@ -61,4 +63,17 @@ pub(super) async fn leave(link_prefix: String, own_changes: OwnChanges, record: 
         Err(error) => warn!(%error, "what an earlier run has left of the tunnel is still there"),
     }
     std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::link;
+
+    #[test]
+    fn the_link_is_never_taken_for_a_pods() {
+        for prefix in ["kp", "t", "tu", "tunn", "wg", "0"] {
+            let name = link(prefix);
+            assert!(!name.starts_with(prefix) && name.ends_with(prefix) && name.len() < 16, "{prefix}: {name}");
+        }
+    }
 }
