@@ -38,6 +38,8 @@ use report::Reporter;
 /// How often the interface is looked at.
 const TICK: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(2);
+/// How long changes are gathered before the interface is changed.
+const BURST: Duration = Duration::from_millis(50);
 /// Whoever writes a gateway's own objects.
 const MANAGER: &str = "kube-pet-gateway";
 /// An interface that was not looked at for so long is not looked after.
@@ -213,7 +215,10 @@ async fn forward(options: Options, key: PrivateKey, objects: Objects, tell: watc
         let Some((kept, seen)) = keeper.keep(desired).await else { return "the tunnel" };
         keeper = kept;
         tell.send_replace(Some(seen));
-        let _ = tokio::time::timeout(TICK, objects.changed.notified()).await;
+        if tokio::time::timeout(TICK, objects.changed.notified()).await.is_ok() {
+            // Each report on a pet is a change, too: those on a thousand are a few looks.
+            tokio::time::sleep(BURST).await;
+        }
     }
 }
 

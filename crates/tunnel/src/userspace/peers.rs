@@ -108,6 +108,8 @@ pub(super) struct Table {
     by_number: HashMap<u32, Arc<Peer>>,
     /// By length of prefix, the longest first.
     by_network: BTreeMap<Reverse<u8>, HashMap<IpAddr, Arc<Peer>>>,
+    /// What `by_network` has, by peer: thousands of peers are asked for theirs every second.
+    networks: HashMap<PublicKey, BTreeSet<Network>>,
     next: u32,
 }
 
@@ -121,6 +123,7 @@ impl Table {
             by_key: HashMap::new(),
             by_number: HashMap::new(),
             by_network: BTreeMap::new(),
+            networks: HashMap::new(),
             next: u32::from_ne_bytes(bytes) % NUMBERS,
         })
     }
@@ -168,23 +171,30 @@ impl Table {
     }
 
     pub(super) fn take_networks(&mut self, key: &PublicKey) {
-        for peers in self.by_network.values_mut() {
-            peers.retain(|_, peer| peer.key != *key);
+        for network in self.networks.remove(key).unwrap_or_default() {
+            let length = Reverse(network.prefix);
+            let Some(peers) = self.by_network.get_mut(&length) else { continue };
+            peers.remove(&network.address);
+            if peers.is_empty() {
+                self.by_network.remove(&length);
+            }
         }
-        self.by_network.retain(|_, peers| !peers.is_empty());
     }
 
     /// Another peer that has it loses it.
     pub(super) fn give_network(&mut self, network: Network, peer: &Arc<Peer>) {
-        let Network { address, prefix } = first(&network);
-        self.by_network.entry(Reverse(prefix)).or_default().insert(address, Arc::clone(peer));
+        let network = first(&network);
+        let before = self.by_network.entry(Reverse(network.prefix)).or_default().insert(network.address, Arc::clone(peer));
+        if let Some(before) = before
+            && let Some(networks) = self.networks.get_mut(&before.key)
+        {
+            networks.remove(&network);
+        }
+        self.networks.entry(peer.key).or_default().insert(network);
     }
 
     pub(super) fn networks(&self, key: &PublicKey) -> BTreeSet<Network> {
-        let own = |peers: &HashMap<IpAddr, Arc<Peer>>, prefix: u8| -> Vec<Network> {
-            peers.iter().filter(|(_, peer)| peer.key == *key).map(|(address, _)| Network { address: *address, prefix }).collect()
-        };
-        self.by_network.iter().flat_map(|(Reverse(prefix), peers)| own(peers, *prefix)).collect()
+        self.networks.get(key).cloned().unwrap_or_default()
     }
 }
 
@@ -210,6 +220,7 @@ mod tests {
         assert_eq!(owner(&table, "fd01::9"), None);
         table.give_network("10.7.0.0/16".parse().unwrap(), &a);
         assert_eq!(table.networks(&b.key), BTreeSet::from(["fd00::/64".parse().unwrap()]));
+        assert_eq!(table.networks(&a.key), BTreeSet::from(["10.0.0.0/8", "10.7.0.0/16", "0.0.0.0/0"].map(|text| text.parse().unwrap())));
         table.remove(&b.key);
         assert_eq!(owner(&table, "fd00::9"), None);
         assert!(table.by_receiver(b.number << 8 | 3).is_none());
