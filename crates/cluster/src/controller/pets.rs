@@ -16,7 +16,7 @@ use kube_pet_api::{
 use serde_json::json;
 use tracing::{debug, warn};
 
-use super::allocation::{Ranges, Wanted, is_of, key_allocation, plan, range_allocation, range_of, seed};
+use super::allocation::{Ranges, Wanted, is_of, key_allocation, plan, range_allocation, range_of, seed, settled};
 use super::claims::{ClaimError, Claimed, Claims, name_of};
 use super::counters::{ERRORS, KEYS_REFUSED};
 use super::ranges::{Range, Taken, free};
@@ -50,7 +50,10 @@ pub async fn reconcile(pet: Arc<Pet>, context: Arc<Context>) -> Result<Action, C
         return Ok(Action::await_change());
     }
     let name = pet.name_any();
-    let own = context.claims.of_owner(&name).await?;
+    let own = match known(&pet, &context) {
+        Some(own) => own,
+        None => context.claims.of_owner(&name).await?,
+    };
     let node = context.nodes.get(&ObjectRef::new(&name));
     let mut outcome = Outcome { status: pet.status.clone().unwrap_or_default(), surplus: Vec::new() };
     outcome.status.observed_generation = pet.metadata.generation;
@@ -68,6 +71,13 @@ pub async fn reconcile(pet: Arc<Pet>, context: Arc<Context>) -> Result<Action, C
     let is_true = |kind| condition(&outcome.status.conditions, kind).is_some_and(|c| c.status == "True");
     let settled = is_true(conditions::ALLOCATED) && is_true(conditions::KEY_ACCEPTED);
     Ok(Action::requeue(if settled { RESYNC } else { UNSETTLED }))
+}
+
+/// What the pet has, if the watch is enough to know that it has all.
+fn known(pet: &Pet, context: &Context) -> Option<Vec<PetAllocation>> {
+    let network = context.networks.get(&ObjectRef::new(NETWORK))?;
+    let ranges = Ranges::of(&network.spec).ok()?;
+    settled(pet, &ranges, context.allocations.state().iter().map(|allocation| &**allocation))
 }
 
 /// After a failed pass.
