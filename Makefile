@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help prepare prepare-suite check test test-podman test-slow-reader simulate fuzz demo demo-down conformance bench bench-services
+.PHONY: help prepare prepare-suite check test test-podman test-slow-reader simulate fuzz demo demo-down demo-tunnel demo-tunnel-down conformance bench bench-services bench-pets bench-tunnel
 
 CARGO ?= cargo
 # Development build: what the tests and the demo run. The benchmarks measure the release build.
@@ -11,7 +11,7 @@ FOCUS ?= \[NodeConformance\]
 SKIP ?= \[Serial\]|\[Slow\]|\[Disruptive\]|\[Flaky\]
 PROCS ?= 8
 NODES ?= 2
-# --dns: CoreDNS. --kube-proxy: the real one does Services, a judge of the lab and not of kube-pet.
+# --dns: CoreDNS. --kube-proxy: the real one does Services, a judge of the lab and not of kube-pet. --tunnel: each pet behind NAT.
 CLUSTER ?= --dns
 LIST ?=
 REPORT ?= docs/conformance.md
@@ -29,7 +29,7 @@ prepare: ## packages, kernel mounts and foreign programs of the lab (a first run
 	@scripts/prepare.sh controlplane images clients
 
 prepare-suite: prepare
-	@scripts/prepare.sh suite metrics-server peer
+	@scripts/prepare.sh suite metrics-server peer helm
 
 check: ## format and lints
 	$(CARGO) fmt --all --check
@@ -68,6 +68,14 @@ demo-down: ## removes the demo's cluster
 	@$(CARGO) build --quiet --bin lab
 	@$(LAB) down --name demo
 
+demo-tunnel: prepare ## a cluster in a cloud with pets at two homes and with a public address, joined by the tunnel; it stays up
+	@$(CARGO) build --quiet --bins
+	@$(LAB) demo-tunnel
+
+demo-tunnel-down: ## removes that cluster
+	@$(CARGO) build --quiet --bin lab
+	@$(LAB) down --name demo-tunnel
+
 conformance: prepare-suite ## the official suite; FOCUS='regular expression' or LIST=lab/conformance/….txt, SKIP=…, PROCS=8, NODES=2, CLUSTER=--dns; writes REPORT=docs/conformance.md
 	@$(CARGO) build --quiet --release --bins
 	@target/release/lab conformance --focus '$(FOCUS)' $(if $(LIST),--list '$(LIST)') --skip '$(SKIP)' --procs $(PROCS) --nodes $(NODES) $(CLUSTER) --report '$(REPORT)'
@@ -83,3 +91,12 @@ bench-services: prepare ## Services beside the real kube-proxy (nftables mode): 
 	@scripts/prepare.sh peer
 	@$(CARGO) build --quiet --release --bins
 	@target/release/lab bench-services
+
+bench-pets: prepare ## 1,000 simulated pets: addresses under a race, a peer's change at the gateway, memory and CPU
+	@$(CARGO) build --quiet --release --bins
+	@target/release/lab bench-pets
+
+bench-tunnel: prepare ## throughput and round trips of the tunnel beside wireguard-go and plain links
+	@scripts/prepare.sh wireguard
+	@$(CARGO) build --quiet --release --bins
+	@target/release/lab bench-tunnel

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Builds the lab's foreign parts into a cache outside the work tree. See lab/README.md.
-# usage: lab/build.sh [controlplane] [suite] [images] [coredns] [clients] [metrics-server] [peer] [rootfs-trixie] [rootfs-sid] [all]      default: controlplane images
+# usage: lab/build.sh [controlplane] [suite] [images] [coredns] [clients] [metrics-server] [peer] [wireguard] [helm] [rootfs-trixie] [rootfs-sid] [all]      default: controlplane images
 #        lab/build.sh --cache-dir
 set -euo pipefail
 
@@ -25,6 +25,8 @@ declare -A outputs=(
   [metrics-server]="bin/metrics-server"
   [clients]="bin/kubectl-1.36 bin/streams python"
   [peer]="bin/kubelet bin/kube-proxy bin/containerd bin/containerd-shim-runc-v2"
+  [wireguard]="bin/wireguard-go bin/wg"
+  [helm]="bin/helm"
   [registry]="bin/labregistry"
   [programs]="work/programs"
   [trees]="work/trees"
@@ -39,6 +41,8 @@ declare -A first_build=(
   [metrics-server]="2 minutes on 2 cores"
   [clients]="3 minutes on 2 cores"
   [peer]="3 minutes on 2 cores"
+  [wireguard]="10 seconds"
+  [helm]="3 minutes on 2 cores"
   [registry]="10 seconds"
   [programs]="1 minute on 2 cores"
   [trees]="2 minutes on 2 cores"
@@ -57,7 +61,7 @@ key() {
     suite | programs) go_key ;;
     peer) go_key && hash_of "$lab/containerd" ;;
     registry) go_key cmd/labregistry internal ;;
-    coredns | metrics-server) echo "$go_version" && hash_of "$lab/$1" ;;
+    coredns | metrics-server | helm) echo "$go_version" && hash_of "$lab/$1" ;;
     clients) go_key cmd/streams && hash_of "$lab/kubectl-1.36" "$lab/python/requirements.txt" && python3 --version ;;
     trees) hash_of "$lab/images" ;;
     images) go_key cmd/labimages internal && key programs && key trees && key coredns ;;
@@ -113,6 +117,17 @@ build_clients() {
   python3 -m venv "$new/python"
   "$new/python/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$lab/python/requirements.txt"
 }
+
+# Another WireGuard that is no kernel's, to compare with: Debian's.
+build_wireguard() {
+  need_command wireguard-go wireguard-go
+  need_command wg wireguard-tools
+  install_needed
+  cp "$(command -v wireguard-go)" "$(command -v wg)" "$new/bin/"
+}
+
+# The real one, to compare what it makes of the chart with the plain manifests.
+build_helm() { (cd "$lab/helm" && nice -n 5 go build -v -ldflags "-s -w" -o "$new/bin/helm" helm.sh/helm/v4/cmd/helm); }
 
 build_registry() { go_build "$new/bin/labregistry" ./cmd/labregistry; }
 
@@ -253,8 +268,8 @@ for argument in "${@:-default}"; do
     --cache-dir) echo "$cache" && exit ;;
     default) targets+=(controlplane registry programs trees coredns images) ;;
     images) targets+=(registry programs trees coredns images) ;;
-    all) targets+=(controlplane registry programs trees coredns metrics-server images clients suite peer) ;;
-    controlplane | suite | coredns | clients | metrics-server | peer | registry | rootfs-trixie | rootfs-sid) targets+=("$argument") ;;
+    all) targets+=(controlplane registry programs trees coredns metrics-server images clients suite peer wireguard helm) ;;
+    controlplane | suite | coredns | clients | metrics-server | peer | wireguard | helm | registry | rootfs-trixie | rootfs-sid) targets+=("$argument") ;;
     *) die "unknown target $argument; see lab/README.md" ;;
   esac
 done

@@ -68,7 +68,9 @@ fn target_of(program: &str) -> &'static str {
         "labregistry" => "images",
         "coredns" => "coredns",
         "metrics-server" => "metrics-server",
+        "helm" => "helm",
         "kubectl-1.36" | "streams" => "clients",
+        "wireguard-go" | "wg" => "wireguard",
         "kubelet" | "kube-proxy" | "containerd" | "containerd-shim-runc-v2" => "peer",
         _ => "controlplane",
     }

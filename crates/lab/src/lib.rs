@@ -18,6 +18,8 @@ pub mod controller;
 pub mod daemon;
 pub mod demo;
 pub mod gateway;
+pub mod herd;
+pub mod joining;
 pub mod kube_proxy;
 pub mod kubelet;
 pub mod lab;
@@ -34,6 +36,7 @@ pub mod record;
 pub mod registry;
 pub mod supervisor;
 pub mod topology;
+pub mod world;
 
 pub use lab::{Lab, LabOptions};
 pub use patience::eventually;

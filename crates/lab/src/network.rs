@@ -3,11 +3,14 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     command::{self, program},
     machine::Machine,
 };
+
+pub mod cloud;
 
 /// Pods of every lab get addresses from this network; it exists only inside the lab's namespaces, so labs do not meet.
 pub const POD_NETWORK: &str = "10.244.0.0/16";
@@ -106,18 +109,35 @@ pub async fn attach(wire: Wire, control_plane: &Machine, pet: &Machine, number: 
     .await
 }
 
+/// How a router at home translates addresses. Both drop what nobody behind them has asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Nat {
+    /// A socket behind it has the same port outside, whoever it sends to (RFC 4787, endpoint-independent mapping).
+    #[default]
+    Cone,
+    /// A socket has another port for each destination (address and port-dependent mapping): what one peer learns of it is of no use to
+    /// another.
+    Symmetric,
+}
+
 /// A router as people have it at home: everybody behind it has its address outside, and nobody outside may begin.
 ///
 /// # Errors
 /// When `nft` refuses; its message is in the error.
-pub async fn translate(router: &Machine) -> Result<()> {
+pub async fn translate(router: &Machine, nat: Nat) -> Result<()> {
+    let ports = match nat {
+        Nat::Cone => "",
+        Nat::Symmetric => " fully-random",
+    };
     let mut command = router.enter_network();
     command.args(["nft", "-f", "-"]);
-    let rules = "table ip home {
-        chain translate { type nat hook postrouting priority srcnat; oifname eth0 masquerade; }
-        chain filter { type filter hook forward priority filter; iifname eth0 ct state new drop; }
-    }";
-    command::run_with_input(command, rules).await.context("set up a home's router")?;
+    let rules = format!(
+        "table ip home {{
+        chain translate {{ type nat hook postrouting priority srcnat; oifname eth0 masquerade{ports}; }}
+        chain filter {{ type filter hook forward priority filter; iifname eth0 ct state new drop; }}
+    }}"
+    );
+    command::run_with_input(command, &rules).await.context("set up a home's router")?;
     let mut command = router.enter_network();
     command.args(["sysctl", "-qw", "net.ipv4.ip_forward=1"]);
     command::output(command).await.map(drop)
@@ -136,22 +156,6 @@ pub async fn plug_into_router(router: &Machine, pet: &Machine) -> Result<()> {
     .await?;
     let lines = "link set lo up\naddr add 192.168.77.10/24 dev eth0\nlink set eth0 up\nroute add default via 192.168.77.1 dev eth0\n";
     batch(Some(pet), lines).await
-}
-
-/// Routes a network of pets to a gateway, from the control plane's side, with this address as source.
-///
-/// # Errors
-/// When `ip` refuses.
-pub async fn route_to_gateway(control_plane: &Machine, network: &str, gateway: Ipv4Addr, source: Ipv4Addr) -> Result<()> {
-    in_namespace(control_plane, &["route", "replace", network, "via", &gateway.to_string(), "src", &source.to_string()]).await
-}
-
-/// Gives the control plane's machine another address.
-///
-/// # Errors
-/// When `ip` refuses.
-pub async fn add_address(control_plane: &Machine, address: Ipv4Addr) -> Result<()> {
-    in_namespace(control_plane, &["addr", "add", &format!("{address}/32"), "dev", "lo"]).await
 }
 
 /// Takes pet number `number` off the wire, or puts it back: a broken network, without touching the pet.

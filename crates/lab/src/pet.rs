@@ -18,7 +18,7 @@ use crate::{
     daemon::{Daemon, DaemonSpec},
     lab::Lab,
     machine::Machine,
-    network,
+    network::{self, Nat, cloud},
     patience::eventually,
     pet_files::{self, PetFiles},
     pet_root::{self, Suite},
@@ -35,21 +35,44 @@ pub struct PetOptions {
     pub settings: Map<String, Value>,
     /// Its operating system; without one, that of `KUBE_PET_SUITE`, or the lab's own.
     pub suite: Option<Suite>,
+    /// Where it is.
+    pub place: Place,
+}
+
+/// Where a pet is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Place {
+    /// On the lab's wire; with a cloud in the lab, that is a machine with a public address.
+    #[default]
+    Wire,
     /// Behind a router of its own that translates addresses and lets nobody in.
-    pub home: bool,
+    Home(Nat),
+    /// In the cloud's own network.
+    Cloud,
 }
 
 impl PetOptions {
     /// A pet with the lab's settings.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), settings: Map::new(), suite: None, home: false }
+        Self { name: name.into(), settings: Map::new(), suite: None, place: Place::default() }
     }
 
     /// At home, behind NAT.
     #[must_use]
-    pub fn at_home(mut self) -> Self {
-        self.home = true;
-        self
+    pub fn at_home(self) -> Self {
+        self.behind(Nat::default())
+    }
+
+    /// At home, behind a router that translates like this.
+    #[must_use]
+    pub fn behind(self, nat: Nat) -> Self {
+        Self { place: Place::Home(nat), ..self }
+    }
+
+    /// A node of the cloud's own, which needs no tunnel.
+    #[must_use]
+    pub fn in_cloud(self) -> Self {
+        Self { place: Place::Cloud, ..self }
     }
 
     /// With this setting of `node.yaml`.
@@ -77,9 +100,9 @@ struct PetRecord {
     address: Ipv4Addr,
     /// The root folder of another operating system.
     root: Option<PathBuf>,
-    /// The address is that of a router, and the pet is behind it.
+    /// At home the address is that of the router.
     #[serde(default)]
-    home: bool,
+    place: Place,
 }
 
 const RECORD: &str = "pet.json";
@@ -103,8 +126,8 @@ impl Pet {
         };
         let root = suite.map(Suite::root).transpose()?;
         let number = take_number(&record.dir)?;
-        let address = record.wire().pet(number);
-        record::save(&dir.join(RECORD), &PetRecord { number, address, root, home: options.home })?;
+        let address = if options.place == Place::Cloud { cloud::address(number) } else { record.wire().pet(number) };
+        record::save(&dir.join(RECORD), &PetRecord { number, address, root, place: options.place })?;
         let client = lab.client().await?;
         let files = PetFiles {
             name: options.name.clone(),
@@ -323,7 +346,7 @@ impl Pet {
     /// When something stays.
     pub async fn remove(self) -> Result<()> {
         self.machine.power_off().await?;
-        if self.record.home {
+        if matches!(self.record.place, Place::Home(_)) {
             let router = router_dir(&self.machine.dir);
             Machine::load(&router)?.power_off().await?;
             fs::remove_dir_all(&router).with_context(|| format!("remove {}", router.display()))?;
@@ -348,20 +371,25 @@ async fn boot(lab: &Lab, name: &str) -> Result<Pet> {
     let machine = Machine::boot(name, &dir, &script).await?;
     let pet = Pet::assemble(lab, machine)?;
     let (wire, number) = (lab.record().wire(), pet.record.number);
-    if pet.record.home {
-        let dir = router_dir(&dir);
-        let router = match Machine::load(&dir) {
-            Ok(router) if router.is_up() => router,
-            _ => {
-                let router = Machine::boot(&format!("{name}-router"), &dir, "").await?;
-                network::attach(wire, lab.control_plane(), &router, number).await?;
-                network::translate(&router).await?;
-                router
-            }
-        };
-        network::plug_into_router(&router, &pet.machine).await?;
-    } else {
-        network::attach(wire, lab.control_plane(), &pet.machine, number).await?;
+    match pet.record.place {
+        Place::Wire => network::attach(wire, lab.control_plane(), &pet.machine, number).await?,
+        Place::Cloud => {
+            cloud::attach(lab.control_plane(), &pet.machine, number, "eth0").await?;
+            cloud::route_default(&pet.machine).await?;
+        }
+        Place::Home(nat) => {
+            let dir = router_dir(&dir);
+            let router = match Machine::load(&dir) {
+                Ok(router) if router.is_up() => router,
+                _ => {
+                    let router = Machine::boot(&format!("{name}-router"), &dir, "").await?;
+                    network::attach(wire, lab.control_plane(), &router, number).await?;
+                    network::translate(&router, nat).await?;
+                    router
+                }
+            };
+            network::plug_into_router(&router, &pet.machine).await?;
+        }
     }
     Ok(pet)
 }

@@ -40,7 +40,7 @@ async fn e2e_pets_behind_nat_are_nodes_by_the_tunnel_alone_and_outlive_a_gateway
     gateway::network(&lab).await?;
     let _controller = controller::start(&lab, 0, &[]).await?;
     let (one, two) = (gateway::start(&lab, "gw1").await?, gateway::start(&lab, "gw2").await?);
-    let addresses = [(one.name().to_owned(), one.address), (two.name().to_owned(), two.address)];
+    let addresses = [(one.name().to_owned(), one.inner), (two.name().to_owned(), two.inner)];
     let cloud = lab.clone();
     let routes = tokio::spawn(async move { gateway::follow_active(&cloud, &addresses).await });
 
@@ -112,6 +112,12 @@ async fn e2e_pets_behind_nat_are_nodes_by_the_tunnel_alone_and_outlive_a_gateway
     let took = begun.elapsed();
     kube_pet_lab::progress::say(format!("the standby has taken over after {took:?}"));
     ensure!(took < Duration::from_secs(10), "the standby has taken over after {took:?}");
+
+    // They have done all that with the permissions of deploy/.
+    for gateway in [&one, &two] {
+        let log = gateway.daemon.log();
+        ensure!(!log.contains("forbidden"), "{} lacks a permission: {log}", gateway.name());
+    }
 
     // An agent that is started again has its tunnel at once, and its pods are not disturbed.
     bed.pet.kill_agent().await?;
