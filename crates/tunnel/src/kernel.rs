@@ -26,10 +26,14 @@ impl Wireguard for KernelDevice {
 
     fn configure(&mut self, settings: &Settings) -> Result<(), DeviceError> {
         let status = self.status()?;
-        match messages::configure(&self.name, settings, &status) {
-            Some(message) => self.socket.change(message).map_err(|source| refused("setting up the tunnel's interface", source)),
-            None => Ok(()),
+        let mut due: Vec<_> = messages::configure(&self.name, settings, &status).into_iter().collect();
+        if status.public_key != Some(settings.private_key.public()) {
+            due.extend(messages::wake(&self.name, &status));
         }
+        for message in due {
+            self.socket.change(message).map_err(|source| refused("setting up the tunnel's interface", source))?;
+        }
+        Ok(())
     }
 
     fn apply(&mut self, changes: &[Change]) -> Result<(), DeviceError> {

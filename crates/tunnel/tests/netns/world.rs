@@ -17,7 +17,7 @@ use kube_pet_host::mounts;
 use kube_pet_host::namespaces::{Kind, create, run_in_netns};
 use kube_pet_net::tunnel_links::{Mark, TunnelLink};
 use kube_pet_rules::Network;
-use kube_pet_tunnel::{Config, Endpoint, Mode, Peer, PrivateKey, PublicKey, Settings, Tunnel};
+use kube_pet_tunnel::{Config, Endpoint, Implementation, Mode, Peer, PrivateKey, PublicKey, Settings, Tunnel};
 
 pub(crate) const PORT: u16 = 51820;
 pub(crate) const CLOUD: &str = "10.99.0.1";
@@ -223,7 +223,7 @@ impl<'a> End<'a> {
         };
         let listen_port = if place == "cloud" { PORT } else { 0 };
         let settings = Settings { private_key, listen_port, mark: MARK.value };
-        Self { world, place, config: Config { link, settings, mode: Mode::Auto }, peers: BTreeMap::new(), tunnel: None }
+        Self { world, place, config: Config { link, settings, mode: mode() }, peers: BTreeMap::new(), tunnel: None }
     }
 
     pub(crate) fn key(&self) -> PublicKey {
@@ -264,6 +264,21 @@ impl<'a> End<'a> {
         world.within(place, || tunnel.as_mut().unwrap().status().unwrap().peers.remove(of).unwrap())
     }
 
+    /// Whose WireGuard it is.
+    pub(crate) fn implementation(&mut self) -> Implementation {
+        let Self { world, place, tunnel, .. } = self;
+        world.within(place, || tunnel.as_mut().unwrap().status().unwrap().implementation)
+    }
+
+    /// The process ends, and the link is gone: with the process, or because somebody takes away the kernel's.
+    pub(crate) fn lose_link(&mut self) {
+        let outlives = self.implementation() == Implementation::Kernel;
+        self.die();
+        if outlives {
+            self.world.run(self.place, &format!("ip link del {}", self.config.link.name));
+        }
+    }
+
     /// The process ends, without a word.
     pub(crate) fn die(&mut self) {
         let tunnel = self.tunnel.take();
@@ -273,6 +288,16 @@ impl<'a> End<'a> {
     pub(crate) fn close(&mut self) {
         let tunnel = self.tunnel.take();
         self.world.within(self.place, || tunnel.unwrap().close().unwrap());
+    }
+}
+
+/// Whose WireGuard the tests are about: the kernel's where it has one, unless `KUBE_PET_TUNNEL_MODE` says which.
+fn mode() -> Mode {
+    match std::env::var("KUBE_PET_TUNNEL_MODE").as_deref() {
+        Err(_) => Mode::Auto,
+        Ok("kernel") => Mode::Kernel,
+        Ok("userspace") => Mode::Userspace,
+        Ok(other) => panic!("KUBE_PET_TUNNEL_MODE={other}: kernel or userspace"),
     }
 }
 
