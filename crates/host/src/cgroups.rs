@@ -131,6 +131,11 @@ pub fn layout() -> Result<&'static Layout, CgroupError> {
     Ok(LAYOUT.get_or_init(|| layout))
 }
 
+/// Whether the machine has cgroup v2, and nothing else.
+pub fn is_unified() -> bool {
+    layout().is_ok_and(|layout| layout.version() == Version::V2)
+}
+
 /// The folder of a group below a hierarchy's mount point. The root itself and paths that leave the hierarchy are refused.
 fn relative(cgroup: &str) -> Result<&Path, CgroupError> {
     let trimmed = cgroup.trim_matches('/');

@@ -531,6 +531,8 @@ fn pod_settings(config: &NodeConfiguration) -> PodSettings {
         allowed_unsafe_sysctls: config.allowed_unsafe_sysctls.clone(),
         max_pods: config.max_pods,
         pod_pids_limit: (config.pod_pids_limit > 0).then_some(config.pod_pids_limit),
+        // Without the setting the kubelet's default: what the machine can do.
+        oom_group: !config.single_process_oom_kill.unwrap_or(!kube_pet_host::cgroups::is_unified()),
         crash: BackoffPolicy {
             initial: BackoffPolicy::default().initial,
             max: u32::try_from(config.crash_loop_back_off.max_container_restart_period.as_secs()).unwrap_or(300),

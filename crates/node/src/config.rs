@@ -158,6 +158,9 @@ pub struct NodeConfiguration {
     pub max_pods: u32,
     /// Processes per pod; -1 for no limit.
     pub pod_pids_limit: i64,
+    /// Whether the kernel's OOM killer ends one process of a container and not all; `None`: as the machine's cgroups can.
+    #[serde(rename = "singleProcessOOMKill")]
+    pub single_process_oom_kill: Option<bool>,
     /// The cgroup that `kubepods` is made in.
     pub cgroup_root: String,
     /// Whether Secrets that pods use are kept on disk, sealed, for a start without the API server.
@@ -413,6 +416,7 @@ impl NodeConfiguration {
             static_pod_path: paths.config_dir().join("manifests"),
             max_pods: 110,
             pod_pids_limit: -1,
+            single_process_oom_kill: None,
             cgroup_root: "/".into(),
             secrets_at_rest: false,
             allowed_unsafe_sysctls: Vec::new(),

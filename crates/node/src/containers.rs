@@ -85,6 +85,8 @@ pub struct Parts<'a> {
     pub seccomp_dir: PathBuf,
     /// Its limits.
     pub limits: ContainerLimits,
+    /// The kernel's OOM killer ends all its processes together.
+    pub oom_group: bool,
     /// What a container's `oom_score_adj` cannot be below on this machine; without it, pods that should be protected from the
     /// kernel's OOM killer run with this instead of not at all.
     pub lowest_oom_score_adj: Option<i32>,
@@ -147,6 +149,7 @@ pub fn spec_generator(place: &Place<'_>, parts: Parts<'_>) -> SpecGenerator {
         security,
         seccomp_dir,
         limits,
+        oom_group,
         lowest_oom_score_adj,
         cgroup_parent,
         env,
@@ -191,7 +194,7 @@ pub fn spec_generator(place: &Place<'_>, parts: Parts<'_>) -> SpecGenerator {
     join(&mut out, joined);
     confine(&mut out, security, &seccomp_dir);
     out.cgroup_parent = cgroup_parent;
-    limit(&mut out, &limits, lowest_oom_score_adj);
+    limit(&mut out, &limits, oom_group, lowest_oom_score_adj);
     out.log_configuration = Some(LogConfiguration::k8s_file(log.display().to_string()));
     out.stop_timeout = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).and_then(|s| u32::try_from(s).ok());
     out
@@ -243,7 +246,7 @@ fn confine(out: &mut SpecGenerator, security: Effective, seccomp_dir: &std::path
     }
 }
 
-fn limit(out: &mut SpecGenerator, limits: &ContainerLimits, lowest_oom_score_adj: Option<i32>) {
+fn limit(out: &mut SpecGenerator, limits: &ContainerLimits, oom_group: bool, lowest_oom_score_adj: Option<i32>) {
     out.resource_limits = Some(LinuxResources {
         cpu: Some(LinuxCpu {
             shares: Some(limits.cpu_shares),
@@ -252,6 +255,8 @@ fn limit(out: &mut SpecGenerator, limits: &ContainerLimits, lowest_oom_score_adj
             ..LinuxCpu::default()
         }),
         memory: limits.memory_limit.map(|limit| LinuxMemory { limit: Some(limit), swap: Some(limit), ..LinuxMemory::default() }),
+        // Here and not in the specification's own `unified`, of which Podman 4.3 takes no notice.
+        unified: oom_group.then(|| ("memory.oom.group".to_owned(), "1".to_owned())).into_iter().collect(),
         ..LinuxResources::default()
     });
     out.oom_score_adj = Some(lowest_oom_score_adj.map_or(limits.oom_score_adj, |lowest| limits.oom_score_adj.max(lowest)));
@@ -271,4 +276,20 @@ fn volume_mounts(mounts: Vec<ContainerMount>) -> Vec<Mount> {
             Mount { options, ..Mount::bind(mount.source.display().to_string(), mount.destination, mount.read_only) }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_ends_as_a_whole_by_a_file_of_its_group() {
+        let limits =
+            ContainerLimits { cpu_shares: 2, cpu_quota: None, memory_limit: Some(5), hugepages: BTreeMap::new(), oom_score_adj: 0 };
+        for (oom_group, files) in [(true, serde_json::json!({"memory.oom.group": "1"})), (false, serde_json::Value::Null)] {
+            let mut out = SpecGenerator::new("c", "i");
+            limit(&mut out, &limits, oom_group, None);
+            assert_eq!(serde_json::to_value(&out).unwrap()["resource_limits"]["unified"], files);
+        }
+    }
 }

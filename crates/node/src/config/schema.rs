@@ -319,6 +319,12 @@ fn pods(top: &Section<'_>, config: &mut NodeConfiguration) {
     if config.pod_pids_limit == 0 {
         top.conflict("podPidsLimit", "cannot be 0", "write -1 for no limit");
     }
+    if let Some(field) = top.field("singleProcessOOMKill") {
+        config.single_process_oom_kill = field.bool();
+        if config.single_process_oom_kill == Some(false) && !kube_pet_host::cgroups::is_unified() {
+            field.problem("cannot be false on a machine with cgroup v1", "remove it, or boot the machine with cgroup v2");
+        }
+    }
     if let Some(field) = top.field("cgroupRoot")
         && let Some(text) = field.text()
     {

@@ -89,6 +89,7 @@ eventBurst: 10
 staticPodPath: /m
 maxPods: 20
 podPidsLimit: 100
+singleProcessOOMKill: true
 cgroupRoot: /lab/pet
 secretsAtRest: true
 allowedUnsafeSysctls: [kernel.msg*]
@@ -341,4 +342,16 @@ fn flags_are_written_down_as_a_file_would_have_them() {
     let source = ConfigSource { overrides, ..ConfigSource::default() };
     let expected = serde_json::json!({"maxPods": 50, "serviceProxy": {"enabled": false, "x": [1]}, "nodeName": "1"});
     assert_eq!(source.flags_as_file(), expected);
+}
+
+#[test]
+fn a_container_ends_as_a_whole_only_where_the_kernel_can_end_it_so() {
+    let loaded = load("singleProcessOOMKill: false\n");
+    if kube_pet_host::cgroups::is_unified() {
+        assert_eq!(loaded.unwrap().single_process_oom_kill, Some(false));
+    } else {
+        let error = loaded.unwrap_err();
+        assert!(error.contains("singleProcessOOMKill") && error.contains("cgroup v1"), "{error}");
+    }
+    assert_eq!(load("").unwrap().single_process_oom_kill, None);
 }

@@ -55,6 +55,8 @@ pub struct PodSettings {
     pub max_pods: u32,
     /// `podPidsLimit`
     pub pod_pids_limit: Option<i64>,
+    /// The kernel's OOM killer ends all processes of a container together.
+    pub oom_group: bool,
     /// Crash back-off.
     pub crash: BackoffPolicy,
     /// Folder of Localhost seccomp profiles.

@@ -183,6 +183,7 @@ impl PodRuntime {
             security,
             seccomp_dir: self.settings.seccomp_dir.clone(),
             limits: container_limits(pod, container, memory),
+            oom_group: self.settings.oom_group,
             lowest_oom_score_adj: kube_pet_host::privileges::lowest_oom_score_adj(),
             cgroup_parent: self.pod_cgroup(pod),
             env,
