@@ -22,6 +22,7 @@ use crate::dns_cache::{DnsCache, DnsCacheOptions};
 use crate::events::{EventRate, EventRecorder, EventType};
 use crate::eviction::{EvictionManager, EvictionOptions};
 use crate::exec::Executor;
+use crate::flusher::Flusher;
 use crate::handlers::Handlers;
 use crate::identity::{self, IdentityOptions, ServingNames, ServingOptions};
 use crate::images::collection::ImageCollector;
@@ -207,6 +208,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         ImageManagerOptions {
             limits: PullLimits { parallel: Some(config.max_parallel_image_pulls as usize), ..PullLimits::default() },
             records: Some(paths.image_pulls()),
+            store: Some(config.podman.store()),
         },
     );
     let (host_ports, host_port_requests) = HostPorts::channel();
@@ -312,6 +314,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
     tasks.spawn("the inventory", inventory.run());
     let executor = Executor::new(podman.clone(), config.podman.exec, &paths.run_dir());
     let handlers = Handlers::new(executor.clone(), version)?;
+    let flusher = Flusher::default();
     let runtime = Arc::new(PodRuntime::new(PodRuntimeParts {
         settings: pod_settings(&config),
         paths: paths.clone(),
@@ -330,7 +333,9 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         store: store_writer,
         handlers: handlers.clone(),
         shutdown: shutdown_of_machine,
+        flusher: flusher.clone(),
     }));
+    tasks.spawn("the disk", flusher.run(vec![paths.pods_dir(), config.podman.store()]));
     let (updates_tx, updates) = mpsc::channel(256);
     let mirrors = Mirrors::default();
     let sources = match mode {

@@ -9,6 +9,7 @@ pub mod doctor;
 pub mod events;
 pub mod eviction;
 pub mod exec;
+mod flusher;
 mod follower;
 pub mod handlers;
 pub mod identity;

@@ -25,6 +25,7 @@ use super::store::PodStoreWriter;
 use super::worker::Wanted;
 use crate::api::ApiHandle;
 use crate::events::{EventRecorder, EventType};
+use crate::flusher::Flusher;
 use crate::handlers::Handlers;
 use crate::images::ImageManager;
 use crate::objects::ObjectFetcher;
@@ -89,6 +90,7 @@ pub struct PodRuntime {
     /// When this agent started.
     pub(super) began: Instant,
     pub(super) shutdown: watch::Receiver<bool>,
+    pub(super) flusher: Flusher,
     /// Admitted pods, and what each was given.
     pub(super) ledger: Mutex<Ledger>,
     /// Volumes known to be there.
@@ -132,6 +134,8 @@ pub struct PodRuntimeParts {
     pub handlers: Handlers,
     /// Whether the machine is being shut down.
     pub shutdown: watch::Receiver<bool>,
+    /// Brings what starts have written to the disk.
+    pub flusher: Flusher,
 }
 
 /// Whose status is written: the pod's own object, or a static pod's mirror.
@@ -172,6 +176,7 @@ impl PodRuntime {
             store,
             handlers,
             shutdown,
+            flusher,
         } = parts;
         let exits = ExitWatcher::new(podman.clone(), subscribers.clone());
         let (synced, _) = watch::channel(false);
@@ -195,6 +200,7 @@ impl PodRuntime {
             handlers,
             began: Instant::now(),
             shutdown,
+            flusher,
             ledger: Mutex::default(),
             mounted: Mutex::new(BTreeMap::new()),
             synced,

@@ -92,6 +92,7 @@ impl PodRuntime {
     async fn start_created(&self, pod: &Arc<Pod>, id: &ContainerId, name: &ContainerName) -> Result<ObservedContainer, StartError> {
         let kind = find_container(pod, name.as_str()).map_or(ContainerKind::App, |(kind, _)| kind);
         let started = self.podman.start_container(id.as_str()).await;
+        self.flusher.soon();
         let observed = match self.observe(pod, id).await {
             Ok(Some(observed)) => observed,
             Ok(None) => return Err(StartError::create("the container vanished while it was being started")),
