@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help prepare prepare-suite check test test-podman test-slow-reader simulate fuzz demo demo-down conformance bench bench-services
+.PHONY: help prepare prepare-suite check test test-podman test-vm test-slow-reader simulate fuzz demo demo-down conformance bench bench-services
 
 CARGO ?= cargo
 # Development build: what the tests and the demo run. The benchmarks measure the release build.
@@ -18,6 +18,9 @@ REPORT ?= docs/conformance.md
 # The end-to-end tests mostly wait: more of them at once than there are processors.
 TEST_THREADS ?= 5
 SUITE ?= trixie
+# Each of these tests has a virtual machine of its own.
+VM := kube-pet-lab/vm
+VM_THREADS ?= 2
 # What `make fuzz` runs, and for how long each.
 FUZZ_TARGETS ?= spdy_frames spdy_headers websocket_frames channel_json remote_command port_forward
 FUZZ_SECONDS ?= 600
@@ -33,7 +36,7 @@ prepare-suite: prepare
 
 check: ## format and lints
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --features $(VM) --quiet -- -D warnings
 
 test: prepare-suite check ## everything: lints, unit and component tests, end-to-end tests, a fast part of the official suite
 	$(CARGO) build --workspace --bins
@@ -44,6 +47,11 @@ test-podman: prepare ## end-to-end tests on pets with another Debian and its Pod
 	@lab/build.sh rootfs-$(SUITE)
 	$(CARGO) build --workspace --bins
 	KUBE_PET_SUITE=$(SUITE) RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --package kube-pet-lab --test e2e
+
+test-vm: prepare ## a real boot: systemd, cgroup v2, journald, the kernel's WireGuard and power cuts, on virtual machines (KUBE_PET_LAB_ACCELERATOR=kvm where that works)
+	@scripts/prepare.sh vm
+	$(CARGO) build --workspace --bins --tests --features $(VM)
+	RUST_TEST_THREADS=$(VM_THREADS) $(CARGO) test --workspace --features $(VM) --test vm
 
 test-slow-reader: prepare ## the full case of a reader slower than its process: 32 MiB at 1 MiB/s, five times over each protocol
 	$(CARGO) build --workspace --bins

@@ -49,6 +49,16 @@ pub async fn start(lab: &Lab, number: u16, arguments: &[&str]) -> Result<Daemon>
     Daemon::start(lab.control_plane(), spec).await
 }
 
+/// A join token, as the administrator makes it.
+///
+/// # Errors
+/// When the program or the API server refuses.
+pub async fn join_token(lab: &Lab, arguments: &[&str]) -> Result<String> {
+    let mut command = crate::command::program(builds::own_program("kube-pet", "KUBE_PET_BIN")?);
+    command.arg("controller").arg("--kubeconfig").arg(lab.record().kubeconfig()).args(["token", "create"]).args(arguments);
+    Ok(crate::command::output(command).await?.trim().to_owned())
+}
+
 /// With the token of the service account.
 async fn kubeconfig(lab: &Lab, name: &str) -> Result<PathBuf> {
     let token = lab.kubectl(&["create", "token", "kube-pet-controller", "--namespace", NAMESPACE, "--duration=24h"]).await?;

@@ -34,9 +34,11 @@ pub mod record;
 pub mod registry;
 pub mod supervisor;
 pub mod topology;
+pub mod vm;
 
 pub use lab::{Lab, LabOptions};
 pub use patience::eventually;
 pub use pet::{Pet, PetOptions};
 pub use pet_root::Suite;
 pub use topology::{ServiceProxy, Topology};
+pub use vm::{Vm, VmOptions};

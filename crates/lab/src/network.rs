@@ -18,6 +18,9 @@ pub const API_SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 /// Where pods are told that the cluster's DNS is.
 pub const DNS_SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 
+/// The link through which an emulator is on the wire.
+pub const TAP: &str = "tap0";
+
 /// The addresses and link names of one lab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wire {
@@ -44,6 +47,10 @@ impl Wire {
     /// The pet with this number, 0 to 239.
     pub fn pet(&self, number: u8) -> Ipv4Addr {
         Ipv4Addr::new(10, 201, self.index, 11 + number)
+    }
+    /// The hardware address of the pet with this number, where that is a virtual machine.
+    pub fn vm_hardware_address(&self, number: u8) -> String {
+        format!("02:6b:70:6d:{:02x}:{number:02x}", self.index)
     }
     /// The only link in the host's own network namespace.
     pub fn host_link(&self) -> String {
@@ -88,13 +95,7 @@ pub async fn build(wire: Wire, control_plane: &Machine) -> Result<()> {
 /// # Errors
 /// When `ip` refuses; its message is in the error.
 pub async fn attach(wire: Wire, control_plane: &Machine, pet: &Machine, number: u8) -> Result<()> {
-    let port = format!("pet{number}");
-    let _ = in_namespace(control_plane, &["link", "del", &port]).await;
-    batch(
-        Some(control_plane),
-        &format!("link add {port} type veth peer name eth0 netns {}\nlink set {port} master br0\nlink set {port} up\n", pet.keeper.pid),
-    )
-    .await?;
+    cable(control_plane, pet, number).await?;
     batch(
         Some(pet),
         &format!(
@@ -104,6 +105,47 @@ pub async fn attach(wire: Wire, control_plane: &Machine, pet: &Machine, number: 
         ),
     )
     .await
+}
+
+/// Plugs pet number `number` into the wire where that is a virtual machine, whose emulator runs on `host` and opens the tap [`TAP`].
+///
+/// # Errors
+/// When `ip` refuses; its message is in the error.
+pub async fn attach_tap(control_plane: &Machine, host: &Machine, number: u8) -> Result<()> {
+    cable(control_plane, host, number).await?;
+    let lines = format!(
+        "tuntap add {TAP} mode tap\nlink add br0 type bridge\nlink set eth0 master br0\nlink set {TAP} master br0\n\
+         link set eth0 up\nlink set {TAP} up\nlink set br0 up\n"
+    );
+    batch(Some(host), &lines).await
+}
+
+/// From the bridge to the pet, which has its end as `eth0`.
+async fn cable(control_plane: &Machine, pet: &Machine, number: u8) -> Result<()> {
+    let port = format!("pet{number}");
+    let _ = in_namespace(control_plane, &["link", "del", &port]).await;
+    let lines =
+        format!("link add {port} type veth peer name eth0 netns {}\nlink set {port} master br0\nlink set {port} up\n", pet.keeper.pid);
+    batch(Some(control_plane), &lines).await
+}
+
+/// Makes the control plane's machine (API server, registry, DNS) deaf and dumb for an address, or as it was. Others on the wire still
+/// reach it.
+///
+/// # Errors
+/// When `nft` refuses; its message is in the error.
+pub async fn set_heard(control_plane: &Machine, address: Ipv4Addr, heard: bool) -> Result<()> {
+    let table = format!("deaf_{}", address.to_string().replace('.', "_"));
+    let mut rules = format!("table ip {table} {{}}\ndelete table ip {table}\n");
+    if !heard {
+        rules.push_str(&format!(
+            "table ip {table} {{\n  chain in {{ type filter hook input priority 0; ip saddr {address} drop; }}\n  \
+             chain out {{ type filter hook output priority 0; ip daddr {address} drop; }}\n}}\n"
+        ));
+    }
+    let mut command = control_plane.enter_network();
+    command.args(["nft", "-f", "-"]);
+    command::run_with_input(command, &rules).await.with_context(|| format!("cut {address} off the control plane")).map(drop)
 }
 
 /// A router as people have it at home: everybody behind it has its address outside, and nobody outside may begin.

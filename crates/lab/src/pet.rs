@@ -8,8 +8,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::Node;
-use kube::{Api, api::DeleteParams};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -288,21 +286,7 @@ impl Pet {
     /// # Errors
     /// When it is not within `limit`; the error has the end of the agent's log.
     pub async fn ready(&self, limit: Duration) -> Result<()> {
-        let nodes: Api<Node> = Api::all(crate::client::connect(&self.kubeconfig).await?);
-        let what = format!("node {} is Ready", self.name());
-        let waited = eventually(limit, &what, || async {
-            let node = nodes.get(self.name()).await.context("get the node")?;
-            let conditions = node.status.and_then(|status| status.conditions);
-            let ready = conditions.iter().flatten().find(|condition| condition.type_ == "Ready");
-            match ready {
-                Some(condition) if condition.status == "True" => Ok(()),
-                Some(condition) => {
-                    anyhow::bail!("Ready is {}: {:?}", condition.status, condition.message)
-                }
-                None => anyhow::bail!("no Ready condition"),
-            }
-        })
-        .await;
+        let waited = cluster::node_ready(&crate::client::connect(&self.kubeconfig).await?, self.name(), limit).await;
         waited.with_context(|| format!("agent's log: {}", crate::daemon::tail(&self.agent_log)))
     }
 
@@ -329,11 +313,7 @@ impl Pet {
             fs::remove_dir_all(&router).with_context(|| format!("remove {}", router.display()))?;
         }
         cleanup::remove_cgroups(&self.cgroup)?;
-        let nodes: Api<Node> = Api::all(crate::client::connect(&self.kubeconfig).await?);
-        match nodes.delete(self.name(), &DeleteParams::default()).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => {}
-            deleted => drop(deleted.context("delete the node")?),
-        }
+        cluster::forget_node(&crate::client::connect(&self.kubeconfig).await?, self.name()).await?;
         fs::remove_dir_all(&self.machine.dir).with_context(|| format!("remove {}", self.machine.dir.display()))
     }
 }

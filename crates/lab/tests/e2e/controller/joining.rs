@@ -6,7 +6,7 @@ use kube::{
     Api,
     api::{DeleteParams, PostParams},
 };
-use kube_pet_lab::{Pet, PetOptions, builds, command, eventually};
+use kube_pet_lab::{Pet, PetOptions, controller, eventually};
 use serde_json::{Value, json};
 
 use super::Cluster;
@@ -17,9 +17,7 @@ const CONFIG: &str = "--config /etc/kube-pet/node.yaml";
 
 impl Cluster {
     async fn token(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = command::program(builds::own_program("kube-pet", "KUBE_PET_BIN")?);
-        command.arg("controller").arg("--kubeconfig").arg(self.lab.record().kubeconfig()).args(["token", "create"]).args(arguments);
-        Ok(command::output(command).await?.trim().to_owned())
+        controller::join_token(&self.lab, arguments).await
     }
 
     /// A machine with Podman and a configuration, that knows of no cluster.
