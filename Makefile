@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help prepare prepare-suite check test test-podman test-slow-reader simulate fuzz demo demo-down conformance bench bench-services
+.PHONY: help prepare prepare-suite check test test-podman test-vm test-slow-reader simulate fuzz demo demo-down demo-tunnel demo-tunnel-down conformance bench bench-services bench-pets bench-tunnel
 
 CARGO ?= cargo
 # Development build: what the tests and the demo run. The benchmarks measure the release build.
@@ -11,13 +11,16 @@ FOCUS ?= \[NodeConformance\]
 SKIP ?= \[Serial\]|\[Slow\]|\[Disruptive\]|\[Flaky\]
 PROCS ?= 8
 NODES ?= 2
-# --dns: CoreDNS. --kube-proxy: the real one does Services, a judge of the lab and not of kube-pet.
+# --dns: CoreDNS. --kube-proxy: the real one does Services, a judge of the lab and not of kube-pet. --tunnel: each pet behind NAT.
 CLUSTER ?= --dns
 LIST ?=
 REPORT ?= docs/conformance.md
 # The end-to-end tests mostly wait: more of them at once than there are processors.
 TEST_THREADS ?= 5
 SUITE ?= trixie
+# Each of these tests has a virtual machine of its own.
+VM := kube-pet-lab/vm
+VM_THREADS ?= 2
 # What `make fuzz` runs, and for how long each.
 FUZZ_TARGETS ?= spdy_frames spdy_headers websocket_frames channel_json remote_command port_forward
 FUZZ_SECONDS ?= 600
@@ -29,11 +32,11 @@ prepare: ## packages, kernel mounts and foreign programs of the lab (a first run
 	@scripts/prepare.sh controlplane images clients
 
 prepare-suite: prepare
-	@scripts/prepare.sh suite metrics-server peer
+	@scripts/prepare.sh suite metrics-server peer helm
 
 check: ## format and lints
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --features $(VM) --quiet -- -D warnings
 
 test: prepare-suite check ## everything: lints, unit and component tests, end-to-end tests, a fast part of the official suite
 	$(CARGO) build --workspace --bins
@@ -44,6 +47,11 @@ test-podman: prepare ## end-to-end tests on pets with another Debian and its Pod
 	@lab/build.sh rootfs-$(SUITE)
 	$(CARGO) build --workspace --bins
 	KUBE_PET_SUITE=$(SUITE) RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --package kube-pet-lab --test e2e
+
+test-vm: prepare ## a real boot: systemd, cgroup v2, journald, the kernel's WireGuard and power cuts, on virtual machines (KUBE_PET_LAB_ACCELERATOR=kvm where that works)
+	@scripts/prepare.sh vm
+	$(CARGO) build --workspace --bins --tests --features $(VM)
+	RUST_TEST_THREADS=$(VM_THREADS) $(CARGO) test --workspace --features $(VM) --test vm
 
 test-slow-reader: prepare ## the full case of a reader slower than its process: 32 MiB at 1 MiB/s, five times over each protocol
 	$(CARGO) build --workspace --bins
@@ -68,6 +76,14 @@ demo-down: ## removes the demo's cluster
 	@$(CARGO) build --quiet --bin lab
 	@$(LAB) down --name demo
 
+demo-tunnel: prepare ## a cluster in a cloud with pets at two homes and with a public address, joined by the tunnel; it stays up
+	@$(CARGO) build --quiet --bins
+	@$(LAB) demo-tunnel
+
+demo-tunnel-down: ## removes that cluster
+	@$(CARGO) build --quiet --bin lab
+	@$(LAB) down --name demo-tunnel
+
 conformance: prepare-suite ## the official suite; FOCUS='regular expression' or LIST=lab/conformance/….txt, SKIP=…, PROCS=8, NODES=2, CLUSTER=--dns; writes REPORT=docs/conformance.md
 	@$(CARGO) build --quiet --release --bins
 	@target/release/lab conformance --focus '$(FOCUS)' $(if $(LIST),--list '$(LIST)') --skip '$(SKIP)' --procs $(PROCS) --nodes $(NODES) $(CLUSTER) --report '$(REPORT)'
@@ -83,3 +99,12 @@ bench-services: prepare ## Services beside the real kube-proxy (nftables mode): 
 	@scripts/prepare.sh peer
 	@$(CARGO) build --quiet --release --bins
 	@target/release/lab bench-services
+
+bench-pets: prepare ## 1,000 simulated pets: addresses under a race, a peer's change at the gateway, memory and CPU
+	@$(CARGO) build --quiet --release --bins
+	@target/release/lab bench-pets
+
+bench-tunnel: prepare ## throughput and round trips of the tunnel beside wireguard-go and plain links
+	@scripts/prepare.sh wireguard
+	@$(CARGO) build --quiet --release --bins
+	@target/release/lab bench-tunnel

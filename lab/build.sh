@@ -1,6 +1,6 @@
 #!/bin/bash
 # Builds the lab's foreign parts into a cache outside the work tree. See lab/README.md.
-# usage: lab/build.sh [controlplane] [suite] [images] [coredns] [clients] [metrics-server] [peer] [rootfs-trixie] [rootfs-sid] [all]      default: controlplane images
+# usage: lab/build.sh [controlplane] [suite] [images] [coredns] [clients] [metrics-server] [peer] [wireguard] [helm] [rootfs-trixie] [rootfs-sid] [vm] [all]      default: controlplane images
 #        lab/build.sh --cache-dir
 set -euo pipefail
 
@@ -25,12 +25,15 @@ declare -A outputs=(
   [metrics-server]="bin/metrics-server"
   [clients]="bin/kubectl-1.36 bin/streams python"
   [peer]="bin/kubelet bin/kube-proxy bin/containerd bin/containerd-shim-runc-v2"
+  [wireguard]="bin/wireguard-go bin/wg"
+  [helm]="bin/helm"
   [registry]="bin/labregistry"
   [programs]="work/programs"
   [trees]="work/trees"
   [images]="images/index.json"
   [rootfs-trixie]="rootfs/trixie"
   [rootfs-sid]="rootfs/sid"
+  [vm]="vm"
 )
 declare -A first_build=(
   [controlplane]="8 to 10 minutes on 2 cores"
@@ -39,25 +42,28 @@ declare -A first_build=(
   [metrics-server]="2 minutes on 2 cores"
   [clients]="3 minutes on 2 cores"
   [peer]="3 minutes on 2 cores"
+  [wireguard]="10 seconds"
+  [helm]="3 minutes on 2 cores"
   [registry]="10 seconds"
   [programs]="1 minute on 2 cores"
   [trees]="2 minutes on 2 cores"
   [images]="10 seconds"
   [rootfs-trixie]="1 to 2 minutes"
   [rootfs-sid]="1 to 2 minutes"
+  [vm]="2 to 3 minutes"
 )
 
 go_key() { echo "$go_version $CGO_ENABLED $GOFLAGS" && hash_of "$lab/go/go.mod" "$lab/go/go.sum" "${@/#/$lab/go/}"; }
 hash_of() { find "$@" -type f ! -name '*_test.go' -print0 | LC_ALL=C sort -z | xargs -0 cat | sha256sum; }
 key() {
   declare -f "build_$1" version_flags
-  case $1 in rootfs-*) declare -f build_rootfs ;; esac
+  case $1 in rootfs-*) declare -f build_rootfs bootstrap ;; vm) declare -f bootstrap ;; esac
   case $1 in
     controlplane) go_key cmd/k8s ;;
     suite | programs) go_key ;;
     peer) go_key && hash_of "$lab/containerd" ;;
     registry) go_key cmd/labregistry internal ;;
-    coredns | metrics-server) echo "$go_version" && hash_of "$lab/$1" ;;
+    coredns | metrics-server | helm) echo "$go_version" && hash_of "$lab/$1" ;;
     clients) go_key cmd/streams && hash_of "$lab/kubectl-1.36" "$lab/python/requirements.txt" && python3 --version ;;
     trees) hash_of "$lab/images" ;;
     images) go_key cmd/labimages internal && key programs && key trees && key coredns ;;
@@ -114,6 +120,17 @@ build_clients() {
   "$new/python/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$lab/python/requirements.txt"
 }
 
+# Another WireGuard that is no kernel's, to compare with: Debian's.
+build_wireguard() {
+  need_command wireguard-go wireguard-go
+  need_command wg wireguard-tools
+  install_needed
+  cp "$(command -v wireguard-go)" "$(command -v wg)" "$new/bin/"
+}
+
+# The real one, to compare what it makes of the chart with the plain manifests.
+build_helm() { (cd "$lab/helm" && nice -n 5 go build -v -ldflags "-s -w" -o "$new/bin/helm" helm.sh/helm/v4/cmd/helm); }
+
 build_registry() { go_build "$new/bin/labregistry" ./cmd/labregistry; }
 
 build_coredns() { (cd "$lab/coredns" && nice -n 5 go build -v -ldflags "-s -w" -o "$new/bin/coredns" .); }
@@ -154,18 +171,45 @@ build_images() {
 build_rootfs-trixie() { build_rootfs trixie; }
 build_rootfs-sid() { build_rootfs sid; }
 
-# The root folder of a machine with a newer Debian, and so a newer Podman, than the one that the lab runs on. The packages are those that a user
-# installs for kube-pet; conmon and its like come as Podman's dependencies. What debootstrap mounts stays in a namespace of its own.
+# The root folder of a machine with a newer Debian, and so a newer Podman, than the one that the lab runs on.
 build_rootfs() {
   local root=$new/rootfs/$1
+  bootstrap "$1" "$root" procps
+  echo "rootfs-$1: $(chroot "$root" podman --version)"
+}
+
+# What a virtual machine boots: the root folder that its disk is made of, and the kernel and initrd that it is started with. The initrd holds no
+# more than what such a machine has: under software emulation all the drivers of a real one would take seconds to unpack.
+build_vm() {
+  local root=$new/vm/root
+  bootstrap bookworm "$root" systemd,systemd-sysv,dbus,udev,kmod,procps,openssh-server,initramfs-tools,linux-image-cloud-amd64
+  printf '%s\n' MODULES=list COMPRESS=gzip >"$root/etc/initramfs-tools/conf.d/lab"
+  printf '%s\n' virtio_pci virtio_blk ext4 >>"$root/etc/initramfs-tools/modules"
+  chroot "$root" update-initramfs -u -k all
+  cp "$root"/boot/vmlinuz-* "$new/vm/vmlinuz"
+  mv "$root"/boot/initrd.img-* "$new/vm/initrd.img"
+  rm -rf "$root"/boot/* "$root"/vmlinuz* "$root"/initrd.img*
+  echo '/dev/vda / ext4 defaults 0 1' >"$root/etc/fstab"
+  # A session of logind for each command over ssh would take longer than the command.
+  printf '%s\n' 'UsePAM no' 'AuthorizedKeysFile /etc/ssh/authorized_keys' >"$root/etc/ssh/sshd_config.d/lab.conf"
+  # The journal outlives a power cut.
+  mkdir -p "$root/var/log/journal"
+  chroot "$root" systemctl enable systemd-networkd.service systemd-networkd-wait-online.service
+  chroot "$root" systemctl mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer
+}
+
+# A Debian of this suite in this folder: what a user installs for kube-pet, and these packages. conmon and its like come as Podman's dependencies.
+# What debootstrap mounts stays in a namespace of its own.
+bootstrap() {
+  local suite=$1 root=$2 packages=$3
   need_command debootstrap debootstrap
   need_file /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
   install_needed
   mkdir -p "$root"
   nice -n 5 unshare --mount --propagation private debootstrap --variant=minbase \
-    --include=podman,crun,conmon,netavark,aardvark-dns,catatonit,nftables,iptables,iproute2,ca-certificates,curl,procps "$1" "$root" "$(debian_mirror)"
+    --include="podman,crun,conmon,netavark,aardvark-dns,catatonit,nftables,iptables,iproute2,ca-certificates,curl,$packages" \
+    "$suite" "$root" "$(debian_mirror)"
   rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* "$root"/usr/share/{doc,man,info,locale}
-  echo "rootfs-$1: $(chroot "$root" podman --version)"
 }
 
 # The mirror is whatever this machine's apt uses for Debian's main archive, in either of the formats of its sources.
@@ -253,8 +297,8 @@ for argument in "${@:-default}"; do
     --cache-dir) echo "$cache" && exit ;;
     default) targets+=(controlplane registry programs trees coredns images) ;;
     images) targets+=(registry programs trees coredns images) ;;
-    all) targets+=(controlplane registry programs trees coredns metrics-server images clients suite peer) ;;
-    controlplane | suite | coredns | clients | metrics-server | peer | registry | rootfs-trixie | rootfs-sid) targets+=("$argument") ;;
+    all) targets+=(controlplane registry programs trees coredns metrics-server images clients suite peer wireguard helm) ;;
+    controlplane | suite | coredns | clients | metrics-server | peer | wireguard | helm | registry | rootfs-trixie | rootfs-sid | vm) targets+=("$argument") ;;
     *) die "unknown target $argument; see lab/README.md" ;;
   esac
 done

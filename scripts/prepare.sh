@@ -15,6 +15,11 @@ programs=(podman:podman crun:crun conmon:conmon /usr/lib/podman/netavark:netavar
   catatonit:catatonit nft:nftables iptables:iptables ip:iproute2 curl:curl unshare:util-linux nsenter:util-linux
   python3:python3 dbus-daemon:dbus-daemon)
 
+# What starts virtual machines and makes their disks. openssh-client: ssh-keygen and ssh; binutils: strip.
+for target in "$@"; do
+  [ "$target" != vm ] || programs+=(qemu-system-x86_64:qemu-system-x86 mkfs.ext4:e2fsprogs ssh:openssh-client strip:binutils)
+done
+
 missing_packages() {
   local entry program
   for entry in "${programs[@]}"; do

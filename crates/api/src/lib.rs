@@ -22,7 +22,7 @@ pub use allocation::{PetAllocation, PetAllocationSpec, PetAllocationStatus, Purp
 pub use common::{Endpoint, condition, set_condition};
 pub use gateway::{GATEWAY_LEASE, PetGateway, PetGatewaySpec, PetGatewayStatus};
 pub use network::{Allocated, NETWORK, NodePodPrefixLength, PetNetwork, PetNetworkSpec, PetNetworkStatus};
-pub use pet::{Pet, PetSpec, PetStatus, ROLE_LABEL};
+pub use pet::{Pet, PetSpec, PetStatus, ROLE_LABEL, ROTATE_KEY_ANNOTATION};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
@@ -40,6 +40,8 @@ pub mod conditions {
     pub const ALLOCATED: &str = "Allocated";
     /// Of a Pet: its public key is its own. False while another has it; then peers keep [`PetStatus::public_key`](super::PetStatus::public_key).
     pub const KEY_ACCEPTED: &str = "KeyAccepted";
+    /// Of a Pet that wants another key: that is its own. False while another has it; then the pet keeps the key that it has.
+    pub const NEXT_KEY_ACCEPTED: &str = "NextKeyAccepted";
     /// Of a Pet: the active gateway hears from it.
     pub const CONNECTED: &str = "Connected";
     /// Of a Pet: its Node is there. The transition's time says since when it is gone.

@@ -9,6 +9,9 @@ use crate::common::{Endpoint, KEY_MESSAGE, KEY_RULE, conditions, time};
 /// The label of the role, which a node may not give itself.
 pub const ROLE_LABEL: &str = "node-role.kubernetes.io/pet";
 
+/// An annotation of a Pet by which somebody asks for another key, whatever its value. The pet takes it away.
+pub const ROTATE_KEY_ANNOTATION: &str = "kube-pet.dev/rotate-key";
+
 /// A pet's claim to an address, a pod CIDR and a public key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
 #[kube(
@@ -52,10 +55,22 @@ pub struct PetSpec {
     #[schemars(length(max = 64))]
     #[x_kube(validation = Rule::new(KEY_RULE).message(KEY_MESSAGE))]
     pub public_key: String,
+    /// The public key that the pet will have next. It changes to it when the controller has accepted it and peers know of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    #[x_kube(validation = Rule::new(KEY_RULE).message(KEY_MESSAGE))]
+    pub next_public_key: Option<String>,
     /// Where the pet may be reached over UDP, best first; none behind NAT.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub endpoints: Vec<Endpoint>,
+    /// Where other pets of the same network may reach it over UDP: addresses of the machine itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub local_endpoints: Vec<Endpoint>,
+    /// Whether other pets may send to it past the gateway, and it to them.
+    #[serde(default)]
+    pub direct: bool,
     /// What stays the same when this machine joins again: a hash of the machine's ID, for example. A Pet of the same name and
     /// machine gets its addresses again. It cannot be changed; delete the Pet instead.
     #[serde(rename = "machineID")]
@@ -77,13 +92,16 @@ pub struct PetStatus {
     /// The public key that peers are to use: nobody else has it. It follows the spec's once that is accepted. Controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public_key: Option<String>,
+    /// The key that the pet may change to at any moment: peers are to expect it beside the other one. Controller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_public_key: Option<String>,
     /// The node's addresses in the tunnel, one of each family. Controller.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub node_addresses: Vec<String>,
     /// The node's pod CIDRs, one of each family. Controller.
     #[serde(rename = "podCIDRs", default, skip_serializing_if = "Vec::is_empty")]
     pub pod_cidrs: Vec<String>,
-    /// The last handshake with the gateway. Gateway, at most once a minute.
+    /// The last handshake with the gateway. Gateway, at most every five minutes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "time")]
     pub last_handshake_time: Option<Time>,
@@ -93,7 +111,7 @@ pub struct PetStatus {
     /// The gateway that it is connected to. Gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<String>,
-    /// The controller's `Allocated`, `KeyAccepted`, `NodePresent` and `PodCIDRSet`, the gateway's `Connected`.
+    /// The controller's `Allocated`, `KeyAccepted`, `NextKeyAccepted`, `NodePresent` and `PodCIDRSet`, the gateway's `Connected`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,

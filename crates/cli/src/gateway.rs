@@ -35,7 +35,7 @@ pub struct GatewayOptions {
     #[arg(long, value_name = "FILE", default_value = "/var/lib/kube-pet-gateway/key")]
     key: PathBuf,
     /// The name of its link.
-    #[arg(long, value_name = "NAME", default_value = "kp-gateway")]
+    #[arg(long, value_name = "NAME", default_value = "pet-gateway")]
     link: String,
     /// Who does WireGuard's work.
     #[arg(long, value_enum, default_value_t = Wireguard::Auto)]

@@ -10,6 +10,7 @@ mod desired;
 mod keeper;
 mod report;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,6 +39,8 @@ use report::Reporter;
 /// How often the interface is looked at.
 const TICK: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(2);
+/// How long changes are gathered before the interface is changed.
+const BURST: Duration = Duration::from_millis(50);
 /// Whoever writes a gateway's own objects.
 const MANAGER: &str = "kube-pet-gateway";
 /// An interface that was not looked at for so long is not looked after.
@@ -203,17 +206,24 @@ async fn forward(options: Options, key: PrivateKey, objects: Objects, tell: watc
     // What is not known yet must not look as if it were gone: peers that an earlier process has left stay.
     let _ = tokio::join!(objects.pets.wait_until_ready(), objects.networks.wait_until_ready());
     let mut keeper = Watched::new(&options, key);
+    let mut peers = BTreeMap::new();
     loop {
         let network = objects.networks.state().into_iter().find(|network| network.metadata.name.as_deref() == Some(kube_pet_api::NETWORK));
-        let Some(desired) = network.and_then(|network| desired::desired(&options, &network.spec, &objects.pets.state())) else {
+        let Some(desired) = network.and_then(|network| desired::desired(&options, &network.spec, &objects.pets.state(), &peers)) else {
             warn!("there is no PetNetwork default: the gateway has nothing to do yet");
             let _ = tokio::time::timeout(Duration::from_secs(30), objects.changed.notified()).await;
             continue;
         };
         let Some((kept, seen)) = keeper.keep(desired).await else { return "the tunnel" };
         keeper = kept;
+        if let Some(status) = &seen.status {
+            peers.clone_from(&status.peers);
+        }
         tell.send_replace(Some(seen));
-        let _ = tokio::time::timeout(TICK, objects.changed.notified()).await;
+        if tokio::time::timeout(TICK, objects.changed.notified()).await.is_ok() {
+            // Each report on a pet is a change, too: those on a thousand are a few looks.
+            tokio::time::sleep(BURST).await;
+        }
     }
 }
 

@@ -165,25 +165,61 @@ const CODE: &[(&str, &str, &str, &str, &str)] = &[
     ("kube-pet:network-policies", "networking.k8s.io/networkpolicies", "list watch", "node/src/policies/watch.rs", "NetworkPolicy"),
     ("kube-pet:network-policies", "/namespaces", "list watch", "node/src/policies/watch.rs", "Namespace"),
     ("kube-pet:network-policies", "/pods", "list watch", "node/src/policies/watch.rs", "Pod"),
+    ("kube-pet:pets", "kube-pet.dev/pets", "list watch", "node/src/tunnel/watches.rs", "the watch of the node's Pet"),
+    ("kube-pet:pets", "kube-pet.dev/pets", "create", "node/src/tunnel/claim.rs", ".create("),
+    ("kube-pet:pets", "kube-pet.dev/pets", "patch", "node/src/tunnel/claim.rs", ".patch("),
+    ("kube-pet:pets", "kube-pet.dev/pets", "delete", "node/src/join/leave.rs", "pets.delete("),
+    ("kube-pet:pets", "kube-pet.dev/petgateways", "list watch", "node/src/tunnel/watches.rs", "follow(Gateways"),
+    ("kube-pet:pets", "kube-pet.dev/petnetworks", "list watch", "node/src/tunnel/watches.rs", "follow(Networks"),
 ];
 
-/// Of the agent: its own Pet (`node/src/tunnel/claim.rs`, and `leave`), and where its peers are (`node/src/tunnel.rs`).
-const AGENT: &[(&str, &str)] = &[
-    ("kube-pet.dev/pets", "get list watch create update patch delete"),
-    ("kube-pet.dev/petgateways", "get list watch"),
-    ("kube-pet.dev/petnetworks", "get list watch"),
+/// Who is bound to which role, and which code has that from it: `subject role` → the file, and what in it.
+const BINDINGS: &[(&str, &str, &str, &str)] = &[
+    ("ServiceAccount kube-pet-controller", "kube-pet:controller", "cluster/src/controller.rs", "pub async fn run"),
+    ("ServiceAccount kube-pet-gateway", "kube-pet:gateway", "cluster/src/gateway.rs", "pub async fn run"),
+    ("Group system:bootstrappers:kube-pet", "system:node-bootstrapper", "node/src/identity/csr.rs", "Api<CertificateSigningRequest>"),
+    (
+        "Group system:bootstrappers:kube-pet",
+        "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
+        "api/src/join_token.rs",
+        "\"system:bootstrappers:kube-pet\"",
+    ),
+    ("Group system:nodes", "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient", "node/src/identity/renewal.rs", "csr::"),
+    ("Group system:nodes", "system:node-proxier", "node/src/services/watch.rs", "system:node-proxier"),
+    ("Group system:nodes", "kube-pet:network-policies", "node/src/policies/watch.rs", "NetworkPolicy"),
+    ("Group system:nodes", "kube-pet:pets", "node/src/tunnel/watches.rs", "the watch of the node's Pet"),
 ];
+
+fn code(file: &str) -> String {
+    read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file))
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_else(|| panic!("{value} is no text"))
+}
+
+#[test]
+fn every_binding_is_needed_by_code() {
+    let mut needed = BTreeSet::new();
+    for (subject, role, file, what) in BINDINGS {
+        assert!(code(file).contains(what), "{file} has no {what:?}: does {subject} still need {role}?");
+        needed.insert(format!("{subject}: {role}"));
+    }
+    let mut given = BTreeSet::new();
+    for object in objects().iter().filter(|object| text(&object["kind"]).ends_with("RoleBinding")) {
+        for subject in object["subjects"].as_array().unwrap() {
+            given.insert(format!("{} {}: {}", text(&subject["kind"]), text(&subject["name"]), text(&object["roleRef"]["name"])));
+        }
+    }
+    assert_eq!(given, needed);
+}
 
 #[test]
 fn every_permission_is_needed_by_code() {
     let mut needed = BTreeSet::new();
     for (role, resource, verbs, file, what) in CODE {
-        let code = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file));
-        assert!(code.contains(what), "{file} has no {what:?}: is {verbs} of {resource} still needed?");
+        assert!(code(file).contains(what), "{file} has no {what:?}: is {verbs} of {resource} still needed?");
         needed.extend(verbs.split(' ').map(|verb| format!("{role}: {verb} {resource}")));
-    }
-    for (resource, verbs) in AGENT {
-        needed.extend(verbs.split(' ').map(|verb| format!("kube-pet:pets: {verb} {resource}")));
     }
     let mut given = BTreeSet::new();
     for object in objects().iter().filter(|object| object["kind"] == "ClusterRole" || object["kind"] == "Role") {

@@ -27,21 +27,13 @@ pub struct AdmissionConfig {
     pub max_pods: u32,
     /// Whether the machine enforces AppArmor profiles.
     pub app_armor: bool,
-    /// Whether `supplementalGroupsPolicy: Strict` is honoured; the same as `status.features.supplementalGroupsPolicy` of the Node.
-    pub supplemental_groups_policy: bool,
     /// Whether the machine is being shut down.
     pub shutting_down: bool,
 }
 
 impl Default for AdmissionConfig {
     fn default() -> Self {
-        Self {
-            allowed_unsafe_sysctls: Vec::new(),
-            max_pods: 110,
-            app_armor: false,
-            supplemental_groups_policy: false,
-            shutting_down: false,
-        }
+        Self { allowed_unsafe_sysctls: Vec::new(), max_pods: 110, app_armor: false, shutting_down: false }
     }
 }
 
@@ -84,12 +76,11 @@ impl Rejection {
 /// The first check that fails.
 pub fn admit(pod: &Pod, node: &NodeInfo, others: &[&Pod], config: &AdmissionConfig) -> Result<Admission, Rejection> {
     pressure(pod, node)?;
-    let AdmissionConfig { allowed_unsafe_sysctls, max_pods, app_armor, supplemental_groups_policy, shutting_down } = config;
+    let AdmissionConfig { allowed_unsafe_sysctls, max_pods, app_armor, shutting_down } = config;
     if let Some(message) = forbidden_sysctl(pod, allowed_unsafe_sysctls) {
         return Err(Rejection::new(SYSCTL_FORBIDDEN, message));
     }
     operating_system(pod)?;
-    supplemental_groups(pod, *supplemental_groups_policy)?;
     let others: Vec<&Pod> =
         others.iter().copied().filter(|other| other.metadata.uid.is_none() || other.metadata.uid != pod.metadata.uid).collect();
     let admission = predicates(pod, node, &others, *max_pods)?;
@@ -131,18 +122,6 @@ fn operating_system(pod: &Pod) -> Result<(), Rejection> {
     let field = pod.spec.as_ref().and_then(|spec| spec.os.as_ref());
     if field.is_some_and(|os| os.name != OS) {
         return Err(Rejection::new("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"));
-    }
-    Ok(())
-}
-
-fn supplemental_groups(pod: &Pod, supported: bool) -> Result<(), Rejection> {
-    let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
-    let policy = context.and_then(|c| c.supplemental_groups_policy.as_deref());
-    if policy == Some("Strict") && !supported {
-        return Err(Rejection::new(
-            "SupplementalGroupsPolicyNotSupported",
-            "SupplementalGroupsPolicy=Strict is not supported in this node",
-        ));
     }
     Ok(())
 }

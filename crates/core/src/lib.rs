@@ -1,6 +1,7 @@
 //! The pure part of kube-pet: what a pod's containers should do next, what its status says, how its environment, files and
 //! limits are computed. No I/O, no clock, no runtime: time and observations come in as values.
 
+pub mod accounts;
 pub mod admission;
 pub mod container_env;
 pub mod container_hash;

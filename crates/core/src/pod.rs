@@ -41,6 +41,7 @@ mod patch;
 mod plan;
 mod probes;
 mod resizing;
+mod rounds;
 mod spec;
 mod status;
 
@@ -58,6 +59,7 @@ pub use spec::{
     ContainerKind, Desired, RestartPolicy, Stop, container_status, containers, find_container, is_mirror, pod_restart_policy, pod_uid,
     restarts_after, target_container,
 };
+pub use status::is_own_condition;
 
 #[cfg(test)]
 mod tests;

@@ -4,8 +4,8 @@ mod cgroup;
 mod requests;
 
 pub use cgroup::{
-    CPU_PERIOD, ContainerLimits, PodCgroup, container_limits, cpu_quota, cpu_shares, cpu_weight, effective_limit, hugepage_unit,
-    oom_score_adj, pod_cgroup,
+    CPU_PERIOD, ContainerLimits, PodCgroup, container_limits, cpu_quota, cpu_shares, cpu_weight, effective_limit, hugepage_size,
+    hugepage_unit, hugepage_unit_of, oom_score_adj, pod_cgroup,
 };
 pub use requests::{
     Amounts, amounts, container_requests, has_pod_level_requests, has_pod_level_resources, is_sidecar, pod_limits, pod_requests,

@@ -17,7 +17,7 @@ pub use claims::{
     claim_reference, joined_options, nfs_source,
 };
 pub use downward::{FieldError, ResourceValue, downward_api_payload, format_map, metadata_field};
-pub use empty_dir::{EmptyDirMedium, empty_dir_medium, memory_size};
+pub use empty_dir::{EmptyDirMedium, HugePagesError, empty_dir_medium, huge_page_size, memory_size};
 pub use host_path::{FileKind, HostPathError, HostPathStep, check_host_path, host_path_without_backsteps};
 pub use mounts::{MountError, Propagation, absolute_mount_path, nested_mount_points, propagation, recursive_read_only, sub_path};
 pub use payload::{FileProjection, Payload, PayloadError, config_map_payload, secret_payload, validate_payload_path};

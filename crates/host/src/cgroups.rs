@@ -17,10 +17,12 @@ use rustix::fs::{Mode, mkdir};
 use rustix::io::Errno;
 
 mod counters;
+mod huge_pages;
 mod layout;
 mod usage;
 
 pub use counters::{of_process, oom_kills};
+pub use huge_pages::limit_huge_pages;
 pub use layout::{Layout, Version};
 pub use usage::{Cpu, Detail, DeviceIo, Memory, Pids, Pressure, PressureLine, Usage, cpu_nanos, machine_pressure, processes_in, usage};
 
@@ -129,6 +131,11 @@ pub fn layout() -> Result<&'static Layout, CgroupError> {
     }
     let layout = Layout::detect().map_err(|source| CgroupError::Detect { source })?;
     Ok(LAYOUT.get_or_init(|| layout))
+}
+
+/// Whether the machine has cgroup v2, and nothing else.
+pub fn is_unified() -> bool {
+    layout().is_ok_and(|layout| layout.version() == Version::V2)
 }
 
 /// The folder of a group below a hierarchy's mount point. The root itself and paths that leave the hierarchy are refused.

@@ -58,6 +58,12 @@ pub fn write_durable(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileErr
     replace(path, bytes, mode, true).map_err(|source| FileError::Write { path: path.into(), source })
 }
 
+/// Everything that was written to the file system of `path` until now is on its disk when this returns. Blocks for as long as that takes.
+pub fn flush_file_system(path: &Path) -> Result<(), FileError> {
+    let flushed = File::open(path).and_then(|file| Ok(rustix::fs::syncfs(file)?));
+    flushed.map_err(|source| FileError::Write { path: path.into(), source })
+}
+
 fn replace(path: &Path, bytes: &[u8], mode: u32, durable: bool) -> io::Result<()> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;

@@ -132,6 +132,25 @@ pub fn filesystem(path: &Path) -> Result<Filesystem, MachineError> {
     })
 }
 
+/// Sizes of huge pages that the kernel offers, in bytes, each with the number of pages that are set aside; by size.
+pub fn huge_pages() -> Vec<(u64, u64)> {
+    huge_pages_in(Path::new("/sys/kernel/mm/hugepages"))
+}
+
+fn huge_pages_in(folder: &Path) -> Vec<(u64, u64)> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let mut pages: Vec<_> = entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let kibibytes: u64 = entry.file_name().to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+            let count = fs::read_to_string(entry.path().join("nr_hugepages")).ok()?.trim().parse().ok()?;
+            Some((kibibytes.saturating_mul(1024), count))
+        })
+        .collect();
+    pages.sort_unstable();
+    pages
+}
+
 /// The ID of this boot: another one after each start of the machine.
 pub fn boot_id() -> Result<String, MachineError> {
     Ok(read("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
@@ -200,6 +219,16 @@ pub fn architecture() -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn huge_pages_are_read_by_size() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, count) in [("hugepages-2048kB", "4\n"), ("hugepages-1048576kB", "0\n"), ("other", "1\n")] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+            std::fs::write(folder.path().join(name).join("nr_hugepages"), count).unwrap();
+        }
+        assert_eq!(huge_pages_in(folder.path()), [(2 << 20, 4), (1 << 30, 0)]);
+    }
 
     #[test]
     fn lists_of_cpus_are_counted() {

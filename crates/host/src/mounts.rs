@@ -23,6 +23,17 @@ pub enum MountError {
         #[source]
         source: io::Error,
     },
+    /// A file system of huge pages could not be mounted.
+    #[error("mounting huge pages of {page_size} bytes at {target}: {source}")]
+    HugePages {
+        /// Their size.
+        page_size: u64,
+        /// Where.
+        target: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
     /// A bind mount, or its options, failed.
     #[error("binding {from} to {target}: {source}")]
     Bind {
@@ -122,6 +133,16 @@ pub fn tmpfs(target: &Path, size: Option<u64>, mode: u32, executable: bool) -> R
     let options = CString::new(options).unwrap_or_default();
     mount("tmpfs", target, "tmpfs", flags, options.as_c_str())
         .map_err(|errno| MountError::Tmpfs { target: target.into(), source: errno.into() })
+}
+
+/// Mounts a file system whose files are huge pages of `page_size` bytes at the folder `target`, its root with `mode`.
+pub fn huge_pages(target: &Path, page_size: u64, mode: u32) -> Result<(), MountError> {
+    let options = CString::new(format!("pagesize={page_size},mode={mode:o}")).unwrap_or_default();
+    mount("nodev", target, "hugetlbfs", MountFlags::NOSUID | MountFlags::NODEV, options.as_c_str()).map_err(|errno| MountError::HugePages {
+        page_size,
+        target: target.into(),
+        source: errno.into(),
+    })
 }
 
 /// Makes `source` visible at `target`; both exist, and are both folders or both not.

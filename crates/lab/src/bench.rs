@@ -16,7 +16,9 @@ use serde_json::json;
 
 mod crowd;
 pub mod interactive;
+pub mod pets;
 pub mod services;
+pub mod tunnel;
 
 use crate::{
     cluster, command,

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::command;
 
 /// The cache that `lab/build.sh` fills.
 #[derive(Clone, Debug)]
@@ -48,6 +50,16 @@ impl Builds {
         Ok(path)
     }
 
+    /// What virtual machines boot: `root/`, `vmlinuz`, `initrd.img`.
+    ///
+    /// # Errors
+    /// When it was not built; the error says how to.
+    pub fn vm(&self) -> Result<PathBuf> {
+        let path = self.cache.join("vm");
+        ensure!(path.exists(), "{} is missing: build it with `lab/build.sh vm` (`make test-vm` does)", path.display());
+        Ok(path)
+    }
+
     /// The images, as an OCI layout.
     pub fn images(&self) -> PathBuf {
         self.cache.join("images")
@@ -68,10 +80,41 @@ fn target_of(program: &str) -> &'static str {
         "labregistry" => "images",
         "coredns" => "coredns",
         "metrics-server" => "metrics-server",
+        "helm" => "helm",
         "kubectl-1.36" | "streams" => "clients",
+        "wireguard-go" | "wg" => "wireguard",
         "kubelet" | "kube-proxy" | "containerd" | "containerd-shim-runc-v2" => "peer",
         _ => "controlplane",
     }
+}
+
+/// The newest build of another crate's test program `target` that has this test. Cargo names them with a hash that nobody is told.
+///
+/// # Errors
+/// When there is none beside the program that is running.
+pub async fn test_program(target: &str, test: &str) -> Result<PathBuf> {
+    let running = std::env::current_exe().context("find the running program")?;
+    let folder = running.parent().context("a program is in a folder")?;
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))?.flatten() {
+        let path = entry.path();
+        let stem = path.file_name().and_then(|name| name.to_str()?.strip_prefix(target)?.strip_prefix('-').map(str::to_owned));
+        if stem.is_some_and(|hash| !hash.contains('.'))
+            && let Ok(built) = entry.metadata().and_then(|meta| meta.modified())
+        {
+            found.push((built, path));
+        }
+    }
+    found.sort();
+    for (_, path) in found.into_iter().rev() {
+        if command::run(&[path.as_os_str(), "--list".as_ref()])
+            .await
+            .is_ok_and(|list| list.lines().any(|line| line == format!("{test}: test")))
+        {
+            return Ok(path);
+        }
+    }
+    bail!("no test program {target} with {test} in {}: `cargo build --tests`", folder.display())
 }
 
 /// A program of this workspace: the one that `variable` names, or the newest of the usual build folders' that lies beside the

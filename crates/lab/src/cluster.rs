@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::Ipv4Addr, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use futures::StreamExt;
 use k8s_openapi::api::{
     certificates::v1::CertificateSigningRequest,
@@ -11,7 +11,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client,
-    api::{Patch, PatchParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
     runtime::watcher,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -104,6 +104,36 @@ pub async fn bootstrap_token(client: &Client) -> Result<String> {
     // kube-system itself appears shortly after the API server is ready.
     eventually(Duration::from_secs(10), "a bootstrap token can be made", || create(&api, object.clone())).await?;
     Ok(format!("{id}.{secret}"))
+}
+
+/// Waits until a node is Ready.
+///
+/// # Errors
+/// When it is not within `limit`; the error has what it says itself.
+pub async fn node_ready(client: &Client, name: &str, limit: Duration) -> Result<()> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    eventually(limit, &format!("node {name} is Ready"), || async {
+        let node = nodes.get(name).await.context("get the node")?;
+        let conditions = node.status.and_then(|status| status.conditions);
+        match conditions.iter().flatten().find(|condition| condition.type_ == "Ready") {
+            Some(condition) if condition.status == "True" => Ok(()),
+            Some(condition) => bail!("Ready is {}: {:?}", condition.status, condition.message),
+            None => bail!("no Ready condition"),
+        }
+    })
+    .await
+}
+
+/// Deletes a node; one that does not exist is not an error.
+///
+/// # Errors
+/// When the API server refuses.
+pub async fn forget_node(client: &Client, name: &str) -> Result<()> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    match nodes.delete(name, &DeleteParams::default()).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        deleted => deleted.context("delete the node").map(drop),
+    }
 }
 
 fn random_text(length: usize) -> Result<String> {

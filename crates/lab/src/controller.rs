@@ -35,7 +35,7 @@ pub async fn deploy(lab: &Lab) -> Result<()> {
 /// When it does not start, or its service account is not there.
 pub async fn start(lab: &Lab, number: u16, arguments: &[&str]) -> Result<Daemon> {
     let name = format!("controller-{number}");
-    let kubeconfig = kubeconfig(lab, &name).await?;
+    let kubeconfig = kubeconfig(lab, "kube-pet-controller", &name).await?;
     let mut argv = vec![
         builds::own_program("kube-pet", "KUBE_PET_BIN")?.display().to_string(),
         "controller".to_owned(),
@@ -49,9 +49,12 @@ pub async fn start(lab: &Lab, number: u16, arguments: &[&str]) -> Result<Daemon>
     Daemon::start(lab.control_plane(), spec).await
 }
 
-/// With the token of the service account.
-async fn kubeconfig(lab: &Lab, name: &str) -> Result<PathBuf> {
-    let token = lab.kubectl(&["create", "token", "kube-pet-controller", "--namespace", NAMESPACE, "--duration=24h"]).await?;
+/// A kubeconfig with the token of one of `deploy/`'s service accounts, for the program of this name.
+///
+/// # Errors
+/// When the account is not there.
+pub async fn kubeconfig(lab: &Lab, account: &str, name: &str) -> Result<PathBuf> {
+    let token = lab.kubectl(&["create", "token", account, "--namespace", NAMESPACE, "--duration=24h"]).await?;
     let ca = std::fs::read_to_string(lab.record().pki_dir().join("ca.crt")).context("read the cluster's CA")?;
     let path = lab.record().dir.join(format!("{name}.conf"));
     pki::write_secret(&path, &pki::token_kubeconfig(&pki::server_url(lab.record().wire().control_plane()), &ca, token.trim()))?;

@@ -12,6 +12,8 @@ use crate::{
     progress::say,
 };
 
+pub mod tunnel;
+
 /// The name that `make demo` and `make demo-down` use.
 pub const DEMO: &str = "demo";
 const DEPLOYMENT: &str = include_str!("demo/hello.yaml");
@@ -26,15 +28,7 @@ pub async fn run(name: &str) -> Result<()> {
     let pet = lab.pet(PetOptions::new("pet1")).await?;
     pet.ready(Duration::from_secs(60)).await?;
     let demo = Demo { lab };
-    demo.show().await.with_context(|| format!("the demo's lab is still up; its logs are in {}", demo.lab.record().logs_dir().display()))?;
-    say("\nThe cluster stays up. Go on with");
-    say(format!(
-        "  export KUBECONFIG={} PATH={}:$PATH; kubectl get pods -o wide",
-        demo.lab.record().kubeconfig().display(),
-        crate::builds::Builds::locate()?.bin().display()
-    ));
-    say(if name == DEMO { "  make demo-down".to_owned() } else { format!("  lab down --name {name}") });
-    Ok(())
+    demo.finish(demo.show().await, name)
 }
 
 struct Demo {
@@ -42,6 +36,17 @@ struct Demo {
 }
 
 impl Demo {
+    /// Tells how to go on, or where to look.
+    fn finish(&self, shown: Result<()>, name: &str) -> Result<()> {
+        let record = self.lab.record();
+        shown.with_context(|| format!("the demo's lab is still up; its logs are in {}", record.logs_dir().display()))?;
+        let programs = crate::builds::Builds::locate()?.bin();
+        say("\nThe cluster stays up. Go on with");
+        say(format!("  export KUBECONFIG={} PATH={}:$PATH; kubectl get pods -o wide", record.kubeconfig().display(), programs.display()));
+        say(if [DEMO, tunnel::DEMO].contains(&name) { format!("  make {name}-down") } else { format!("  lab down --name {name}") });
+        Ok(())
+    }
+
     async fn show(&self) -> Result<()> {
         self.kubectl("get nodes -o wide").await?;
         say("\n# A Deployment of three replicas");

@@ -31,12 +31,15 @@ struct Network {
     /// The real kube-proxy in place of the agent's own Services.
     #[arg(long)]
     kube_proxy: bool,
+    /// Every pet at a home of its own, behind NAT, joined by the tunnel; with the controller and a gateway.
+    #[arg(long)]
+    tunnel: bool,
 }
 
 impl Network {
     fn topology(&self, pets: u8) -> Topology {
         let proxy = if self.kube_proxy { ServiceProxy::KubeProxy } else { ServiceProxy::Agent };
-        Topology { pets, proxy, dns: self.dns }
+        Topology { pets, proxy, dns: self.dns, tunnel: self.tunnel }
     }
 }
 
@@ -81,6 +84,12 @@ enum Command {
     Demo {
         /// Name of the lab.
         #[arg(long, default_value = demo::DEMO)]
+        name: String,
+    },
+    /// Show pets at home and elsewhere that are nodes of a cluster in a cloud by the tunnel; it stays up.
+    DemoTunnel {
+        /// Name of the lab.
+        #[arg(long, default_value = demo::tunnel::DEMO)]
         name: String,
     },
     /// Run the official suite of Kubernetes.
@@ -142,6 +151,30 @@ enum Command {
         #[arg(long, default_value_t = 30)]
         busy: u32,
     },
+    /// Measure what many pets cost the controller and a gateway
+    BenchPets {
+        /// Simulated pets, at most 1024.
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=1024))]
+        pets: u16,
+        /// Pets that get another key, one after the other.
+        #[arg(long, default_value_t = 50)]
+        changes: u16,
+        /// Seconds for which nothing happens.
+        #[arg(long, default_value_t = 60)]
+        idle: u64,
+    },
+    /// Measure the tunnel beside wireguard-go and plain links
+    BenchTunnel {
+        /// Turns.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Seconds of each transfer.
+        #[arg(long, default_value_t = 5)]
+        transfer: u64,
+        /// Round trips in each turn.
+        #[arg(long, default_value_t = 2000)]
+        trips: usize,
+    },
     /// The process that owns a lab; started by the other commands.
     #[command(hide = true)]
     Supervise {
@@ -181,6 +214,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Gc => cleanup::collect_dead().await?,
         Command::Exec { name, machine, command } => return exec(&name, &machine, &command).await,
         Command::Demo { name } => demo::run(&name).await?,
+        Command::DemoTunnel { name } => demo::tunnel::run(&name).await?,
         Command::Conformance { focus, list, skip, procs, nodes, network, report } => {
             let focus = match list {
                 Some(file) => Focus::Listed(SpecList::read(&file)?),
@@ -195,6 +229,12 @@ async fn run(command: Command) -> Result<ExitCode> {
         }
         Command::BenchInteractive { commands, transfers } => bench::interactive::run(&interactive::Plan { commands, transfers }).await?,
         Command::BenchServices { sizes, changes, busy } => services::run(&services::Plan { sizes, changes, busy }).await?,
+        Command::BenchPets { pets, changes, idle } => {
+            bench::pets::run(&bench::pets::Plan { pets, changes, idle: Duration::from_secs(idle) }).await?;
+        }
+        Command::BenchTunnel { rounds, transfer, trips } => {
+            bench::tunnel::run(&bench::tunnel::Plan { rounds, transfer: Duration::from_secs(transfer), trips }).await?;
+        }
         Command::Supervise { dir, lifeline } => supervisor::supervise(&dir, lifeline).await?,
     }
     Ok(ExitCode::SUCCESS)

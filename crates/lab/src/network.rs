@@ -3,11 +3,14 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     command::{self, program},
     machine::Machine,
 };
+
+pub mod cloud;
 
 /// Pods of every lab get addresses from this network; it exists only inside the lab's namespaces, so labs do not meet.
 pub const POD_NETWORK: &str = "10.244.0.0/16";
@@ -17,6 +20,9 @@ pub const SERVICE_NETWORK: &str = "10.96.0.0/16";
 pub const API_SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 /// Where pods are told that the cluster's DNS is.
 pub const DNS_SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+
+/// The link through which an emulator is on the wire.
+pub const TAP: &str = "tap0";
 
 /// The addresses and link names of one lab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +50,10 @@ impl Wire {
     /// The pet with this number, 0 to 239.
     pub fn pet(&self, number: u8) -> Ipv4Addr {
         Ipv4Addr::new(10, 201, self.index, 11 + number)
+    }
+    /// The hardware address of the pet with this number, where that is a virtual machine.
+    pub fn vm_hardware_address(&self, number: u8) -> String {
+        format!("02:6b:70:6d:{:02x}:{number:02x}", self.index)
     }
     /// The only link in the host's own network namespace.
     pub fn host_link(&self) -> String {
@@ -88,13 +98,7 @@ pub async fn build(wire: Wire, control_plane: &Machine) -> Result<()> {
 /// # Errors
 /// When `ip` refuses; its message is in the error.
 pub async fn attach(wire: Wire, control_plane: &Machine, pet: &Machine, number: u8) -> Result<()> {
-    let port = format!("pet{number}");
-    let _ = in_namespace(control_plane, &["link", "del", &port]).await;
-    batch(
-        Some(control_plane),
-        &format!("link add {port} type veth peer name eth0 netns {}\nlink set {port} master br0\nlink set {port} up\n", pet.keeper.pid),
-    )
-    .await?;
+    cable(control_plane, pet, number).await?;
     batch(
         Some(pet),
         &format!(
@@ -106,18 +110,77 @@ pub async fn attach(wire: Wire, control_plane: &Machine, pet: &Machine, number: 
     .await
 }
 
+/// Plugs pet number `number` into the wire where that is a virtual machine, whose emulator runs on `host` and opens the tap [`TAP`].
+///
+/// # Errors
+/// When `ip` refuses; its message is in the error.
+pub async fn attach_tap(control_plane: &Machine, host: &Machine, number: u8) -> Result<()> {
+    cable(control_plane, host, number).await?;
+    let lines = format!(
+        "tuntap add {TAP} mode tap\nlink add br0 type bridge\nlink set eth0 master br0\nlink set {TAP} master br0\n\
+         link set eth0 up\nlink set {TAP} up\nlink set br0 up\n"
+    );
+    batch(Some(host), &lines).await
+}
+
+/// From the bridge to the pet, which has its end as `eth0`.
+async fn cable(control_plane: &Machine, pet: &Machine, number: u8) -> Result<()> {
+    let port = format!("pet{number}");
+    let _ = in_namespace(control_plane, &["link", "del", &port]).await;
+    let lines =
+        format!("link add {port} type veth peer name eth0 netns {}\nlink set {port} master br0\nlink set {port} up\n", pet.keeper.pid);
+    batch(Some(control_plane), &lines).await
+}
+
+/// Makes the control plane's machine (API server, registry, DNS) deaf and dumb for an address, or as it was. Others on the wire still
+/// reach it.
+///
+/// # Errors
+/// When `nft` refuses; its message is in the error.
+pub async fn set_heard(control_plane: &Machine, address: Ipv4Addr, heard: bool) -> Result<()> {
+    let table = format!("deaf_{}", address.to_string().replace('.', "_"));
+    let mut rules = format!("table ip {table} {{}}\ndelete table ip {table}\n");
+    if !heard {
+        rules.push_str(&format!(
+            "table ip {table} {{\n  chain in {{ type filter hook input priority 0; ip saddr {address} drop; }}\n  \
+             chain out {{ type filter hook output priority 0; ip daddr {address} drop; }}\n}}\n"
+        ));
+    }
+    let mut command = control_plane.enter_network();
+    command.args(["nft", "-f", "-"]);
+    command::run_with_input(command, &rules).await.with_context(|| format!("cut {address} off the control plane")).map(drop)
+}
+
+/// How a router at home translates addresses. Both drop what nobody behind them has asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Nat {
+    /// A socket behind it has the same port outside, whoever it sends to (RFC 4787, endpoint-independent mapping).
+    #[default]
+    Cone,
+    /// A socket has another port for each destination (address and port-dependent mapping): what one peer learns of it is of no use to
+    /// another.
+    Symmetric,
+}
+
 /// A router as people have it at home: everybody behind it has its address outside, and nobody outside may begin.
 ///
 /// # Errors
 /// When `nft` refuses; its message is in the error.
-pub async fn translate(router: &Machine) -> Result<()> {
+pub async fn translate(router: &Machine, nat: Nat) -> Result<()> {
+    let ports = match nat {
+        Nat::Cone => "",
+        Nat::Symmetric => " fully-random",
+    };
     let mut command = router.enter_network();
     command.args(["nft", "-f", "-"]);
-    let rules = "table ip home {
-        chain translate { type nat hook postrouting priority srcnat; oifname eth0 masquerade; }
-        chain filter { type filter hook forward priority filter; iifname eth0 ct state new drop; }
-    }";
-    command::run_with_input(command, rules).await.context("set up a home's router")?;
+    let rules = format!(
+        "table ip home {{
+        chain translate {{ type nat hook postrouting priority srcnat; oifname eth0 masquerade{ports}; }}
+        chain filter {{ type filter hook forward priority filter; iifname eth0 ct state new drop; }}
+        chain itself {{ type filter hook input priority filter; iifname eth0 ct state new drop; }}
+    }}"
+    );
+    command::run_with_input(command, &rules).await.context("set up a home's router")?;
     let mut command = router.enter_network();
     command.args(["sysctl", "-qw", "net.ipv4.ip_forward=1"]);
     command::output(command).await.map(drop)
@@ -136,22 +199,6 @@ pub async fn plug_into_router(router: &Machine, pet: &Machine) -> Result<()> {
     .await?;
     let lines = "link set lo up\naddr add 192.168.77.10/24 dev eth0\nlink set eth0 up\nroute add default via 192.168.77.1 dev eth0\n";
     batch(Some(pet), lines).await
-}
-
-/// Routes a network of pets to a gateway, from the control plane's side, with this address as source.
-///
-/// # Errors
-/// When `ip` refuses.
-pub async fn route_to_gateway(control_plane: &Machine, network: &str, gateway: Ipv4Addr, source: Ipv4Addr) -> Result<()> {
-    in_namespace(control_plane, &["route", "replace", network, "via", &gateway.to_string(), "src", &source.to_string()]).await
-}
-
-/// Gives the control plane's machine another address.
-///
-/// # Errors
-/// When `ip` refuses.
-pub async fn add_address(control_plane: &Machine, address: Ipv4Addr) -> Result<()> {
-    in_namespace(control_plane, &["addr", "add", &format!("{address}/32"), "dev", "lo"]).await
 }
 
 /// Takes pet number `number` off the wire, or puts it back: a broken network, without touching the pet.

@@ -8,8 +8,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::Node;
-use kube::{Api, api::DeleteParams};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -18,7 +16,7 @@ use crate::{
     daemon::{Daemon, DaemonSpec},
     lab::Lab,
     machine::Machine,
-    network,
+    network::{self, Nat, cloud},
     patience::eventually,
     pet_files::{self, PetFiles},
     pet_root::{self, Suite},
@@ -35,21 +33,44 @@ pub struct PetOptions {
     pub settings: Map<String, Value>,
     /// Its operating system; without one, that of `KUBE_PET_SUITE`, or the lab's own.
     pub suite: Option<Suite>,
+    /// Where it is.
+    pub place: Place,
+}
+
+/// Where a pet is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Place {
+    /// On the lab's wire; with a cloud in the lab, that is a machine with a public address.
+    #[default]
+    Wire,
     /// Behind a router of its own that translates addresses and lets nobody in.
-    pub home: bool,
+    Home(Nat),
+    /// In the cloud's own network.
+    Cloud,
 }
 
 impl PetOptions {
     /// A pet with the lab's settings.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), settings: Map::new(), suite: None, home: false }
+        Self { name: name.into(), settings: Map::new(), suite: None, place: Place::default() }
     }
 
     /// At home, behind NAT.
     #[must_use]
-    pub fn at_home(mut self) -> Self {
-        self.home = true;
-        self
+    pub fn at_home(self) -> Self {
+        self.behind(Nat::default())
+    }
+
+    /// At home, behind a router that translates like this.
+    #[must_use]
+    pub fn behind(self, nat: Nat) -> Self {
+        Self { place: Place::Home(nat), ..self }
+    }
+
+    /// A node of the cloud's own, which needs no tunnel.
+    #[must_use]
+    pub fn in_cloud(self) -> Self {
+        Self { place: Place::Cloud, ..self }
     }
 
     /// With this setting of `node.yaml`.
@@ -77,9 +98,9 @@ struct PetRecord {
     address: Ipv4Addr,
     /// The root folder of another operating system.
     root: Option<PathBuf>,
-    /// The address is that of a router, and the pet is behind it.
+    /// At home the address is that of the router.
     #[serde(default)]
-    home: bool,
+    place: Place,
 }
 
 const RECORD: &str = "pet.json";
@@ -103,8 +124,8 @@ impl Pet {
         };
         let root = suite.map(Suite::root).transpose()?;
         let number = take_number(&record.dir)?;
-        let address = record.wire().pet(number);
-        record::save(&dir.join(RECORD), &PetRecord { number, address, root, home: options.home })?;
+        let address = if options.place == Place::Cloud { cloud::address(number) } else { record.wire().pet(number) };
+        record::save(&dir.join(RECORD), &PetRecord { number, address, root, place: options.place })?;
         let client = lab.client().await?;
         let files = PetFiles {
             name: options.name.clone(),
@@ -288,21 +309,7 @@ impl Pet {
     /// # Errors
     /// When it is not within `limit`; the error has the end of the agent's log.
     pub async fn ready(&self, limit: Duration) -> Result<()> {
-        let nodes: Api<Node> = Api::all(crate::client::connect(&self.kubeconfig).await?);
-        let what = format!("node {} is Ready", self.name());
-        let waited = eventually(limit, &what, || async {
-            let node = nodes.get(self.name()).await.context("get the node")?;
-            let conditions = node.status.and_then(|status| status.conditions);
-            let ready = conditions.iter().flatten().find(|condition| condition.type_ == "Ready");
-            match ready {
-                Some(condition) if condition.status == "True" => Ok(()),
-                Some(condition) => {
-                    anyhow::bail!("Ready is {}: {:?}", condition.status, condition.message)
-                }
-                None => anyhow::bail!("no Ready condition"),
-            }
-        })
-        .await;
+        let waited = cluster::node_ready(&crate::client::connect(&self.kubeconfig).await?, self.name(), limit).await;
         waited.with_context(|| format!("agent's log: {}", crate::daemon::tail(&self.agent_log)))
     }
 
@@ -323,17 +330,13 @@ impl Pet {
     /// When something stays.
     pub async fn remove(self) -> Result<()> {
         self.machine.power_off().await?;
-        if self.record.home {
+        if matches!(self.record.place, Place::Home(_)) {
             let router = router_dir(&self.machine.dir);
             Machine::load(&router)?.power_off().await?;
             fs::remove_dir_all(&router).with_context(|| format!("remove {}", router.display()))?;
         }
         cleanup::remove_cgroups(&self.cgroup)?;
-        let nodes: Api<Node> = Api::all(crate::client::connect(&self.kubeconfig).await?);
-        match nodes.delete(self.name(), &DeleteParams::default()).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => {}
-            deleted => drop(deleted.context("delete the node")?),
-        }
+        cluster::forget_node(&crate::client::connect(&self.kubeconfig).await?, self.name()).await?;
         fs::remove_dir_all(&self.machine.dir).with_context(|| format!("remove {}", self.machine.dir.display()))
     }
 }
@@ -348,20 +351,25 @@ async fn boot(lab: &Lab, name: &str) -> Result<Pet> {
     let machine = Machine::boot(name, &dir, &script).await?;
     let pet = Pet::assemble(lab, machine)?;
     let (wire, number) = (lab.record().wire(), pet.record.number);
-    if pet.record.home {
-        let dir = router_dir(&dir);
-        let router = match Machine::load(&dir) {
-            Ok(router) if router.is_up() => router,
-            _ => {
-                let router = Machine::boot(&format!("{name}-router"), &dir, "").await?;
-                network::attach(wire, lab.control_plane(), &router, number).await?;
-                network::translate(&router).await?;
-                router
-            }
-        };
-        network::plug_into_router(&router, &pet.machine).await?;
-    } else {
-        network::attach(wire, lab.control_plane(), &pet.machine, number).await?;
+    match pet.record.place {
+        Place::Wire => network::attach(wire, lab.control_plane(), &pet.machine, number).await?,
+        Place::Cloud => {
+            cloud::attach(lab.control_plane(), &pet.machine, number, "eth0").await?;
+            cloud::route_default(&pet.machine).await?;
+        }
+        Place::Home(nat) => {
+            let dir = router_dir(&dir);
+            let router = match Machine::load(&dir) {
+                Ok(router) if router.is_up() => router,
+                _ => {
+                    let router = Machine::boot(&format!("{name}-router"), &dir, "").await?;
+                    network::attach(wire, lab.control_plane(), &router, number).await?;
+                    network::translate(&router, nat).await?;
+                    router
+                }
+            };
+            network::plug_into_router(&router, &pet.machine).await?;
+        }
     }
     Ok(pet)
 }

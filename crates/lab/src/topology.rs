@@ -8,8 +8,10 @@ use serde_json::json;
 use crate::{
     cluster_dns, kube_proxy,
     lab::Lab,
+    network::Nat,
     pet::{Pet, PetOptions},
     progress::say,
+    world,
 };
 
 /// Who makes ClusterIPs work on the pets.
@@ -27,8 +29,7 @@ impl ServiceProxy {
     ///
     /// # Errors
     /// When the pet does not become Ready, or the proxy does not work.
-    pub async fn pet(self, lab: &Lab, name: &str) -> Result<Pet> {
-        let options = PetOptions::new(name);
+    pub async fn pet(self, lab: &Lab, options: PetOptions) -> Result<Pet> {
         let options = match self {
             Self::Agent => options,
             Self::KubeProxy => options.with("serviceProxy", json!({"enabled": false})),
@@ -52,6 +53,8 @@ pub struct Topology {
     pub proxy: ServiceProxy,
     /// CoreDNS as the cluster's DNS.
     pub dns: bool,
+    /// Every pet is at a home of its own, behind NAT of one kind and the other in turn, and has nothing but the tunnel.
+    pub tunnel: bool,
 }
 
 impl Topology {
@@ -60,8 +63,17 @@ impl Topology {
     /// # Errors
     /// When a pet does not become Ready, or DNS does not.
     pub async fn build(&self, lab: &Lab) -> Result<()> {
+        if self.tunnel {
+            world::cloud(lab).await?;
+        }
         for number in 1..=self.pets {
-            self.proxy.pet(lab, &format!("pet{number}")).await?;
+            let options = PetOptions::new(format!("pet{number}"));
+            let options = match (self.tunnel, number % 2) {
+                (false, _) => options,
+                (true, 1) => world::tunneled(options.behind(Nat::Cone)),
+                (true, _) => world::tunneled(options.behind(Nat::Symmetric)),
+            };
+            self.proxy.pet(lab, options).await?;
         }
         if self.dns {
             cluster_dns::start(lab, None, self.pets.min(2)).await?;

@@ -39,7 +39,7 @@ async fn e2e_official_suite_fast_part() {
         focus: Focus::Matching(FAST.join("|")),
         skip: r"\[Serial\]|\[Slow\]|\[Disruptive\]|\[Flaky\]".into(),
         procs: 8,
-        topology: Topology { pets: 1, proxy: ServiceProxy::Agent, dns: false },
+        topology: Topology { pets: 1, proxy: ServiceProxy::Agent, dns: false, tunnel: false },
         limit: Duration::from_secs(600),
     };
     let output = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("official-suite");

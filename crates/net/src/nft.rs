@@ -62,6 +62,7 @@ pub(crate) mod attribute {
     pub const SET_DATA_LENGTH: u16 = 7;
     pub const SET_DESCRIPTION: u16 = 9;
     pub const SET_ID: u16 = 10;
+    pub const DESCRIPTION_SIZE: u16 = 1;
     pub const DESCRIPTION_CONCATENATION: u16 = 2;
     pub const FIELD_LENGTH: u16 = 1;
     pub const ELEMENTS_TABLE: u16 = 1;

@@ -1,27 +1,35 @@
 //! A tunnel's own table of nf_tables: TCP that passes through the tunnel learns how large a segment may be, because the message that
 //! tells it later is dropped on many a way; and, where it is asked for, packets of the tunnel's networks leave it with this machine's
-//! own address.
+//! own address. It also remembers for a minute who was talked to through the tunnel: the sign that a path of its own is worth having.
 
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::net::IpAddr;
 
 use kube_pet_rules::{Family, Network};
 
-use crate::nft::batch::Batch;
+use crate::nft::batch::{Batch, Field, NewSet, SET_EVAL, SET_TIMEOUT};
 use crate::nft::expressions::{Meta, Register};
-use crate::nft::octets;
-use crate::nft::table::comment;
+use crate::nft::table::{comment, elements};
+use crate::nft::{digit, octets};
 use crate::tables::{Condition, OwnChanges, OwnTable, TableError};
 
 /// Raised with every change of what this module writes: a table of another version is replaced.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Hooks of `linux/netfilter.h`, and `NF_IP_PRI_MANGLE`, `NF_IP_PRI_NAT_SRC`.
+const PREROUTING: u32 = 0;
 const FORWARD: u32 = 2;
 const POSTROUTING: u32 = 4;
 const MANGLE: i32 = -150;
 const SOURCE_NAT: i32 = 100;
 
 const TCP: u8 = 6;
+
+/// How long an address is remembered after its last packet, in milliseconds.
+const REMEMBERED: u64 = 60_000;
+/// Who tries all addresses of a network must not fill the memory.
+const MOST: u32 = 4096;
 
 /// What the table does.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -30,6 +38,8 @@ pub struct TunnelRules {
     pub link: String,
     /// Packets from here that leave by another link have this machine's address there; empty: they keep their own.
     pub masquerade: Vec<Network>,
+    /// Addresses of these networks are remembered when packets go to them or come from them by the tunnel's link.
+    pub remembered: Vec<Network>,
 }
 
 /// The table.
@@ -70,6 +80,20 @@ impl TunnelTable {
         self.table.condition()
     }
 
+    /// Addresses of [`TunnelRules::remembered`] that were talked to in the last minute, 4096 of each family at most.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or there is no table.
+    pub fn talked_to(&mut self) -> Result<BTreeSet<IpAddr>, TableError> {
+        let mut found = BTreeSet::new();
+        for family in Family::ALL {
+            let name = self.table.name().to_owned();
+            let elements = elements(&mut self.table.socket, &name, &set(family)).map_err(|e| self.table.failed("reading", e))?;
+            found.extend(elements.iter().filter_map(|((key, _), _)| address(key)));
+        }
+        Ok(found)
+    }
+
     /// Takes the table away. Whether it was there.
     ///
     /// # Errors
@@ -87,7 +111,7 @@ fn userdata(rules: &TunnelRules) -> Vec<u8> {
 }
 
 fn build(batch: &mut Batch<'_>, rules: &TunnelRules, userdata: &[u8]) {
-    let TunnelRules { link, masquerade } = rules;
+    let TunnelRules { link, masquerade, remembered } = rules;
     let name = padded(link);
     batch.table(userdata);
     batch.filter_chain("forward", FORWARD, MANGLE);
@@ -98,6 +122,31 @@ fn build(batch: &mut Batch<'_>, rules: &TunnelRules, userdata: &[u8]) {
         w.opens_tcp();
         w.clamp_segments();
     });
+    for family in Family::ALL {
+        let key = [if family == Family::V4 { Field::IPV4 } else { Field::IPV6 }];
+        batch.set(&NewSet { name: &set(family), flags: SET_TIMEOUT | SET_EVAL, key: &key, value: &[], size: MOST });
+    }
+    if !remembered.is_empty() {
+        // Where addresses are in the header: of the source, and of the destination.
+        let ways = [("coming", PREROUTING, Meta::InputName, [12, 8]), ("going", POSTROUTING, Meta::OutputName, [16, 24])];
+        for (chain, hook, meta, [v4, v6]) in ways {
+            batch.filter_chain(chain, hook, MANGLE);
+            for network in remembered {
+                let family = Family::of(network.address);
+                let (offset, length) = if family == Family::V6 { (v6, 16) } else { (v4, 4) };
+                batch.rule(chain, |w| {
+                    w.meta(meta, Register(0));
+                    w.compare(Register(0), true, &name);
+                    w.family_is(family == Family::V6);
+                    w.network_header(offset, length, Register(0));
+                    w.mask(Register(0), &octets(network.mask()));
+                    w.compare(Register(0), true, &octets(network.range().0));
+                    w.network_header(offset, length, Register(0));
+                    w.note(&set(family), Register(0), REMEMBERED);
+                });
+            }
+        }
+    }
     if masquerade.is_empty() {
         return;
     }
@@ -115,6 +164,15 @@ fn build(batch: &mut Batch<'_>, rules: &TunnelRules, userdata: &[u8]) {
             w.masquerade();
         });
     }
+}
+
+fn set(family: Family) -> String {
+    format!("talked-to-{}", digit(family))
+}
+
+fn address(key: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(key).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(key).map(IpAddr::from)).ok()
 }
 
 /// A link's name as it is in a register.

@@ -22,7 +22,9 @@ use crate::dns_cache::{DnsCache, DnsCacheOptions};
 use crate::events::{EventRate, EventRecorder, EventType};
 use crate::eviction::{EvictionManager, EvictionOptions};
 use crate::exec::Executor;
+use crate::flusher::Flusher;
 use crate::handlers::Handlers;
+use crate::host_pod::HostPod;
 use crate::identity::{self, IdentityOptions, ServingNames, ServingOptions};
 use crate::images::collection::ImageCollector;
 use crate::images::{ImageManager, ImageManagerOptions, PullLimits};
@@ -207,6 +209,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         ImageManagerOptions {
             limits: PullLimits { parallel: Some(config.max_parallel_image_pulls as usize), ..PullLimits::default() },
             records: Some(paths.image_pulls()),
+            store: Some(config.podman.store()),
         },
     );
     let (host_ports, host_port_requests) = HostPorts::channel();
@@ -312,6 +315,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
     tasks.spawn("the inventory", inventory.run());
     let executor = Executor::new(podman.clone(), config.podman.exec, &paths.run_dir());
     let handlers = Handlers::new(executor.clone(), version)?;
+    let flusher = Flusher::default();
     let runtime = Arc::new(PodRuntime::new(PodRuntimeParts {
         settings: pod_settings(&config),
         paths: paths.clone(),
@@ -326,11 +330,13 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         api: api.clone(),
         node: node.clone(),
         subscribers: subscribers.clone(),
-        boot_id,
+        boot_id: boot_id.clone(),
         store: store_writer,
         handlers: handlers.clone(),
         shutdown: shutdown_of_machine,
+        flusher: flusher.clone(),
     }));
+    tasks.spawn("the disk", flusher.run(vec![paths.pods_dir(), config.podman.store()]));
     let (updates_tx, updates) = mpsc::channel(256);
     let mirrors = Mirrors::default();
     let sources = match mode {
@@ -353,10 +359,18 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         }
     };
     let workers = subscribers.clone();
-    let manager = PodManager::new(runtime, subscribers, mirrors);
+    let manager = PodManager::new(runtime, subscribers, mirrors.clone());
     tasks.spawn("the pods", manager.run(ManagerInputs { updates, orphans, sources }));
     if let Some(policy) = log_policy(&config) {
         tasks.spawn("container logs", LogRotator::new(podman.clone(), paths.clone(), store.clone(), policy).run());
+    }
+
+    let host_pod = config.host_pod.enabled.then(|| {
+        let (namespace, boot_time) = (config.host_pod.namespace.clone(), kube_pet_host::machine::boot_time().ok());
+        HostPod::new(namespace, config.node_name.clone(), boot_id.clone(), boot_time, node.clone())
+    });
+    if let Some((host_pod, api)) = host_pod.clone().zip(api.clone()) {
+        tasks.spawn("the host's pod", host_pod.run(api, mirrors));
     }
 
     // The machine goes down only when its pods have ended, if it is to wait for them.
@@ -431,6 +445,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
             paths,
             podman,
             executor,
+            host_pod,
             sandboxes,
             api,
             stats,
@@ -531,6 +546,8 @@ fn pod_settings(config: &NodeConfiguration) -> PodSettings {
         allowed_unsafe_sysctls: config.allowed_unsafe_sysctls.clone(),
         max_pods: config.max_pods,
         pod_pids_limit: (config.pod_pids_limit > 0).then_some(config.pod_pids_limit),
+        // Without the setting the kubelet's default: what the machine can do.
+        oom_group: !config.single_process_oom_kill.unwrap_or(!kube_pet_host::cgroups::is_unified()),
         crash: BackoffPolicy {
             initial: BackoffPolicy::default().initial,
             max: u32::try_from(config.crash_loop_back_off.max_container_restart_period.as_secs()).unwrap_or(300),

@@ -8,6 +8,7 @@
 mod dns_cache;
 mod duration;
 mod hints;
+mod host_pod;
 mod labels;
 mod podman;
 mod pressure;
@@ -31,6 +32,7 @@ use kube_pet_core::shutdown::ShutdownGrace;
 use serde::Serialize;
 
 pub use dns_cache::DnsCacheSettings;
+pub use host_pod::HostPodSettings;
 pub use kube_pet_core::eviction::{Signal, Threshold};
 pub use podman::{ExecBy, PodmanSettings};
 pub use problem::{ConfigErrors, Problem};
@@ -92,6 +94,9 @@ pub struct NodeConfiguration {
     pub enable_system_log_handler: bool,
     /// Whether `/logs/?query=` reads the logs of services.
     pub enable_system_log_query: bool,
+
+    /// The machine itself as a pod.
+    pub host_pod: HostPodSettings,
 
     /// Name servers of pods with `dnsPolicy: ClusterFirst`.
     #[serde(rename = "clusterDNS")]
@@ -158,6 +163,9 @@ pub struct NodeConfiguration {
     pub max_pods: u32,
     /// Processes per pod; -1 for no limit.
     pub pod_pids_limit: i64,
+    /// Whether the kernel's OOM killer ends one process of a container and not all; `None`: as the machine's cgroups can.
+    #[serde(rename = "singleProcessOOMKill")]
+    pub single_process_oom_kill: Option<bool>,
     /// The cgroup that `kubepods` is made in.
     pub cgroup_root: String,
     /// Whether Secrets that pods use are kept on disk, sealed, for a start without the API server.
@@ -387,6 +395,7 @@ impl NodeConfiguration {
             streaming_connection_idle_timeout: Duration::from_secs(4 * 3600),
             enable_system_log_handler: true,
             enable_system_log_query: false,
+            host_pod: HostPodSettings::default(),
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".into(),
             dns_cache: DnsCacheSettings::default(),
@@ -413,6 +422,7 @@ impl NodeConfiguration {
             static_pod_path: paths.config_dir().join("manifests"),
             max_pods: 110,
             pod_pids_limit: -1,
+            single_process_oom_kill: None,
             cgroup_root: "/".into(),
             secrets_at_rest: false,
             allowed_unsafe_sysctls: Vec::new(),

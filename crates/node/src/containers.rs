@@ -9,7 +9,7 @@ use kube_pet_core::pod::{ContainerKind, pod_uid};
 use kube_pet_core::resize::ContainerAmounts;
 use kube_pet_core::resources::ContainerLimits;
 use kube_pet_core::security::{Effective, Seccomp};
-use kube_pet_podman::{LinuxCpu, LinuxMemory, LinuxResources, LogConfiguration, Mount, Namespace, SpecGenerator};
+use kube_pet_podman::{HugepageLimit, LinuxCpu, LinuxMemory, LinuxResources, LogConfiguration, Mount, Namespace, SpecGenerator};
 
 use crate::volumes::{ContainerMount, Propagation};
 
@@ -26,6 +26,8 @@ pub struct Place<'a> {
     pub attempt: u32,
     /// Delay of its next restart.
     pub backoff_seconds: u32,
+    /// How often all containers of the pod have been restarted together.
+    pub round: u32,
     /// Hash of its spec.
     pub spec_hash: &'a str,
     /// The sandbox that it joins.
@@ -34,6 +36,8 @@ pub struct Place<'a> {
 
 /// Label of [`Place::backoff_seconds`].
 pub const BACKOFF_LABEL: &str = "kube-pet.dev/restart-backoff-seconds";
+/// Label of [`Place::round`].
+pub const ROUND_LABEL: &str = "kube-pet.dev/round";
 /// Label of [`Place::sandbox_id`].
 pub const SANDBOX_LABEL: &str = "kube-pet.dev/sandbox";
 /// Label with the image as the spec has it, normalised.
@@ -81,10 +85,16 @@ pub struct Parts<'a> {
     pub image_status_id: String,
     /// The security context that holds.
     pub security: Effective,
+    /// `user:group`, or what of it Podman looks up in the image.
+    pub user: String,
     /// The folder of Localhost seccomp profiles.
     pub seccomp_dir: PathBuf,
     /// Its limits.
     pub limits: ContainerLimits,
+    /// The kernel's names of the sizes of huge pages that can be limited.
+    pub huge_pages: Vec<String>,
+    /// The kernel's OOM killer ends all its processes together.
+    pub oom_group: bool,
     /// What a container's `oom_score_adj` cannot be below on this machine; without it, pods that should be protected from the
     /// kernel's OOM killer run with this instead of not at all.
     pub lowest_oom_score_adj: Option<i32>,
@@ -145,8 +155,11 @@ pub fn spec_generator(place: &Place<'_>, parts: Parts<'_>) -> SpecGenerator {
         image_name,
         image_status_id,
         security,
+        user,
         seccomp_dir,
         limits,
+        huge_pages,
+        oom_group,
         lowest_oom_score_adj,
         cgroup_parent,
         env,
@@ -167,6 +180,7 @@ pub fn spec_generator(place: &Place<'_>, parts: Parts<'_>) -> SpecGenerator {
         (labels::SPEC_HASH.to_owned(), place.spec_hash.to_owned()),
         (labels::KIND.to_owned(), place.kind.as_str().to_owned()),
         (BACKOFF_LABEL.to_owned(), place.backoff_seconds.to_string()),
+        (ROUND_LABEL.to_owned(), place.round.to_string()),
         (SANDBOX_LABEL.to_owned(), place.sandbox_id.to_owned()),
         (IMAGE_LABEL.to_owned(), image_name),
         (IMAGE_ID_LABEL.to_owned(), image_status_id),
@@ -189,9 +203,10 @@ pub fn spec_generator(place: &Place<'_>, parts: Parts<'_>) -> SpecGenerator {
     out.mounts = volume_mounts(mounts);
     out.mounts.extend(files.into_iter().map(|(source, destination)| Mount::bind(source.display().to_string(), destination, false)));
     join(&mut out, joined);
+    out.user = user;
     confine(&mut out, security, &seccomp_dir);
     out.cgroup_parent = cgroup_parent;
-    limit(&mut out, &limits, lowest_oom_score_adj);
+    limit(&mut out, &limits, &huge_pages, oom_group, lowest_oom_score_adj);
     out.log_configuration = Some(LogConfiguration::k8s_file(log.display().to_string()));
     out.stop_timeout = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).and_then(|s| u32::try_from(s).ok());
     out
@@ -211,13 +226,6 @@ fn join(out: &mut SpecGenerator, joined: Joined) {
 }
 
 fn confine(out: &mut SpecGenerator, security: Effective, seccomp_dir: &std::path::Path) {
-    out.user = match (security.user, security.group) {
-        (Some(user), Some(group)) => format!("{user}:{group}"),
-        (Some(user), None) => user.to_string(),
-        // The API server refuses a group without a user only for Windows; root is what it then means.
-        (None, Some(group)) => format!("0:{group}"),
-        (None, None) => String::new(),
-    };
     out.groups = security.groups.iter().map(ToString::to_string).collect();
     out.privileged = security.privileged;
     out.read_only_filesystem = security.read_only_root;
@@ -243,7 +251,11 @@ fn confine(out: &mut SpecGenerator, security: Effective, seccomp_dir: &std::path
     }
 }
 
-fn limit(out: &mut SpecGenerator, limits: &ContainerLimits, lowest_oom_score_adj: Option<i32>) {
+fn limit(out: &mut SpecGenerator, limits: &ContainerLimits, huge_pages: &[String], oom_group: bool, lowest_oom_score_adj: Option<i32>) {
+    let pages = huge_pages.iter().map(|size| {
+        let limit = limits.hugepages.get(size).and_then(|limit| u64::try_from(*limit).ok());
+        HugepageLimit { page_size: size.clone(), limit: limit.unwrap_or(0) }
+    });
     out.resource_limits = Some(LinuxResources {
         cpu: Some(LinuxCpu {
             shares: Some(limits.cpu_shares),
@@ -251,7 +263,10 @@ fn limit(out: &mut SpecGenerator, limits: &ContainerLimits, lowest_oom_score_adj
             period: limits.cpu_quota.map(|_| 100_000),
             ..LinuxCpu::default()
         }),
+        hugepage_limits: pages.collect(),
         memory: limits.memory_limit.map(|limit| LinuxMemory { limit: Some(limit), swap: Some(limit), ..LinuxMemory::default() }),
+        // Here and not in the specification's own `unified`, of which Podman 4.3 takes no notice.
+        unified: oom_group.then(|| ("memory.oom.group".to_owned(), "1".to_owned())).into_iter().collect(),
         ..LinuxResources::default()
     });
     out.oom_score_adj = Some(lowest_oom_score_adj.map_or(limits.oom_score_adj, |lowest| limits.oom_score_adj.max(lowest)));
@@ -271,4 +286,20 @@ fn volume_mounts(mounts: Vec<ContainerMount>) -> Vec<Mount> {
             Mount { options, ..Mount::bind(mount.source.display().to_string(), mount.destination, mount.read_only) }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_ends_as_a_whole_by_a_file_of_its_group() {
+        let limits =
+            ContainerLimits { cpu_shares: 2, cpu_quota: None, memory_limit: Some(5), hugepages: BTreeMap::new(), oom_score_adj: 0 };
+        for (oom_group, files) in [(true, serde_json::json!({"memory.oom.group": "1"})), (false, serde_json::Value::Null)] {
+            let mut out = SpecGenerator::new("c", "i");
+            limit(&mut out, &limits, &[], oom_group, None);
+            assert_eq!(serde_json::to_value(&out).unwrap()["resource_limits"]["unified"], files);
+        }
+    }
 }

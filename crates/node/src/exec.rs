@@ -4,6 +4,7 @@
 //! pipes of the agent's. Otherwise, and where the configuration says so, a session of Podman's does it ([`podman`]), whose service and
 //! conmon copy every byte once more each (`docs/decisions/0005-exec-by-the-runtime.md`).
 
+mod host;
 mod kill_on_drop;
 mod podman;
 mod runtime;
@@ -103,6 +104,12 @@ impl Executor {
         let session = podman::Session::create(&self.podman, command).await?;
         let process = guarded(Process::Podman(session.clone()));
         Ok((Streams::Podman(session.start().await?), process))
+    }
+
+    /// Starts a command on the machine itself, as root; the container that `command` names does not matter.
+    pub(crate) fn start_on_host(&self, command: Command<'_>) -> Result<(Streams, KillOnDrop), ExecError> {
+        let (streams, process) = host::start(command)?;
+        Ok((streams, KillOnDrop::new(Process::Runtime(process), self.cleanups.clone())))
     }
 
     /// Waits until all processes that are being killed have ended.

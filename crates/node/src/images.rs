@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ContainerImage;
+use kube_pet_host::files::flush_file_system;
 use kube_pet_podman::{Client, ImageInspect};
 
 pub use self::keyring::{Credential, Keyring, KeyringError, SecretSource};
@@ -182,6 +183,8 @@ pub struct ImageManagerOptions {
     pub limits: PullLimits,
     /// Where it is remembered which images were pulled with whose credentials; without it, only in memory.
     pub records: Option<PathBuf>,
+    /// The folder of Podman's store, whose file system is flushed after a pull; without it, none is.
+    pub store: Option<PathBuf>,
 }
 
 /// The images of this node. Cheap to clone.
@@ -194,6 +197,7 @@ struct Inner {
     podman: Client,
     pulls: Pulls,
     records: PullRecords,
+    store: Option<PathBuf>,
     inspected: Mutex<HashMap<String, (Instant, Arc<ImageInspect>)>>,
     /// When a pod last asked for an image, by ID.
     asked_for: Mutex<HashMap<String, Timestamp>>,
@@ -202,11 +206,12 @@ struct Inner {
 impl ImageManager {
     /// The images in Podman's store. Reads the records (blocking, once).
     pub fn new(podman: Client, options: ImageManagerOptions) -> Self {
-        let ImageManagerOptions { limits, records } = options;
+        let ImageManagerOptions { limits, records, store } = options;
         Self {
             inner: Arc::new(Inner {
                 pulls: Pulls::new(podman.clone(), limits),
                 records: PullRecords::open(records),
+                store,
                 inspected: Mutex::default(),
                 asked_for: Mutex::default(),
                 podman,
@@ -254,6 +259,13 @@ impl ImageManager {
         on_pulling: impl FnOnce(),
     ) -> Result<PulledImage, ImageError> {
         let records = &self.inner.records;
+        if records.take_cut_off(name) {
+            // A power cut leaves layers of empty files that the store takes for whole: a pull would find that it has them already.
+            if let Err(error) = self.inner.podman.remove_image(name).await {
+                tracing::warn!(image, %error, "a pull was cut off, and what it has left cannot be removed");
+            }
+            self.forget(name);
+        }
         // Whose the image is, if it turns out to be the one that is there already.
         let before =
             self.inspect(name).await.map_err(|source| ImageError::Inspect { image: image.to_owned(), source: Arc::new(source) })?;
@@ -279,7 +291,15 @@ impl ImageManager {
         };
         let (owned, repository) = (name.to_owned(), reference.repository().to_owned());
         let (id, before, used) = (found.id.clone(), before.map(|image| image.id.clone()), fetched.used);
-        let record = move |records: PullRecords| records.pulled(&owned, &repository, &id, before.as_deref(), used.as_ref());
+        let store = self.inner.store.clone();
+        let record = move |records: PullRecords| {
+            // The store notes at once that it has an image, and the kernel writes its files half a minute later. Until all of it is on
+            // the disk the pull counts as one that was cut off.
+            if let Some(store) = &store {
+                flush_file_system(store).map_err(std::io::Error::other)?;
+            }
+            records.pulled(&owned, &repository, &id, before.as_deref(), used.as_ref())
+        };
         self.blocking(record).await.map_err(unrecorded)?;
         self.note_use(&found.id);
         let message = format!(

@@ -9,6 +9,7 @@
 pub(crate) mod dns_cache;
 mod family;
 pub(crate) mod service_proxy;
+pub(crate) mod tunnel;
 
 use std::time::{Duration, Instant};
 
@@ -265,6 +266,7 @@ pub(crate) fn write(text: &mut Text) {
     }
     service_proxy::write(text);
     dns_cache::write(text);
+    tunnel::write(text);
 }
 
 /// A call to Podman. Calls that the kubelet has no name for (pings, waits) are not counted.

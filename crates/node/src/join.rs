@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use crate::config::NodeConfiguration;
-use crate::doctor::{self, Severity};
+use crate::doctor::{self, Finding, Severity};
 use crate::identity;
 pub use discovery::DiscoveryError;
 pub use leave::{LeaveError, leave};
@@ -132,7 +132,7 @@ pub async fn join(config: &NodeConfiguration, options: &JoinOptions, say: Say<'_
         }
         say(&format!("{} is a node of {server} already", config.node_name));
     } else {
-        examine(config, false, *ignore_findings, say).await?;
+        let told = examine(config, false, &[], *ignore_findings, say).await?;
         let ca = match &token.trust {
             Trust::Ca(pem) => pem.clone(),
             Trust::CaHash(hash) => discovery::authority(&token.server, hash).await?,
@@ -140,7 +140,7 @@ pub async fn join(config: &NodeConfiguration, options: &JoinOptions, say: Say<'_
         check_token(token, &ca).await?;
         say(&format!("{} accepts the token", token.server));
         write_files(config, token, &ca, config_file, settings, say)?;
-        examine(config, true, *ignore_findings, say).await?;
+        examine(config, true, &told, *ignore_findings, say).await?;
     }
     let started = unit::start(config, config_file, say).await?;
     if !started && !waiting::agent_answers(config).await {
@@ -160,20 +160,24 @@ fn same_server(one: &str, other: &str) -> bool {
     one.trim_end_matches('/') == other.trim_end_matches('/') || (whole(one).is_some() && whole(one) == whole(other))
 }
 
-/// The doctor's findings; only those that are not well are told.
-async fn examine(config: &NodeConfiguration, with_cluster: bool, ignore: bool, say: Say<'_>) -> Result<(), JoinError> {
+/// The doctor's findings; only those that are not well are told, and not those that were `told` before.
+async fn examine(
+    config: &NodeConfiguration,
+    with_cluster: bool,
+    told: &[Finding],
+    ignore: bool,
+    say: Say<'_>,
+) -> Result<Vec<Finding>, JoinError> {
     let findings = doctor::examine(config, with_cluster).await;
     let bad: Vec<_> = findings.into_iter().filter(|finding| finding.severity != Severity::Ok).collect();
-    if bad.is_empty() {
-        say(if with_cluster {
-            "the doctor finds the machine and its way to the cluster well"
-        } else {
-            "the doctor finds the machine well"
-        });
-        return Ok(());
+    let (new, known): (Vec<_>, Vec<_>) = bad.iter().cloned().partition(|finding| !told.contains(finding));
+    match (new.is_empty(), known.is_empty(), with_cluster) {
+        (false, ..) => say(doctor::text(&new).trim_end()),
+        (true, true, true) => say("the doctor finds the machine and its way to the cluster well"),
+        (true, true, false) => say("the doctor finds the machine well"),
+        (true, false, _) => say("the doctor finds the way to the cluster well"),
     }
-    say(doctor::text(&bad).trim_end());
-    if doctor::worst(&bad) == Severity::Error && !ignore { Err(JoinError::Unfit) } else { Ok(()) }
+    if doctor::worst(&bad) == Severity::Error && !ignore { Err(JoinError::Unfit) } else { Ok(bad) }
 }
 
 /// Asks the API server who the token is: only the cluster that the token names gets to see it.

@@ -63,6 +63,10 @@ impl Paths {
     pub fn tunnel_key(&self) -> PathBuf {
         self.pki_dir().join("tunnel.key")
     }
+    /// The key that the tunnel will have next.
+    pub fn tunnel_next_key(&self) -> PathBuf {
+        self.pki_dir().join("tunnel.key.next")
+    }
     /// The last known ConfigMaps and Services of pods' namespaces, and Secrets if they are kept. Mode 0700.
     pub fn object_copies(&self) -> PathBuf {
         self.state_dir().join("objects")

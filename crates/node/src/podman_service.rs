@@ -35,6 +35,8 @@ const FIRST_DELAY: Duration = Duration::from_millis(200);
 const LAST_DELAY: Duration = Duration::from_secs(30);
 /// A service that ran this long did not die of its start.
 const PROVEN_AFTER: Duration = Duration::from_secs(60);
+/// What Podman says when its storage's check of overlayfs fails, which it also does on a full disk.
+const NO_OVERLAY: &str = "kernel does not support overlay fs";
 const MAX_LOG: u64 = 4 << 20;
 
 /// Whether containers can be run now.
@@ -122,6 +124,9 @@ impl PodmanService {
             };
             self.down(&message);
             tracing::warn!(cause = message, retry_in = ?delay, "no Podman service; containers run on");
+            if message.contains(NO_OVERLAY) {
+                launch.forget_overlay_check();
+            }
             if begin.elapsed() > PROVEN_AFTER {
                 delay = FIRST_DELAY;
             }

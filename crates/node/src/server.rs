@@ -36,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::ApiHandle;
 use crate::exec::Executor;
+use crate::host_pod::HostPod;
 use crate::paths::Paths;
 use crate::pods::store::PodStore;
 use crate::sandboxes::SandboxManager;
@@ -133,6 +134,8 @@ pub struct ServerState {
     pub podman: kube_pet_podman::Client,
     /// For exec and run.
     pub executor: Executor,
+    /// The machine itself as a pod, where that is turned on.
+    pub host_pod: Option<HostPod>,
     /// For port-forward.
     pub sandboxes: SandboxManager,
     /// For reviews; without it only [`Authorization::AlwaysAllow`] lets anybody in.

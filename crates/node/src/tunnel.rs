@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! key file ─► own Pet (claim.rs) ─► status: address, pod networks ─┐
-//! PetNetwork, PetGateways, own Pet: watches ─► Known (model.rs) ◄──┘ ─► tunnel.json
-//!                                                │ desired()
-//!                                                ▼
-//!                             Interface (interface.rs): kube_pet_tunnel::Keeper
+//! PetNetwork, PetGateways, own Pet (watches.rs) ─► Known (model.rs) ◄─┘ ─► tunnel.json
+//! other Pets ─► neighbours.rs ─┐                     │ desired()
+//!                              ▼                     ▼
+//!                             Interface (interface.rs): kube_pet_tunnel::{Paths, Keeper}
 //! ```
 //! After a reboot without the API server, the file is enough. What the cluster's ranges are is known from the first contact on: from then on
 //! nothing for them leaves in plaintext, whether the tunnel works or not.
@@ -13,29 +13,29 @@
 mod claim;
 mod interface;
 mod model;
+mod neighbours;
+mod rotation;
+mod watches;
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use kube::runtime::watcher;
-use kube_pet_api::{Pet, PetGateway, PetNetwork};
 use kube_pet_tunnel::{KeyError, PrivateKey};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use crate::api::ApiHandle;
 use crate::config::TunnelSettings;
-use crate::follower::{Follower, Kind, key_of};
 use crate::json_file;
 use crate::kernel_tables::OwnChanges;
 use crate::paths::Paths;
-use claim::Seen;
+use claim::{Claim, Seen};
 use interface::Interface;
 use model::Known;
+use rotation::Rotation;
+use watches::{Objects, Update};
 
 /// How often the interface is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -75,17 +75,6 @@ pub struct Tunnel {
     pub allocation: watch::Receiver<Option<Allocation>>,
 }
 
-/// What the watches tell.
-enum Update {
-    Own(Option<Box<Pet>>),
-    Gateway(Arc<str>, Option<Box<PetGateway>>),
-    Network(Option<Box<PetNetwork>>),
-    Synced(&'static str),
-}
-
-/// Three lists: what is not known yet is not gone.
-const LISTS: [&str; 3] = [Own::NAME, Gateways::NAME, Networks::NAME];
-
 impl Tunnel {
     /// Reads or makes the key, and what the last run knew. Blocking, for milliseconds.
     ///
@@ -109,52 +98,38 @@ impl Tunnel {
         };
         let (allocated, allocation) = watch::channel(Some(known.allocation()));
         let (seen, own) = watch::channel(Seen::Unknown);
+        let rotation = Rotation::open(paths.tunnel_key(), paths.tunnel_next_key(), settings.key_rotation)?;
+        let mut spec = claim::spec(&key, &settings);
+        spec.next_public_key = rotation.next();
+        let (wanted, spec) = watch::channel(spec);
+        let (talks, talking) = watch::channel(false);
         let (updates, received) = mpsc::channel(64);
-        let field = format!("metadata.name={node_name}");
-        let claim = claim::keep(api.clone(), node_name, claim::spec(&key, &settings), own);
-        let watches: Vec<(&'static str, BoxFuture<'static, ()>)> = vec![
-            ("the node's Pet", Box::pin(claim)),
-            ("the watch of the node's Pet", follow(Own, &updates, &api, watcher::Config::default().fields(&field))),
-            ("gateways", follow(Gateways, &updates, &api, watcher::Config::default())),
-            ("the pet network", follow(Networks, &updates, &api, watcher::Config::default())),
-        ];
-        let interface = Interface::new(&link_prefix, settings, key, own_changes);
-        let task = Task { updates: received, seen, allocated, known, record, interface, objects: Objects::default() };
+        let mut watches = watches::all(&api, &node_name, &updates, talking);
+        let claim = Claim { api, name: node_name, wanted: spec, seen: own };
+        watches.push(("the node's Pet", Box::pin(claim.keep())));
+        let interface = Interface::new(&link_prefix, settings, key, own_changes, known.paths());
+        let task =
+            Task { updates: received, seen, wanted, talks, allocated, known, record, rotation, interface, objects: Objects::default() };
         Ok(Self { watches, task: Box::pin(task.run()), allocation })
     }
-}
-
-fn follow<K: Kind<Update = Update> + Sync + 'static>(
-    kind: K,
-    updates: &mpsc::Sender<Update>,
-    api: &ApiHandle,
-    config: watcher::Config,
-) -> BoxFuture<'static, ()> {
-    Box::pin(Follower::new(kind, Some(updates.clone())).run(api.clone(), config))
-}
-
-/// What the API server has.
-#[derive(Default)]
-struct Objects {
-    synced: Vec<&'static str>,
-    own: Option<Box<Pet>>,
-    gateways: HashMap<Arc<str>, Box<PetGateway>>,
-    network: Option<Box<PetNetwork>>,
 }
 
 struct Task {
     updates: mpsc::Receiver<Update>,
     seen: watch::Sender<Seen>,
+    wanted: watch::Sender<kube_pet_api::PetSpec>,
+    talks: watch::Sender<bool>,
     allocated: watch::Sender<Option<Allocation>>,
     known: Known,
     record: PathBuf,
+    rotation: Rotation,
     interface: Interface,
     objects: Objects,
 }
 
 impl Task {
     async fn run(self) {
-        let Self { mut updates, seen, allocated, mut known, record, mut interface, mut objects } = self;
+        let Self { mut updates, seen, wanted, talks, allocated, mut known, record, mut rotation, mut interface, mut objects } = self;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -170,37 +145,33 @@ impl Task {
                 },
                 _ = tick.tick() => {}
             }
-            if objects.synced.len() == LISTS.len() {
-                let now = known.learn(objects.own.as_deref(), objects.network.as_deref(), objects.gateways.values().map(|g| &**g));
-                if now != known {
-                    known = now;
-                    save(&record, &known).await;
-                    let allocation = known.allocation();
-                    if allocated.send_if_modified(|old| old.replace(allocation.clone()) != Some(allocation.clone())) {
-                        info!(addresses = ?allocation.addresses, pods = ?allocation.pod_cidrs, "the cluster has given the node its addresses");
-                    }
+            let mut now = known.clone();
+            if objects.are_complete() {
+                now = known.learn(objects.own.as_deref(), objects.network.as_deref(), objects.gateways.values().map(|g| &**g));
+            }
+            let key;
+            (rotation, key) = rotation.look(objects.own.as_deref()).await;
+            let names = (key.as_ref().map(|key| key.public().to_string()), rotation.next());
+            wanted.send_if_modified(|spec| claim::set_keys(spec, names));
+            if let Some(key) = key {
+                interface.set_key(key);
+            }
+            let report;
+            (interface, report) = interface.keep(&now, objects.neighbours()).await;
+            if let Some(report) = report {
+                now.keep_paths(&report.paths);
+                // None are told while the interface is made again.
+                wanted.send_if_modified(|spec| !report.local.is_empty() && claim::set_local(spec, &report.local));
+                talks.send_if_modified(|talks| report.talks && !std::mem::replace(talks, true));
+            }
+            if now != known {
+                known = now;
+                save(&record, &known).await;
+                let allocation = known.allocation();
+                if allocated.send_if_modified(|old| old.replace(allocation.clone()) != Some(allocation.clone())) {
+                    info!(addresses = ?allocation.addresses, pods = ?allocation.pod_cidrs, "the cluster has given the node its addresses");
                 }
             }
-            interface = interface.keep(&known).await;
-        }
-    }
-}
-
-impl Objects {
-    fn take(&mut self, update: Update, seen: &watch::Sender<Seen>) {
-        match update {
-            Update::Own(pet) => self.own = pet,
-            Update::Gateway(name, Some(gateway)) => drop(self.gateways.insert(name, gateway)),
-            Update::Gateway(name, None) => drop(self.gateways.remove(&name)),
-            Update::Network(network) => self.network = network,
-            Update::Synced(list) => {
-                if !self.synced.contains(&list) {
-                    self.synced.push(list);
-                }
-            }
-        }
-        if self.synced.contains(&Own::NAME) {
-            let _ = seen.send(self.own.clone().map_or(Seen::Absent, Seen::Present));
         }
     }
 }
@@ -211,63 +182,5 @@ async fn save(record: &std::path::Path, known: &Known) {
         Ok(Err(error)) => warn!(%error, "what is known of the tunnel is not kept for a start without the API server"),
         Err(error) => warn!(%error, "what is known of the tunnel is not kept"),
         Ok(Ok(())) => {}
-    }
-}
-
-struct Own;
-struct Gateways;
-struct Networks;
-
-const REFUSED: &str = "the tunnel has no gateway. Give the permission of kube-pet's chart";
-
-impl Kind for Own {
-    type Object = Pet;
-    type Update = Update;
-    const NAME: &'static str = "the node's Pet";
-    const REFUSED: &'static str = REFUSED;
-
-    fn put(&mut self, pet: Pet) -> Option<(Arc<str>, Update)> {
-        Some((key_of(&pet.metadata), Update::Own(Some(Box::new(pet)))))
-    }
-    fn gone(&mut self, _: Arc<str>) -> Update {
-        Update::Own(None)
-    }
-    fn synced(&mut self) -> Update {
-        Update::Synced(Self::NAME)
-    }
-}
-
-impl Kind for Gateways {
-    type Object = PetGateway;
-    type Update = Update;
-    const NAME: &'static str = "PetGateways";
-    const REFUSED: &'static str = REFUSED;
-
-    fn put(&mut self, gateway: PetGateway) -> Option<(Arc<str>, Update)> {
-        let key = key_of(&gateway.metadata);
-        Some((key.clone(), Update::Gateway(key, Some(Box::new(gateway)))))
-    }
-    fn gone(&mut self, key: Arc<str>) -> Update {
-        Update::Gateway(key, None)
-    }
-    fn synced(&mut self) -> Update {
-        Update::Synced(Self::NAME)
-    }
-}
-
-impl Kind for Networks {
-    type Object = PetNetwork;
-    type Update = Update;
-    const NAME: &'static str = "PetNetworks";
-    const REFUSED: &'static str = REFUSED;
-
-    fn put(&mut self, network: PetNetwork) -> Option<(Arc<str>, Update)> {
-        Some((key_of(&network.metadata), Update::Network(Some(Box::new(network)))))
-    }
-    fn gone(&mut self, _: Arc<str>) -> Update {
-        Update::Network(None)
-    }
-    fn synced(&mut self) -> Update {
-        Update::Synced(Self::NAME)
     }
 }

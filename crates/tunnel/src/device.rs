@@ -148,6 +148,10 @@ pub trait Wireguard: Send {
     /// When the system refuses: changes before the failed one are done.
     fn apply(&mut self, changes: &[Change]) -> Result<(), DeviceError>;
 
+    /// Sources that are taken from peers although packets to them go to another peer. What is not named is not taken any more. The kernel's
+    /// WireGuard has no such thing: what comes from a peer must be what goes to it.
+    fn accept(&mut self, sources: &BTreeMap<PublicKey, BTreeSet<Network>>);
+
     /// How it is.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tracing::debug;
 
 /// WireGuard tries a handshake again after 5 s: one and a half tries for each address.
-const TRY: Duration = Duration::from_secs(7);
+pub(crate) const TRY: Duration = Duration::from_secs(7);
 /// Between two questions for the same names.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 

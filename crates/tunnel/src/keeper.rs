@@ -1,16 +1,17 @@
 //! Keeps a tunnel what it should be: interface, routes and the table of nf_tables, made again where somebody has taken them away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use kube_pet_net::tables::{Condition, OwnChanges, TableError};
 use kube_pet_net::tunnel_links::{self, Mark, TunnelLink};
 use kube_pet_net::tunnel_table::{TunnelRules, TunnelTable};
 use kube_pet_rules::Network;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::device::{Mode, Settings};
-use crate::keys::PublicKey;
+use crate::keys::{PrivateKey, PublicKey};
 use crate::tunnel::{Config, Peer, Status, Tunnel, TunnelError};
 
 /// A tunnel as it should be.
@@ -22,6 +23,8 @@ pub struct Desired {
     pub peers: BTreeMap<PublicKey, Peer>,
     /// Packets from these networks that leave the tunnel's machine by another link have its address there.
     pub masquerade: Vec<Network>,
+    /// Who of these networks is talked to is to be known: [`Keeper::talked_to`].
+    pub remembered: Vec<Network>,
 }
 
 /// The owner of one tunnel. What fails is told once in the log, and tried again with the next call. Calls are synchronous: requests to the
@@ -40,6 +43,12 @@ impl Keeper {
     /// Changes nothing yet.
     pub fn new(settings: Settings, mode: Mode, own_changes: OwnChanges) -> Self {
         Self { settings, mode, own_changes, tunnel: None, table: None, applied: None, trouble: None }
+    }
+
+    /// Another key, from the next [`Keeper::keep`] on. Sessions end, and peers that the way to is kept open are asked for new ones at once.
+    pub fn set_key(&mut self, key: PrivateKey) {
+        self.settings.private_key = key;
+        self.applied = None;
     }
 
     /// Makes the tunnel what it should be; to be called about once a second, also if nothing else is wanted. How long it took to change
@@ -64,13 +73,22 @@ impl Keeper {
         }
     }
 
+    /// Who of [`Desired::remembered`] was talked to in the last minute; nobody where that cannot be read.
+    pub fn talked_to(&mut self) -> BTreeSet<IpAddr> {
+        let found = self.table.as_mut().map(TunnelTable::talked_to);
+        found.unwrap_or_else(|| Ok(BTreeSet::new())).unwrap_or_else(|error| {
+            debug!(%error, "who is talked to through the tunnel is not known");
+            BTreeSet::new()
+        })
+    }
+
     /// Why the tunnel is not what it should be.
     pub fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()
     }
 
     fn work(&mut self, desired: &Desired) -> Result<(), Trouble> {
-        let Desired { link, peers, masquerade } = desired;
+        let Desired { link, peers, masquerade, remembered } = desired;
         let changed = self.applied.as_ref() != Some(desired);
         let done = match &mut self.tunnel {
             None => {
@@ -92,7 +110,7 @@ impl Keeper {
             Some(table) => table,
             None => self.table.insert(TunnelTable::open(&link.name, self.own_changes.clone())?),
         };
-        table.ensure(&TunnelRules { link: link.name.clone(), masquerade: masquerade.clone() })?;
+        table.ensure(&TunnelRules { link: link.name.clone(), masquerade: masquerade.clone(), remembered: remembered.clone() })?;
         self.applied = Some(desired.clone());
         Ok(())
     }

@@ -3,7 +3,12 @@
 mod messages;
 mod socket;
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube_pet_rules::Network;
+
 use crate::device::{Change, DeviceError, DeviceStatus, Implementation, Settings, Wireguard};
+use crate::keys::PublicKey;
 use socket::GenericSocket;
 
 pub(crate) struct KernelDevice {
@@ -26,10 +31,14 @@ impl Wireguard for KernelDevice {
 
     fn configure(&mut self, settings: &Settings) -> Result<(), DeviceError> {
         let status = self.status()?;
-        match messages::configure(&self.name, settings, &status) {
-            Some(message) => self.socket.change(message).map_err(|source| refused("setting up the tunnel's interface", source)),
-            None => Ok(()),
+        let mut due: Vec<_> = messages::configure(&self.name, settings, &status).into_iter().collect();
+        if status.public_key != Some(settings.private_key.public()) {
+            due.extend(messages::wake(&self.name, &status));
         }
+        for message in due {
+            self.socket.change(message).map_err(|source| refused("setting up the tunnel's interface", source))?;
+        }
+        Ok(())
     }
 
     fn apply(&mut self, changes: &[Change]) -> Result<(), DeviceError> {
@@ -39,6 +48,8 @@ impl Wireguard for KernelDevice {
         }
         Ok(())
     }
+
+    fn accept(&mut self, _: &BTreeMap<PublicKey, BTreeSet<Network>>) {}
 
     fn status(&mut self) -> Result<DeviceStatus, DeviceError> {
         let messages = self.socket.dump(messages::get(&self.name)).map_err(|source| refused("reading the tunnel's interface", source))?;

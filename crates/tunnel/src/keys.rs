@@ -94,8 +94,16 @@ impl PrivateKey {
     /// When it cannot be made or written.
     pub fn create(path: &Path) -> Result<Self, KeyError> {
         let key = Self::generate()?;
-        write_durable(path, format!("{}\n", STANDARD.encode(key.0.as_bytes())).as_bytes(), 0o600)?;
+        key.store(path)?;
         Ok(key)
+    }
+
+    /// Writes it to the file, for its owner only, in the place of another that may be there.
+    ///
+    /// # Errors
+    /// When it cannot be written; then the other one is still there.
+    pub fn store(&self, path: &Path) -> Result<(), KeyError> {
+        Ok(write_durable(path, format!("{}\n", STANDARD.encode(self.0.as_bytes())).as_bytes(), 0o600)?)
     }
 
     /// Its other half.

@@ -8,6 +8,7 @@
 //! their own: a name server that does not answer holds nothing up.
 
 pub mod device;
+pub mod direct;
 mod endpoints;
 pub mod keeper;
 mod kernel;
@@ -17,6 +18,7 @@ mod tunnel;
 mod userspace;
 
 pub use device::{DeviceError, Implementation, Mode, PeerStatus, Settings};
+pub use direct::{Look, Neighbour, Paths, Turn};
 pub use endpoints::{Endpoint, InvalidEndpoint};
 pub use keeper::{Desired, Keeper};
 pub use keys::{InvalidKey, KeyError, PrivateKey, PublicKey};

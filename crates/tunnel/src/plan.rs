@@ -19,21 +19,20 @@ pub(crate) struct Wanted {
 
 /// The changes, those that give before those that take: a network that moves from one peer to another belongs to one of them at any time.
 pub(crate) fn changes(wanted: &BTreeMap<PublicKey, Wanted>, actual: &BTreeMap<PublicKey, PeerStatus>) -> Vec<Change> {
-    let mut owner: BTreeMap<Network, PublicKey> = BTreeMap::new();
+    let mut given: BTreeSet<Network> = BTreeSet::new();
+    let mut shares = Vec::with_capacity(wanted.len());
     for (key, peer) in wanted {
-        for network in &peer.allowed {
-            // Of two that want the same, the first has it: a network leads to one place.
-            owner.entry(first(network)).or_insert(*key);
-        }
+        // Of two that want the same, the first has it: a network leads to one place.
+        let all: BTreeSet<Network> = peer.allowed.iter().map(first).filter(|network| given.insert(*network)).collect();
+        shares.push((key, peer, all));
     }
     let mut changes = Vec::new();
-    for (key, peer) in wanted {
-        let all: BTreeSet<Network> = owner.iter().filter(|(_, of)| *of == key).map(|(network, _)| *network).collect();
+    for (key, peer, all) in shares {
         let there = actual.get(key);
         let has = there.map(|there| there.allowed.clone()).unwrap_or_default();
         let add: BTreeSet<Network> = all.difference(&has).copied().collect();
         // What another peer gets is taken by that.
-        let replace = has.difference(&all).any(|network| !owner.contains_key(network));
+        let replace = has.difference(&all).any(|network| !given.contains(network));
         let endpoint = peer.endpoint.filter(|endpoint| there.and_then(|there| there.endpoint) != Some(*endpoint));
         let keepalive = (there.map(|there| there.keepalive).unwrap_or_default() != peer.keepalive).then_some(peer.keepalive);
         if there.is_none() || endpoint.is_some() || keepalive.is_some() || !add.is_empty() || replace {

@@ -64,6 +64,8 @@ pub struct Peer {
     pub keepalive: u16,
     /// What is sent to it, and may come from it.
     pub allowed: BTreeSet<Network>,
+    /// What may come from it besides, where the process runs the tunnel: see [`crate::direct`].
+    pub accepted: BTreeSet<Network>,
 }
 
 /// How the tunnel is.
@@ -131,7 +133,7 @@ impl Tunnel {
         let mut wanted = BTreeMap::new();
         for (key, peer) in &self.peers {
             let there = status.peers.get(key);
-            let alive = there.is_some_and(is_alive);
+            let alive = there.is_some_and(|there| is_alive(there, SystemTime::now()));
             let path = self.paths.entry(*key).or_default();
             if alive {
                 path.adopt(now);
@@ -152,7 +154,10 @@ impl Tunnel {
             wanted.insert(*key, Wanted { endpoint, keepalive: peer.keepalive, allowed: peer.allowed.clone() });
         }
         let changes = changes(&wanted, &status.peers);
-        Ok(self.device.apply(&changes)?)
+        self.device.apply(&changes)?;
+        let accepted = self.peers.iter().filter(|(_, peer)| !peer.accepted.is_empty());
+        self.device.accept(&accepted.map(|(key, peer)| (*key, peer.accepted.clone())).collect());
+        Ok(())
     }
 
     /// How it is.
@@ -178,8 +183,8 @@ impl Tunnel {
 }
 
 /// Whether keys were agreed on a short time ago. A clock that was set back makes it alive: WireGuard itself counts otherwise.
-fn is_alive(peer: &PeerStatus) -> bool {
-    peer.last_handshake.is_some_and(|at| SystemTime::now().duration_since(at).unwrap_or_default() < ALIVE)
+pub(crate) fn is_alive(peer: &PeerStatus, now: SystemTime) -> bool {
+    peer.last_handshake.is_some_and(|at| now.duration_since(at).unwrap_or_default() < ALIVE)
 }
 
 fn in_tunnel_without_mark(config: &Config, endpoint: SocketAddr) -> bool {

@@ -7,7 +7,7 @@ mod peers;
 mod pump;
 mod socket;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +17,7 @@ use std::thread::{self, JoinHandle};
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::x25519;
 use kube_pet_host::tun;
+use kube_pet_rules::Network;
 use rustix::event::{EventfdFlags, eventfd};
 use tracing::warn;
 
@@ -153,6 +154,13 @@ impl Wireguard for UserspaceDevice {
             }
         }
         Ok(())
+    }
+
+    fn accept(&mut self, sources: &BTreeMap<PublicKey, BTreeSet<Network>>) {
+        let nothing = BTreeSet::new();
+        for peer in read(&self.shared.table).all() {
+            peer.accept(sources.get(&peer.key).unwrap_or(&nothing));
+        }
     }
 
     fn status(&mut self) -> Result<DeviceStatus, DeviceError> {

@@ -106,6 +106,22 @@ pub fn plan<'a>(pet: &Pet, ranges: &Ranges, own: &'a [PetAllocation]) -> Plan<'a
     plan
 }
 
+/// What a pet has by the watch of `known` allocations, if it is exactly what its status says and what it is to have. A pass that is about
+/// something else then asks the API server for nothing, which would look through the allocations of all pets to find this one's.
+pub fn settled<'a>(pet: &Pet, ranges: &Ranges, known: impl Iterator<Item = &'a PetAllocation>) -> Option<Vec<PetAllocation>> {
+    let status = pet.status.as_ref().filter(|status| status.observed_generation == pet.metadata.generation)?;
+    let key = status.public_key.as_ref().filter(|key| **key == pet.spec.public_key)?;
+    let own: Vec<PetAllocation> = known.filter(|a| Some(&a.spec.owner) == pet.metadata.name.as_ref()).cloned().collect();
+    let in_use = own.iter().all(|a| is_of(&a.spec, pet) && a.status.as_ref().is_none_or(|status| status.released_at.is_none()));
+    let told: BTreeSet<&String> = status.node_addresses.iter().chain(&status.pod_cidrs).chain([key]).collect();
+    let has: BTreeSet<&String> = own.iter().map(|a| &a.spec.value).collect();
+    let whole = has == told && own.len() == told.len() && {
+        let plan = plan(pet, ranges, &own);
+        plan.missing.is_empty() && plan.surplus.is_empty()
+    };
+    (in_use && whole).then_some(own)
+}
+
 fn family_of(allocation: &PetAllocationSpec) -> Option<Family> {
     range_of(allocation).map(|range| range.family())
 }

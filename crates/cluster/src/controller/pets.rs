@@ -16,7 +16,7 @@ use kube_pet_api::{
 use serde_json::json;
 use tracing::{debug, warn};
 
-use super::allocation::{Ranges, Wanted, is_of, key_allocation, plan, range_allocation, range_of, seed};
+use super::allocation::{Ranges, Wanted, is_of, key_allocation, plan, range_allocation, range_of, seed, settled};
 use super::claims::{ClaimError, Claimed, Claims, name_of};
 use super::counters::{ERRORS, KEYS_REFUSED};
 use super::ranges::{Range, Taken, free};
@@ -50,12 +50,15 @@ pub async fn reconcile(pet: Arc<Pet>, context: Arc<Context>) -> Result<Action, C
         return Ok(Action::await_change());
     }
     let name = pet.name_any();
-    let own = context.claims.of_owner(&name).await?;
+    let own = match known(&pet, &context) {
+        Some(own) => own,
+        None => context.claims.of_owner(&name).await?,
+    };
     let node = context.nodes.get(&ObjectRef::new(&name));
     let mut outcome = Outcome { status: pet.status.clone().unwrap_or_default(), surplus: Vec::new() };
     outcome.status.observed_generation = pet.metadata.generation;
     addresses(&pet, &context, &own, node.as_deref(), &mut outcome).await?;
-    public_key(&pet, &context, &own, &mut outcome).await?;
+    public_keys(&pet, &context, &own, &mut outcome).await?;
     node_conditions(&pet, node.as_deref(), &mut outcome.status);
     write_status(&pet, &context, &outcome.status).await?;
     // Only now: what the status said before may still be in use.
@@ -68,6 +71,13 @@ pub async fn reconcile(pet: Arc<Pet>, context: Arc<Context>) -> Result<Action, C
     let is_true = |kind| condition(&outcome.status.conditions, kind).is_some_and(|c| c.status == "True");
     let settled = is_true(conditions::ALLOCATED) && is_true(conditions::KEY_ACCEPTED);
     Ok(Action::requeue(if settled { RESYNC } else { UNSETTLED }))
+}
+
+/// What the pet has, if the watch is enough to know that it has all.
+fn known(pet: &Pet, context: &Context) -> Option<Vec<PetAllocation>> {
+    let network = context.networks.get(&ObjectRef::new(NETWORK))?;
+    let ranges = Ranges::of(&network.spec).ok()?;
+    settled(pet, &ranges, context.allocations.state().iter().map(|allocation| &**allocation))
 }
 
 /// After a failed pass.
@@ -176,31 +186,59 @@ pub fn node_addresses(node: &Node) -> impl Iterator<Item = IpAddr> {
     addresses.filter_map(|address| address.address.parse().ok())
 }
 
-async fn public_key(pet: &Pet, context: &Context, own: &[PetAllocation], outcome: &mut Outcome) -> Result<(), ClaimError> {
-    let wanted = key_allocation(&pet.spec.public_key, &pet.name_any(), &pet.spec.machine_id);
+/// The pet's key, and the one that it will have next. Peers may use what the status says of them.
+async fn public_keys(pet: &Pet, context: &Context, own: &[PetAllocation], outcome: &mut Outcome) -> Result<(), ClaimError> {
     let mine = || own.iter().filter(|a| a.spec.purpose == Purpose::PublicKey && is_of(&a.spec, pet));
-    let claimed = match mine().find(|a| a.spec.value == pet.spec.public_key) {
-        Some(found) => Claimed::Own(context.claims.revive(found.clone()).await?),
-        None => context.claims.claim(&wanted, |found| is_of(&found.spec, pet)).await?,
-    };
-    match claimed {
-        Claimed::Own(_) => {
-            outcome.status.public_key = Some(pet.spec.public_key.clone());
-            set(&mut outcome.status, pet, conditions::KEY_ACCEPTED, true, "Accepted", "nobody else has the public key");
+    let status = &mut outcome.status;
+    match claim_key(pet, context, own, &pet.spec.public_key).await? {
+        None => {
+            status.public_key = Some(pet.spec.public_key.clone());
+            set(status, pet, conditions::KEY_ACCEPTED, true, "Accepted", "nobody else has the public key");
         }
-        Claimed::Foreign(found) => {
-            outcome.status.public_key = outcome.status.public_key.take().filter(|key| mine().any(|a| a.spec.value == *key));
-            let message = format!("{} has this public key; make another one", found.spec.owner);
-            if set(&mut outcome.status, pet, conditions::KEY_ACCEPTED, false, reasons::KEY_IN_USE, &message) {
-                KEYS_REFUSED.increment(&[]);
-                warn!(pet = pet.name_any(), owner = found.spec.owner, "a public key is refused: another has it");
-            }
+        Some(owner) => {
+            status.public_key = status.public_key.take().filter(|key| mine().any(|a| a.spec.value == *key));
+            refuse_key(status, pet, conditions::KEY_ACCEPTED, &owner);
         }
     }
-    let used = |a: &&PetAllocation| a.spec.value != pet.spec.public_key && Some(&a.spec.value) != outcome.status.public_key.as_ref();
-    let unused: Vec<_> = mine().filter(used).cloned().collect();
+    status.next_public_key = None;
+    match &pet.spec.next_public_key {
+        None => status.conditions.retain(|condition| condition.type_ != conditions::NEXT_KEY_ACCEPTED),
+        Some(next) => match claim_key(pet, context, own, next).await? {
+            None => {
+                status.next_public_key = Some(next.clone());
+                set(status, pet, conditions::NEXT_KEY_ACCEPTED, true, "Accepted", "nobody else has the next public key");
+            }
+            Some(owner) => refuse_key(status, pet, conditions::NEXT_KEY_ACCEPTED, &owner),
+        },
+    }
+    let used = [Some(&pet.spec.public_key), status.public_key.as_ref(), status.next_public_key.as_ref()];
+    let unused: Vec<_> = mine().filter(|a| !used.contains(&Some(&a.spec.value))).cloned().collect();
     outcome.surplus.extend(unused);
     Ok(())
+}
+
+/// `None`: it is the pet's. Else who has it.
+async fn claim_key(pet: &Pet, context: &Context, own: &[PetAllocation], key: &str) -> Result<Option<String>, ClaimError> {
+    let is_mine = |a: &&PetAllocation| a.spec.purpose == Purpose::PublicKey && is_of(&a.spec, pet) && a.spec.value == key;
+    let claimed = match own.iter().find(is_mine) {
+        Some(found) => Claimed::Own(context.claims.revive(found.clone()).await?),
+        None => {
+            let wanted = key_allocation(key, &pet.name_any(), &pet.spec.machine_id);
+            context.claims.claim(&wanted, |found| is_of(&found.spec, pet)).await?
+        }
+    };
+    Ok(match claimed {
+        Claimed::Own(_) => None,
+        Claimed::Foreign(found) => Some(found.spec.owner),
+    })
+}
+
+fn refuse_key(status: &mut PetStatus, pet: &Pet, kind: &str, owner: &str) {
+    let message = format!("{owner} has this public key; make another one");
+    if set(status, pet, kind, false, reasons::KEY_IN_USE, &message) {
+        KEYS_REFUSED.increment(&[]);
+        warn!(pet = pet.name_any(), owner, "a public key is refused: another has it");
+    }
 }
 
 fn node_conditions(pet: &Pet, node: Option<&Node>, status: &mut PetStatus) {
@@ -234,16 +272,24 @@ async fn write_status(pet: &Pet, context: &Context, status: &PetStatus) -> Resul
     if pet.status.as_ref() == Some(status) {
         return Ok(());
     }
-    let PetStatus { observed_generation, public_key, node_addresses, pod_cidrs, conditions: all, .. } = status;
-    let own = [conditions::ALLOCATED, conditions::KEY_ACCEPTED, conditions::NODE_PRESENT, conditions::POD_CIDR_SET];
+    let PetStatus { observed_generation, public_key, next_public_key, node_addresses, pod_cidrs, conditions: all, .. } = status;
+    let own = [
+        conditions::ALLOCATED,
+        conditions::KEY_ACCEPTED,
+        conditions::NEXT_KEY_ACCEPTED,
+        conditions::NODE_PRESENT,
+        conditions::POD_CIDR_SET,
+    ];
     let mut fields = json!({
         "observedGeneration": observed_generation,
         "nodeAddresses": node_addresses,
         "podCIDRs": pod_cidrs,
         "conditions": all.iter().filter(|condition| own.contains(&condition.type_.as_str())).collect::<Vec<_>>(),
     });
-    if let Some(key) = public_key {
-        fields["publicKey"] = json!(key);
+    for (field, key) in [("publicKey", public_key), ("nextPublicKey", next_public_key)] {
+        if let Some(key) = key {
+            fields[field] = json!(key);
+        }
     }
     let patch = json!({
         "apiVersion": "kube-pet.dev/v1alpha1",

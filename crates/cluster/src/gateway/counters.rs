@@ -13,6 +13,8 @@ static BYTES: Family =
 static UP: Family = Family::gauge("kube_pet_gateway_tunnel_up", "Whether the tunnel is what it should be.", &["implementation"]);
 pub(super) static CHANGE_SECONDS: Family =
     Family::gauge("kube_pet_gateway_last_change_seconds", "How long the last change of peers or routes took.", &[]);
+pub(super) static CHANGES: Family =
+    Family::counter("kube_pet_gateway_changes_total", "Changes of peers or routes while the tunnel was up.", &[]);
 pub(super) static REPORTS_FAILED: Family =
     Family::counter("kube_pet_gateway_reports_failed_total", "Writes of a status that the API server did not take.", &[]);
 
@@ -29,5 +31,5 @@ pub(super) fn all(active: bool, seen: Option<&Seen>) -> String {
         BYTES.set(&["sent"], number(status.peers.values().map(|peer| peer.sent).sum()));
         UP.set(&[&format!("{:?}", status.implementation).to_lowercase()], f64::from(u8::from(seen.trouble.is_none())));
     }
-    text(&[&ACTIVE, &PEERS, &BYTES, &UP, &CHANGE_SECONDS, &REPORTS_FAILED])
+    text(&[&ACTIVE, &PEERS, &BYTES, &UP, &CHANGE_SECONDS, &CHANGES, &REPORTS_FAILED])
 }

@@ -1,13 +1,13 @@
 //! From Pets to peers. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use kube_pet_api::{Pet, PetNetworkSpec};
 use kube_pet_net::services::Network;
 use kube_pet_net::tunnel_links::{Mark, TunnelLink};
-use kube_pet_tunnel::{Desired, Endpoint, Peer, PublicKey};
+use kube_pet_tunnel::{Desired, Endpoint, Peer, PeerStatus, PublicKey};
 
 use super::Options;
 
@@ -17,12 +17,18 @@ pub(super) const TABLE: u32 = 19_281;
 pub(super) const MARK: Mark = Mark { value: 0x4b51_0000, mask: 0xffff_0000 };
 
 /// `None` if the network has no range that can be read.
-pub(super) fn desired(options: &Options, network: &PetNetworkSpec, pets: &[Arc<Pet>]) -> Option<Desired> {
+/// `seen`: the interface's peers, as far as they are known.
+pub(super) fn desired(
+    options: &Options,
+    network: &PetNetworkSpec,
+    pets: &[Arc<Pet>],
+    seen: &BTreeMap<PublicKey, PeerStatus>,
+) -> Option<Desired> {
     let ranges: BTreeSet<Network> = network.node_cidrs.iter().chain(&network.pod_cidrs).filter_map(|text| text.parse().ok()).collect();
     if ranges.is_empty() {
         return None;
     }
-    let peers = pets.iter().filter_map(|pet| peer(pet)).collect();
+    let peers = pets.iter().flat_map(|pet| peers(pet, seen)).collect();
     let link = TunnelLink {
         name: options.link.clone(),
         addresses: options.tunnel_addresses.iter().copied().collect(),
@@ -36,19 +42,29 @@ pub(super) fn desired(options: &Options, network: &PetNetworkSpec, pets: &[Arc<P
         forward: true,
     };
     let masquerade = if options.masquerade { ranges.into_iter().collect() } else { Vec::new() };
-    Some(Desired { link, peers, masquerade })
+    Some(Desired { link, peers, masquerade, remembered: Vec::new() })
 }
 
-/// A pet without accepted key or addresses is none yet.
-fn peer(pet: &Pet) -> Option<(PublicKey, Peer)> {
-    let status = pet.status.as_ref()?;
-    let key = status.public_key.as_ref()?.parse().ok()?;
+/// A pet without accepted key or addresses is none yet. One that is about to change its key is two peers: packets go to the one that has
+/// agreed on keys last, and are taken from both.
+fn peers(pet: &Pet, seen: &BTreeMap<PublicKey, PeerStatus>) -> Vec<(PublicKey, Peer)> {
+    let Some(status) = &pet.status else { return Vec::new() };
+    let key = |text: &Option<String>| text.as_ref().and_then(|text| text.parse::<PublicKey>().ok());
+    let Some(current) = key(&status.public_key) else { return Vec::new() };
     let single = |address: IpAddr| Network { address, prefix: if address.is_ipv4() { 32 } else { 128 } };
     let nodes = status.node_addresses.iter().filter_map(|text| text.parse().ok().map(single));
-    let allowed: BTreeSet<Network> = nodes.chain(status.pod_cidrs.iter().filter_map(|text| text.parse().ok())).collect();
-    let endpoints = pet.spec.endpoints.iter().map(|e| Endpoint { host: e.host.clone(), port: e.port }).collect();
+    let networks: BTreeSet<Network> = nodes.chain(status.pod_cidrs.iter().filter_map(|text| text.parse().ok())).collect();
+    if networks.is_empty() {
+        return Vec::new();
+    }
+    let endpoints: Vec<_> = pet.spec.endpoints.iter().map(|e| Endpoint { host: e.host.clone(), port: e.port }).collect();
     // The pet keeps the way open: only it can, behind NAT.
-    (!allowed.is_empty()).then_some((key, Peer { endpoints, keepalive: 0, allowed }))
+    let waiting = Peer { endpoints, keepalive: 0, allowed: BTreeSet::new(), accepted: networks.clone() };
+    let used = Peer { allowed: networks, ..waiting.clone() };
+    let Some(next) = key(&status.next_public_key).filter(|next| *next != current) else { return vec![(current, used)] };
+    let handshake = |key| seen.get(&key).and_then(|peer| peer.last_handshake);
+    let (used_by, waits) = if handshake(next) > handshake(current) { (next, current) } else { (current, next) };
+    vec![(used_by, used), (waits, waiting)]
 }
 
 #[cfg(test)]
@@ -65,7 +81,7 @@ mod tests {
             tunnel_addresses: Vec::new(),
             listen_port: 51820,
             key: "/key".into(),
-            link: "kp-gateway".into(),
+            link: "pet-gateway".into(),
             mode: kube_pet_tunnel::Mode::Auto,
             masquerade: true,
             probes: ([127, 0, 0, 1], 0).into(),
@@ -92,12 +108,30 @@ mod tests {
             pet("waits", json!({"nodeAddresses": ["10.99.0.8"]})),
             pet("has-nothing", json!({"publicKey": PublicKey::from([8; 32]).to_string()})),
         ];
-        let desired = desired(&options(), &network(), &pets).unwrap();
+        let desired = desired(&options(), &network(), &pets, &BTreeMap::new()).unwrap();
         assert_eq!(desired.peers.keys().collect::<Vec<_>>(), [&key]);
         let allowed = ["10.99.0.7/32", "10.100.7.0/24"].map(|text| text.parse().unwrap());
         assert_eq!(desired.peers[&key].allowed, BTreeSet::from(allowed));
         let ranges: BTreeSet<Network> = ["10.99.0.0/20", "10.100.0.0/16"].map(|text| text.parse().unwrap()).into();
         assert_eq!(desired.link.routes, ranges, "and nothing of the cluster's own");
         assert_eq!(desired.masquerade, ranges.into_iter().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_pet_that_changes_its_key_is_sent_to_by_the_one_that_it_used_last() {
+        let (old, new) = (PublicKey::from([7; 32]), PublicKey::from([8; 32]));
+        let status = json!({"publicKey": old.to_string(), "nextPublicKey": new.to_string(), "nodeAddresses": ["10.99.0.7"]});
+        let pets = [pet("a", status)];
+        let at = |seconds| Some(std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds));
+        let allowed = BTreeSet::from(["10.99.0.7/32".parse().unwrap()]);
+        for (of_old, of_new, used) in [(None, None, old), (at(5), None, old), (at(5), at(6), new), (at(7), at(6), old), (None, at(1), new)]
+        {
+            let peer = |last_handshake| PeerStatus { last_handshake, ..PeerStatus::default() };
+            let seen = BTreeMap::from([(old, peer(of_old)), (new, peer(of_new))]);
+            let peers = desired(&options(), &network(), &pets, &seen).unwrap().peers;
+            let with: Vec<_> = peers.iter().filter(|(_, peer)| peer.allowed == allowed).map(|(key, _)| *key).collect();
+            assert_eq!((peers.len(), with), (2, vec![used]), "{of_old:?} {of_new:?}");
+            assert!(peers.values().all(|peer| peer.accepted == allowed), "what is under way is taken");
+        }
     }
 }

@@ -6,7 +6,7 @@ use kube_pet_net::tables::OwnChanges;
 use kube_pet_tunnel::{Desired, Keeper, PrivateKey, Settings, Status};
 
 use super::Options;
-use super::counters::CHANGE_SECONDS;
+use super::counters::{CHANGE_SECONDS, CHANGES};
 use super::desired::MARK;
 
 /// What a look at the interface has shown.
@@ -34,6 +34,7 @@ impl Watched {
         let kept = tokio::task::spawn_blocking(move || {
             if let Some(took) = self.keeper.keep(&desired) {
                 CHANGE_SECONDS.set(&[], took.as_secs_f64());
+                CHANGES.increment(&[]);
             }
             self.status = self.keeper.status().or(self.status);
             let seen = Seen { at: Instant::now(), status: self.status.clone(), trouble: self.keeper.trouble().map(str::to_owned) };

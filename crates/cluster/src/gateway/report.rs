@@ -19,8 +19,9 @@ use super::{MANAGER, Objects, RETRY};
 
 /// How often the pets are looked at.
 const EVERY: Duration = Duration::from_secs(5);
-/// A handshake is written when the one that was written is older: thousands of pets shake hands every two minutes.
-const HANDSHAKE_EVERY: Duration = Duration::from_secs(60);
+/// A handshake is written when the one that was written is older: a thousand pets shake hands every two minutes, and those that talk to
+/// others hear of each write.
+const HANDSHAKE_EVERY: Duration = Duration::from_secs(300);
 /// Keys are agreed on at the latest 180 s after the last time, and 25 s later where nothing but keepalives is sent.
 const CONNECTED: Duration = Duration::from_secs(215);
 
@@ -191,7 +192,7 @@ mod tests {
         let known = pet(first);
         assert_eq!(news("gw", &known, &peer(Some(0), 4), at(100)), None);
         assert_eq!(news("gw", &known, &peer(Some(20), 4), at(21)), None, "not every handshake");
-        assert!(news("gw", &known, &peer(Some(120), 4), at(121)).is_some());
+        assert!(news("gw", &known, &peer(Some(300), 4), at(301)).is_some());
         assert!(news("gw", &known, &peer(Some(0), 5), at(100)).is_some(), "it has another address");
         assert_eq!(news("gw2", &known, &peer(Some(0), 4), at(100)).unwrap()["gateway"], "gw2");
         let silent = news("gw", &known, &peer(Some(0), 4), at(300)).unwrap();

@@ -277,8 +277,7 @@ fn the_first_failure_is_reported() {
     let used = with_port("u2", false, json!({"containerPort": 1, "hostPort": 80}));
     let everything = json!({
         "nodeName": "n2", "nodeSelector": {"zone": "b"}, "os": {"name": "windows"},
-        "securityContext": {"supplementalGroupsPolicy": "Strict", "appArmorProfile": {"type": "RuntimeDefault"},
-            "sysctls": [{"name": "kernel.msgmax", "value": "1"}]},
+        "securityContext": {"appArmorProfile": {"type": "RuntimeDefault"}, "sysctls": [{"name": "kernel.msgmax", "value": "1"}]},
         "containers": [{"name": "c", "resources": {"requests": {"cpu": "100"}}, "ports": [{"containerPort": 1, "hostPort": 80}]}],
     });
     let mut pod = with(json!({"labels": {"kubernetes.io/os": "windows"}}), everything);
@@ -290,7 +289,6 @@ fn the_first_failure_is_reported() {
             "SysctlForbidden" => context.sysctls = None,
             "PodOSSelectorNodeLabelDoesNotMatch" => pod.metadata.labels = None,
             "PodOSNotSupported" => spec.os = None,
-            "SupplementalGroupsPolicyNotSupported" => context.supplemental_groups_policy = None,
             "OutOfcpu" => spec.containers[0].resources = None,
             "NodeAffinity" => spec.node_selector = None,
             "NodeName" => spec.node_name = None,
@@ -307,7 +305,6 @@ fn the_first_failure_is_reported() {
             "SysctlForbidden",
             "PodOSSelectorNodeLabelDoesNotMatch",
             "PodOSNotSupported",
-            "SupplementalGroupsPolicyNotSupported",
             "OutOfcpu",
             "NodeAffinity",
             "NodeName",
@@ -345,23 +342,13 @@ fn messages_of_the_checks_of_the_pod_alone() {
         decided(json!({"securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}]}})),
         rejected("SysctlForbidden", "forbidden sysctl: \"kernel.msgmax\" not allowlisted")
     );
-    assert_eq!(
-        decided(json!({"securityContext": {"supplementalGroupsPolicy": "Strict"}})),
-        rejected("SupplementalGroupsPolicyNotSupported", "SupplementalGroupsPolicy=Strict is not supported in this node")
-    );
-    assert_eq!(decided(json!({"securityContext": {"supplementalGroupsPolicy": "Merge"}})), Ok(()));
 }
 
 #[test]
 fn what_the_configuration_allows() {
-    let config = AdmissionConfig {
-        allowed_unsafe_sysctls: vec!["kernel.msg*".into()],
-        app_armor: true,
-        supplemental_groups_policy: true,
-        ..AdmissionConfig::default()
-    };
+    let config = AdmissionConfig { allowed_unsafe_sysctls: vec!["kernel.msg*".into()], app_armor: true, ..AdmissionConfig::default() };
     let pod = pod(json!({"securityContext": {
-        "supplementalGroupsPolicy": "Strict", "appArmorProfile": {"type": "Localhost", "localhostProfile": "p"},
+        "appArmorProfile": {"type": "Localhost", "localhostProfile": "p"},
         "sysctls": [{"name": "kernel.msgmax", "value": "1"}]}}));
     assert_eq!(admit(&pod, &node(), &[], &config), Ok(Admission::Fits));
 }

@@ -2,6 +2,7 @@
 
 mod init;
 mod resize;
+mod rounds;
 mod start;
 mod stop;
 mod waiting;
@@ -18,6 +19,7 @@ use super::observed::{Observed, SandboxFacts};
 use super::plan::{Action, ActionKey, Plan, PodEvent, ResizeStanding};
 use super::probes::{self, ProbeKind};
 use super::resizing::Differences;
+use super::rounds::Round;
 use super::spec::{ContainerKind, Desired, find_container};
 use super::status;
 use crate::ids::{ContainerId, ContainerName};
@@ -49,12 +51,26 @@ pub struct Now {
 /// What is due for one pod now. Pure and total; see the module's state diagrams.
 pub fn decide(desired: Desired<'_>, observed: &Observed, memory: &Memory, rules: &Rules, now: Now) -> Plan {
     let differences = Differences::find(desired.pod, observed, memory);
-    let mut draft = Draft { desired, observed, memory, rules, now, differences, actions: Vec::new(), events: Vec::new(), wake_at: None };
+    let mut draft = Draft {
+        desired,
+        observed,
+        memory,
+        rules,
+        now,
+        differences,
+        round: Round::find(desired.pod, observed, &memory.actuated.replaced),
+        actions: Vec::new(),
+        events: Vec::new(),
+        replaced: BTreeSet::new(),
+        wake_at: None,
+        failed: false,
+    };
     let evicted = memory.evicted.as_ref().map(|eviction| eviction.failed.clone());
     let failed = memory.rejected.clone().or(evicted).or_else(|| draft.deadline_exceeded());
+    draft.failed = failed.is_some();
     let waiting = draft.waiting();
-    let differences = &draft.differences;
-    let view = status::View { desired, observed, memory, rules, now, failed: failed.as_ref(), waiting: &waiting, differences };
+    let (differences, round) = (&draft.differences, draft.round);
+    let view = status::View { desired, observed, memory, rules, now, failed: failed.as_ref(), waiting: &waiting, differences, round };
     let status = status::pod_status(&view);
     let terminal = matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"));
     let finished = match (desired.stop, terminal) {
@@ -73,9 +89,9 @@ pub fn decide(desired: Desired<'_>, observed: &Observed, memory: &Memory, rules:
     // What ends is not changed any more.
     let resize = if ending { ResizeStanding::default() } else { draft.differences.standing() };
     let abandoned = draft.abandoned();
-    let Draft { mut actions, events, wake_at, .. } = draft;
+    let Draft { mut actions, events, replaced, wake_at, .. } = draft;
     actions.retain(|a| !memory.in_flight.contains(&a.key()));
-    Plan { actions, abandoned, probes, status, events, wake_at, resize, finished }
+    Plan { actions, abandoned, probes, status, events, wake_at, resize, replaced, finished }
 }
 
 /// Why a container waits, for its status: reason and message.
@@ -89,9 +105,13 @@ struct Draft<'a> {
     now: Now,
     /// What the containers have against what the pod was given.
     differences: Differences,
+    round: Round,
     actions: Vec<Action>,
     events: Vec<PodEvent>,
+    replaced: BTreeSet<ContainerId>,
     wake_at: Option<Timestamp>,
+    /// The node fails the pod whatever its containers do.
+    failed: bool,
 }
 
 impl<'a> Draft<'a> {
@@ -143,6 +163,9 @@ impl<'a> Draft<'a> {
     // --- running
 
     fn run(&mut self) {
+        if self.end_round() {
+            return;
+        }
         self.kill_unwanted();
         self.post_start();
         let Some(sandbox) = self.observed.sandbox.as_ref() else {

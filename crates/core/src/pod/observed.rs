@@ -36,6 +36,8 @@ pub struct ObservedContainer {
     pub attempt: u32,
     /// Hash of the spec that it was made from.
     pub spec_hash: String,
+    /// How often all containers of the pod had been restarted together before it was made (see [`super::rounds`]).
+    pub round: u32,
     /// Seconds that its next restart has to wait after its end (see `backoff`).
     pub backoff_seconds: u32,
     /// [`SandboxFacts::id`] that it was made in.

@@ -27,6 +27,9 @@ pub struct Plan {
     pub wake_at: Option<Timestamp>,
     /// Where a resize stands.
     pub resize: ResizeStanding,
+    /// Containers that end because their definition has changed, or with all others of the pod, to be remembered: others take their place
+    /// whatever the policy.
+    pub replaced: BTreeSet<ContainerId>,
     /// Nothing is left to do for this pod, ever: its worker can end.
     pub finished: bool,
 }
@@ -62,6 +65,8 @@ pub enum Action {
         attempt: u32,
         /// What the attempt's label says of its own next restart.
         backoff_seconds: u32,
+        /// [`ObservedContainer::round`](super::ObservedContainer::round) of the attempt.
+        round: u32,
         /// Older attempts that are no longer needed for status or logs.
         obsolete: Vec<ContainerId>,
     },

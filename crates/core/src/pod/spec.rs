@@ -131,10 +131,27 @@ pub fn restart_policy(pod: &Pod, container: &Container) -> RestartPolicy {
 /// Whether a container that ended with `code` runs again: by the first of its restart rules that matches, else by its policy
 /// (KEP-5307).
 pub fn restarts_after(pod: &Pod, container: &Container, code: i32) -> bool {
-    let rules = container.restart_policy_rules.as_deref().unwrap_or_default();
     let by_rule =
-        container.restart_policy.is_some() && rules.iter().find(|rule| matches(rule, code)).is_some_and(|r| r.action == "Restart");
+        container.restart_policy.is_some() && matching_rule(container, code).is_some_and(|rule| RESTARTS.contains(&&*rule.action));
     by_rule || restart_policy(pod, container).restarts(code)
+}
+
+/// Actions of restart rules by which the container runs again; others leave it to the policy.
+const RESTARTS: [&str; 2] = ["Restart", RESTART_ALL];
+const RESTART_ALL: &str = "RestartAllContainers";
+
+/// Whether a container that ended with `code` asks for a restart of all containers of its pod (KEP-5532).
+pub fn restarts_all_after(container: &Container, code: i32) -> bool {
+    matching_rule(container, code).is_some_and(|rule| rule.action == RESTART_ALL)
+}
+
+/// Whether any end of a container may ask for a restart of all.
+pub fn may_restart_all(pod: &Pod) -> bool {
+    containers(pod).any(|(_, container)| container.restart_policy_rules.iter().flatten().any(|rule| rule.action == RESTART_ALL))
+}
+
+fn matching_rule(container: &Container, code: i32) -> Option<&ContainerRestartRule> {
+    container.restart_policy_rules.iter().flatten().find(|rule| matches(rule, code))
 }
 
 fn matches(rule: &ContainerRestartRule, code: i32) -> bool {

@@ -13,7 +13,13 @@ use super::decide::{Now, Rules, Waiting};
 use super::memory::{Memory, Rejected};
 use super::observed::Observed;
 use super::resizing::Differences;
+use super::rounds::Round;
 use super::spec::{ContainerKind, Desired};
+
+pub use conditions::is_own_condition;
+
+/// Why a container waits that is restarted with all others.
+pub(super) const RESTARTING_ALL: &str = "RestartingAllContainers";
 
 /// How long `ErrImagePull` is shown before it reads `ImagePullBackOff`.
 pub(super) const ERR_IMAGE_PULL_SHOWN: SignedDuration = SignedDuration::from_secs(3);
@@ -31,6 +37,8 @@ pub(super) struct View<'a> {
     pub waiting: &'a Waiting,
     /// What the containers have against what the pod was given.
     pub differences: &'a Differences,
+    /// The round that the pod is in.
+    pub round: Round,
 }
 
 /// The complete status. Conditions that are not the kubelet's are carried over as the API server has them.

@@ -1,4 +1,5 @@
 mod resize;
+mod rounds;
 mod simulation;
 mod tables;
 
@@ -44,6 +45,7 @@ pub(super) fn seen(name: &str, attempt: u32, backoff_seconds: u32, state: Contai
         name: ContainerName::from(name),
         attempt,
         spec_hash: container_hash(&container(name)),
+        round: 0,
         backoff_seconds,
         sandbox: "sb1".into(),
         image: "docker.io/library/busybox:1".into(),

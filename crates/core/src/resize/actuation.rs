@@ -122,6 +122,9 @@ pub struct Actuated {
     /// Containers that are ended so that their successors have other resources: they come back whatever their restart policy.
     #[serde(default)]
     pub restarts: BTreeSet<ContainerId>,
+    /// Containers that are ended because their definition has changed, or with all others of the pod: the same holds of them.
+    #[serde(default)]
+    pub replaced: BTreeSet<ContainerId>,
 }
 
 impl Actuated {
@@ -139,12 +142,14 @@ impl Actuated {
 
     /// Whether what was written down misses something of `now`. That a cgroup was made with what was given goes without saying.
     pub fn is_outdated(&self, now: &Self) -> bool {
-        (&self.containers, &self.restarts) != (&now.containers, &now.restarts) || self.pod.is_some() && self.pod != now.pod
+        (&self.containers, &self.restarts, &self.replaced) != (&now.containers, &now.restarts, &now.replaced)
+            || self.pod.is_some() && self.pod != now.pod
     }
 
     /// Forgets containers that are gone.
     pub fn keep_only(&mut self, there: impl Fn(&ContainerId) -> bool) {
         self.containers.retain(|id, _| there(id));
         self.restarts.retain(|id| there(id));
+        self.replaced.retain(|id| there(id));
     }
 }

@@ -80,10 +80,20 @@ fn memory(amount: Amount) -> Option<i64> {
 
 /// The kernel's name of a size of huge pages (`2MB`, `1GB`) for a resource (`hugepages-2Mi`).
 pub fn hugepage_unit(resource: &str) -> Option<String> {
-    let mut size = resource.strip_prefix("hugepages-")?.parse::<Amount>().ok()?.value();
+    hugepage_unit_of(hugepage_size(resource)?)
+}
+
+/// The size in bytes of the huge pages of a resource (`hugepages-2Mi`).
+pub fn hugepage_size(resource: &str) -> Option<u64> {
+    let size = resource.strip_prefix("hugepages-")?.parse::<Amount>().ok()?.value();
+    u64::try_from(size).ok()
+}
+
+/// The kernel's name of huge pages of so many bytes.
+pub fn hugepage_unit_of(mut size: u64) -> Option<String> {
     let units = ["B", "KB", "MB", "GB", "TB", "PB"];
     let mut unit = 0;
-    while size > 0 && size % 1024 == 0 && unit + 1 < units.len() {
+    while size > 0 && size.is_multiple_of(1024) && unit + 1 < units.len() {
         size /= 1024;
         unit += 1;
     }

@@ -44,12 +44,30 @@ const GONE: &str = "Kubernetes itself has dropped this kind of volume or serves 
 /// Below `spec`.
 pub(super) const POD: &[Field] = &[
     yes("activeDeadlineSeconds"),
-    note("affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchExpressions[].key", "checked at admission"),
-    note("affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchExpressions[].operator", "checked at admission"),
-    note("affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchExpressions[].values", "checked at admission"),
-    note("affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchFields[].key", "checked at admission"),
-    note("affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchFields[].operator", "checked at admission"),
-    note("affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchFields[].values", "checked at admission"),
+    note(
+        "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchExpressions[].key",
+        "checked at admission",
+    ),
+    note(
+        "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchExpressions[].operator",
+        "checked at admission",
+    ),
+    note(
+        "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchExpressions[].values",
+        "checked at admission",
+    ),
+    note(
+        "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchFields[].key",
+        "checked at admission",
+    ),
+    note(
+        "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchFields[].operator",
+        "checked at admission",
+    ),
+    note(
+        "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchFields[].values",
+        "checked at admission",
+    ),
     elsewhere("affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution", SCHEDULER),
     elsewhere("affinity.podAffinity", SCHEDULER),
     elsewhere("affinity.podAntiAffinity", SCHEDULER),
@@ -88,8 +106,14 @@ pub(super) const POD: &[Field] = &[
     elsewhere("schedulerName", SCHEDULER),
     elsewhere("schedulingGates", SCHEDULER),
     elsewhere("schedulingGroup", SCHEDULER),
-    note("securityContext.appArmorProfile.localhostProfile", "where the host has AppArmor; elsewhere the pod is rejected at admission, with the reason `AppArmor`"),
-    note("securityContext.appArmorProfile.type", "where the host has AppArmor; elsewhere the pod is rejected at admission, with the reason `AppArmor`"),
+    note(
+        "securityContext.appArmorProfile.localhostProfile",
+        "where the host has AppArmor; elsewhere the pod is rejected at admission, with the reason `AppArmor`",
+    ),
+    note(
+        "securityContext.appArmorProfile.type",
+        "where the host has AppArmor; elsewhere the pod is rejected at admission, with the reason `AppArmor`",
+    ),
     yes("securityContext.fsGroup"),
     note("securityContext.fsGroupChangePolicy", "of volumes of claims; others are the pod's own, whose files all get the group"),
     yes("securityContext.runAsGroup"),
@@ -103,9 +127,11 @@ pub(super) const POD: &[Field] = &[
     yes("securityContext.seccompProfile.localhostProfile"),
     yes("securityContext.seccompProfile.type"),
     yes("securityContext.supplementalGroups"),
-    refused("securityContext.supplementalGroupsPolicy", "groups of the image's /etc/group cannot be left out yet; admission says so first, with the reason `SupplementalGroupsPolicyNotSupported`")
-        .only("`Strict`", |place| place.value == "Strict"),
-    note("securityContext.sysctls[].name", "the safe ones, and those that the configuration allows; others are rejected at admission, with the reason `SysctlForbidden`"),
+    yes("securityContext.supplementalGroupsPolicy"),
+    note(
+        "securityContext.sysctls[].name",
+        "the safe ones, and those that the configuration allows; others are rejected at admission, with the reason `SysctlForbidden`",
+    ),
     yes("securityContext.sysctls[].value"),
     refused("securityContext.windowsOptions", "this node runs Linux").only("not empty", is_filled),
     elsewhere("serviceAccount", "the old name of serviceAccountName"),
@@ -223,8 +249,7 @@ pub(super) const CONTAINER: &[Field] = &[
     yes("resources.limits"),
     yes("resources.requests"),
     note("restartPolicy", "`Always` makes an init container a sidecar"),
-    refused("restartPolicyRules[].action", "all containers of a pod are not restarted together yet")
-        .only("`RestartAllContainers`", |place| place.value == "RestartAllContainers"),
+    yes("restartPolicyRules[].action"),
     yes("restartPolicyRules[].exitCodes.operator"),
     yes("restartPolicyRules[].exitCodes.values"),
     yes("securityContext.allowPrivilegeEscalation"),
@@ -313,8 +338,7 @@ pub(super) const VOLUME: &[Field] = &[
     yes("downwardAPI.items[].resourceFieldRef.divisor"),
     yes("downwardAPI.items[].resourceFieldRef.resource"),
     not_yet("downwardAPI.items[].user", OWNER),
-    refused("emptyDir.medium", "huge pages cannot be mounted yet")
-        .only("`HugePages…`", |place| place.value.as_str().is_some_and(|medium| medium.starts_with("HugePages"))),
+    note("emptyDir.medium", "huge pages of sizes that a container asks for"),
     not_yet("emptyDir.mode", "the folder's mode is 0777"),
     note("emptyDir.sizeLimit", "the pod that exceeds it is evicted; counted once a minute")
         .only("unless `medium: Memory`", |place| place.parent.get("medium").and_then(Value::as_str) != Some("Memory")),

@@ -116,10 +116,8 @@ fn findings_name_the_place() {
     let mut expected = [
         ("spec.containers[b].unheard", NotYet),
         ("spec.hostUsers", Refused),
-        ("spec.initContainers[s].restartPolicyRules[0].action", Refused),
         ("spec.schedulerName", ControlPlane),
         ("spec.volumes[x].iscsi", Refused),
-        ("spec.volumes[h].emptyDir.medium", Refused),
     ]
     .map(|(path, state)| (path.to_owned(), state))
     .to_vec();
@@ -141,11 +139,6 @@ fn states_that_hold_for_some_values() {
     for (spec, path, state) in [
         (windows(json!({"runAsUserName": "u"})), "spec.containers[c].securityContext.windowsOptions", State::Refused),
         (
-            json!({"securityContext": {"supplementalGroupsPolicy": "Strict"}}),
-            "spec.securityContext.supplementalGroupsPolicy",
-            State::Refused,
-        ),
-        (
             projected(json!({"podCertificate": {"keyType": "RSA4096"}})),
             "spec.volumes[v].projected.sources[0].podCertificate.keyType",
             State::Refused,
@@ -161,7 +154,7 @@ fn states_that_hold_for_some_values() {
     }
     for spec in [
         windows(json!({})),
-        json!({"securityContext": {"supplementalGroupsPolicy": "Merge"}}),
+        json!({"securityContext": {"supplementalGroupsPolicy": "Strict"}}),
         json!({"volumes": [{"name": "v", "emptyDir": {"medium": "Memory"}}]}),
         container(json!({"env": [{"name": "E", "valueFrom": {"fileKeyRef": {"key": "k"}}}]})),
         projected(json!({"clusterTrustBundle": {"path": "p"}})),

@@ -216,8 +216,34 @@ fn memory_sizes() {
     for (limit, pod, node, expected) in cases {
         assert_eq!(memory_size(limit, pod, node), expected, "{limit:?} {pod:?} {node}");
     }
-    assert_eq!(empty_dir_medium(Some("HugePages-2Mi")), EmptyDirMedium::HugePages);
+    assert_eq!(empty_dir_medium(Some("HugePages-2Mi")), EmptyDirMedium::HugePages(Some("2Mi".into())));
+    assert_eq!(empty_dir_medium(Some("HugePages")), EmptyDirMedium::HugePages(None));
+    assert_eq!(empty_dir_medium(Some("HugePages2Mi")), EmptyDirMedium::Unknown("HugePages2Mi".into()));
     assert_eq!(empty_dir_medium(None), EmptyDirMedium::Disk);
+}
+
+#[test]
+fn huge_pages_are_of_the_size_that_the_pod_asks_for() {
+    let size = |resources: &[serde_json::Value], medium: &str| {
+        let containers: Vec<_> =
+            resources.iter().map(|limits| json!({"name": "c", "resources": {"limits": limits, "requests": limits}})).collect();
+        let pod: Pod = serde_json::from_value(json!({"spec": {"containers": containers}})).unwrap();
+        let EmptyDirMedium::HugePages(size) = empty_dir_medium(Some(medium)) else { panic!("{medium}") };
+        huge_page_size(&pod, size.as_deref()).map_err(|error| error.to_string())
+    };
+    let (small, large) = (json!({"hugepages-2Mi": "4Mi", "cpu": "1"}), json!({"hugepages-1Gi": "1Gi"}));
+    let both = [small.clone(), large.clone()];
+    assert_eq!(size(&[small.clone(), json!({})], "HugePages"), Ok(2 << 20));
+    assert_eq!(size(&both, "HugePages-2Mi"), Ok(2 << 20));
+    assert_eq!(size(&both, "HugePages-2048Ki"), Ok(2 << 20));
+    assert_eq!(size(&both, "HugePages-1Gi"), Ok(1 << 30));
+    let several = "medium: HugePages can't be used if container requests multiple huge page sizes";
+    assert_eq!(size(&both, "HugePages"), Err(several.into()));
+    let none = |medium: &str| format!("medium {medium}: hugePages storage requested, but there is no resource request for huge pages");
+    for (resources, medium) in [(json!({}), "HugePages"), (small.clone(), "HugePages-1Gi"), (small, "HugePages-x")] {
+        assert_eq!(size(&[resources], medium), Err(none(medium)));
+    }
+    assert_eq!(size(&[large], "HugePages"), Ok(1 << 30));
 }
 
 #[test]

@@ -110,7 +110,7 @@ impl Layout {
             if hierarchy.unified {
                 v2
             } else {
-                hierarchy.controllers.iter().any(|name| ["cpu", "cpuacct", "memory", "pids"].contains(&name.as_str()))
+                hierarchy.controllers.iter().any(|name| ["cpu", "cpuacct", "memory", "hugetlb", "pids"].contains(&name.as_str()))
             }
         })
     }

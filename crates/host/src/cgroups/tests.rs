@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use super::*;
 
 /// A group of its own, removed also if the test fails.
@@ -91,6 +93,22 @@ fn on_v1_no_group_has_more_than_the_one_around_it() {
 }
 
 #[test]
+fn a_group_has_the_huge_pages_that_it_is_given_and_no_others() {
+    let group = Group::new("huge");
+    let Some(size) = crate::machine::huge_pages().into_iter().find(|(size, _)| *size == 2 << 20) else { return };
+    let read = |v1: &str, v2: &str| group.read(("hugetlb", v1), v2);
+    // Kernels and cgroup mounts without the controller count no huge pages.
+    if !layout().unwrap().has("hugetlb") {
+        return;
+    }
+    ensure(&group.pod(), &Limits::default()).unwrap();
+    limit_huge_pages(&group.pod(), &[("2MB".to_owned(), 2 * size.0)].into()).unwrap();
+    assert_eq!(read("hugetlb.2MB.limit_in_bytes", "hugetlb.2MB.max"), (4 << 20).to_string());
+    limit_huge_pages(&group.pod(), &BTreeMap::new()).unwrap();
+    assert_eq!(read("hugetlb.2MB.limit_in_bytes", "hugetlb.2MB.max"), "0");
+}
+
+#[test]
 fn processes_are_counted_and_keep_their_group_until_they_end() {
     let group = Group::new("counters");
     ensure(&group.pod(), &Limits::default()).unwrap();
@@ -140,12 +158,13 @@ fn layouts_are_told_apart() {
          2 0 0:2 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory\n\
          3 0 0:3 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
          4 0 0:2 / /var/lib/x/merged/sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+         6 0 0:5 / /sys/fs/cgroup/hugetlb rw - cgroup cgroup rw,hugetlb\n\
          5 0 0:4 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n",
     );
     assert_eq!(hybrid.version(), Version::Hybrid);
     assert_eq!(hybrid.hierarchy("cpuacct").unwrap().mount, Path::new("/sys/fs/cgroup/cpu,cpuacct"));
-    assert_eq!(hybrid.all().count(), 4);
-    assert_eq!(hybrid.limiting().count(), 2);
+    assert_eq!(hybrid.all().count(), 5);
+    assert_eq!(hybrid.limiting().count(), 3);
     assert!(hybrid.hierarchy("pids").is_none(), "the unified hierarchy of a hybrid machine has no controllers");
     let v2 = Layout::from_table("1 0 0:1 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n");
     assert_eq!(v2.version(), Version::V2);

@@ -25,7 +25,7 @@ use crate::{
     kube_proxy,
     lab::{Lab, LabOptions},
     patience::eventually,
-    pet::Pet,
+    pet::{Pet, PetOptions},
     process,
     progress::say,
     topology::ServiceProxy,
@@ -66,8 +66,8 @@ pub struct Plan {
 pub async fn run(plan: &Plan) -> Result<()> {
     let lab = Lab::start(LabOptions::new("bench-services")).await?;
     wire::serve(lab.control_plane()).await?;
-    let own = ServiceProxy::Agent.pet(&lab, "kube-pet").await?;
-    let other = ServiceProxy::KubeProxy.pet(&lab, "kube-proxy").await?;
+    let own = ServiceProxy::Agent.pet(&lab, PetOptions::new("kube-pet")).await?;
+    let other = ServiceProxy::KubeProxy.pet(&lab, PetOptions::new("kube-proxy")).await?;
     let client = lab.client().await?;
     let bench = Bench {
         services: Api::namespaced(client.clone(), SPACE),

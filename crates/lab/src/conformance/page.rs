@@ -57,12 +57,13 @@ fn page(selection: &Selection, report: &Report, surroundings: &Surroundings) -> 
     let dns = if selection.topology.dns { "CoreDNS" } else { "none" };
     let _ = writeln!(
         text,
-        "| Focus | {} |\n| Skip | `{}` |\n| At once | {} |\n| Nodes | {} |\n| Services by | {services} |\n| DNS | {dns} |\n| Took | {} s |\n\n\
+        "| Focus | {} |\n| Skip | `{}` |\n| At once | {} |\n| Nodes | {}{} |\n| Services by | {services} |\n| DNS | {dns} |\n| Took | {} s |\n\n\
          **{} of {} passed.**\n",
         cell(&selection.focus.to_string()),
         cell(&selection.skip),
         selection.procs,
         selection.topology.pets,
+        if selection.topology.tunnel { ", each behind NAT at a home of its own, joined by the tunnel" } else { "" },
         report.took.as_secs(),
         report.passed(),
         report.specs.len()
@@ -127,7 +128,7 @@ mod tests {
             report("passed", "BeforeEach", ""),
         ];
         let report = Report { specs: specs.into_iter().filter_map(spec).collect(), took: Duration::from_secs(3) };
-        let topology = Topology { pets: 1, proxy: ServiceProxy::Agent, dns: false };
+        let topology = Topology { pets: 1, proxy: ServiceProxy::Agent, dns: false, tunnel: false };
         let focus = Focus::Matching("a|b".into());
         let selection = Selection { focus, skip: String::new(), procs: 1, topology, limit: Duration::ZERO };
         let page = page(&selection, &report, &Surroundings { facts: vec![] });

@@ -3,17 +3,23 @@
 mod allocation;
 mod certificates;
 mod joining;
+mod keys;
 mod permissions;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use kube::{
     Api, Client,
-    api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, PostParams},
+    api::{DeleteParams, DynamicObject, ListParams},
 };
-use kube_pet_lab::{Lab, LabOptions, controller, daemon::Daemon, eventually};
-use serde_json::{Value, json};
+use kube_pet_lab::{
+    Lab, LabOptions, controller,
+    daemon::Daemon,
+    eventually,
+    herd::{self, condition, key, objects, pet},
+};
+use serde_json::Value;
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
 use crate::harness::SOON;
@@ -68,16 +74,11 @@ impl Cluster {
 
     /// A client with the identity of a node.
     async fn as_node(&self, name: &str) -> Result<Client> {
-        let file = kube::config::Kubeconfig::read_from(self.lab.record().kubeconfig())?;
-        let mut config = kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await?;
-        config.auth_info.impersonate = Some(format!("system:node:{name}"));
-        config.auth_info.impersonate_groups = Some(vec!["system:nodes".into(), "system:authenticated".into()]);
-        Client::try_from(config).context("make a client")
+        herd::as_node(&self.lab, name).await
     }
 
     async fn create_pet(&self, name: &str, machine: &str, key: &str) -> Result<()> {
-        let pets = objects(self.as_node(name).await?, "Pet");
-        pets.create(&PostParams::default(), &pet(name, machine, key)?).await.with_context(|| format!("create the Pet {name}")).map(drop)
+        herd::create(&self.lab, name, machine, key).await
     }
 
     /// The status of a Pet, once `check` likes it.
@@ -102,37 +103,8 @@ impl Cluster {
 
     /// The sum of a metric's samples that have this text in their labels.
     async fn metric(&self, name: &str, labels: &str) -> Result<f64> {
-        let page = controller::page(&self.lab, 0, "/metrics").await?;
-        let samples = page.lines().filter(|line| line.starts_with(name) && line.contains(labels));
-        Ok(samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+        Ok(herd::metric(&controller::page(&self.lab, 0, "/metrics").await?, name, labels))
     }
-}
-
-fn objects(client: Client, kind: &str) -> Api<DynamicObject> {
-    Api::all_with(client, &ApiResource::from_gvk(&GroupVersionKind::gvk("kube-pet.dev", "v1alpha1", kind)))
-}
-
-fn pet(name: &str, machine: &str, key: &str) -> Result<DynamicObject> {
-    let object = json!({
-        "apiVersion": "kube-pet.dev/v1alpha1",
-        "kind": "Pet",
-        "metadata": {"name": name},
-        "spec": {"publicKey": key, "machineID": machine},
-    });
-    serde_json::from_value(object).context("form of a Pet")
-}
-
-/// A public key of a number's own.
-fn key(number: u16) -> String {
-    use base64::Engine;
-    let mut bytes = [7; 32];
-    bytes[..2].copy_from_slice(&number.to_be_bytes());
-    base64::engine::general_purpose::STANDARD.encode(bytes)
-}
-
-fn condition<'a>(status: &'a Value, kind: &str) -> &'a str {
-    let all = status["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
-    all.iter().find(|condition| condition["type"] == kind).and_then(|condition| condition["status"].as_str()).unwrap_or_default()
 }
 
 /// The text of a refusal.
@@ -142,12 +114,4 @@ fn refusal<T>(result: kube::Result<T>) -> Result<String> {
         Err(error) => Err(error.into()),
         Ok(_) => bail!("it was not refused"),
     }
-}
-
-/// Whether all of these are different.
-fn distinct(values: &[String]) -> Result<()> {
-    let mut seen = std::collections::BTreeSet::new();
-    let twice: Vec<_> = values.iter().filter(|value| !seen.insert(*value)).collect();
-    ensure!(twice.is_empty(), "given twice: {twice:?}");
-    Ok(())
 }

@@ -9,10 +9,13 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
-use kube_pet_lab::{Lab, LabOptions, PetOptions, controller, eventually, gateway};
+use kube_pet_lab::{Lab, LabOptions, PetOptions, controller, daemon::Daemon, eventually, gateway};
 use serde_json::json;
 
 use crate::harness::{AGNHOST, Bed, SOON, condition, pod_ip};
+
+mod direct;
+mod rotation;
 
 /// A server that tells its name and the address of who asks.
 fn server(name: &str, node: &str) -> serde_json::Value {
@@ -29,27 +32,36 @@ fn server(name: &str, node: &str) -> serde_json::Value {
     })
 }
 
-#[tokio::test]
-async fn e2e_pets_behind_nat_are_nodes_by_the_tunnel_alone_and_outlive_a_gateway() -> Result<()> {
-    let mut options = LabOptions::new(format!("e2e-t-{}", std::process::id()));
-    options.keep_logs = Some(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("e2e-tunnel-logs"));
+/// A lab whose control plane reaches pets by gateways only.
+async fn cloud(name: &str) -> Result<(Arc<Lab>, Daemon)> {
+    let mut options = LabOptions::new(format!("e2e-{name}-{}", std::process::id()));
+    options.keep_logs = Some(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("e2e-{name}-logs")));
     options.control_plane.verify_kubelets = true;
     let lab = Arc::new(Lab::start(options).await?);
     lab.approve_serving_certificates(false)?;
     controller::deploy(&lab).await?;
     gateway::network(&lab).await?;
-    let _controller = controller::start(&lab, 0, &[]).await?;
+    let controller = controller::start(&lab, 0, &[]).await?;
+    Ok((lab, controller))
+}
+
+/// A pet behind a router of its own, whose inner addresses are those of all other homes.
+fn home(name: &str, tunnel: serde_json::Value) -> PetOptions {
+    PetOptions::new(name).at_home().with("tunnel", tunnel).with("nodeLabels", json!({"example.com/home": name}))
+}
+
+#[tokio::test]
+async fn e2e_pets_behind_nat_are_nodes_by_the_tunnel_alone_and_outlive_a_gateway() -> Result<()> {
+    let (lab, _controller) = cloud("tunnel").await?;
     let (one, two) = (gateway::start(&lab, "gw1").await?, gateway::start(&lab, "gw2").await?);
-    let addresses = [(one.name().to_owned(), one.address), (two.name().to_owned(), two.address)];
+    let addresses = [(one.name().to_owned(), one.inner), (two.name().to_owned(), two.inner)];
     let cloud = lab.clone();
     let routes = tokio::spawn(async move { gateway::follow_active(&cloud, &addresses).await });
 
-    // Two homes, whose inner addresses are the same. The API server verifies their certificates.
-    let home = |name: &str| {
-        PetOptions::new(name).at_home().with("tunnel", json!({"enabled": true})).with("nodeLabels", json!({"example.com/home": name}))
-    };
-    let a = lab.pet(home("home-a")).await?;
-    let b = lab.pet(home("home-b")).await?;
+    // The API server verifies their certificates. All that they say goes through a gateway.
+    let all_by_gateways = json!({"enabled": true, "direct": false});
+    let a = lab.pet(home("home-a", all_by_gateways.clone())).await?;
+    let b = lab.pet(home("home-b", all_by_gateways)).await?;
     let bed = Bed::on(lab.clone(), a, "tunnel").await?;
     b.ready(SOON).await?;
     let nodes: Api<Node> = Api::all(bed.client.clone());
@@ -112,6 +124,12 @@ async fn e2e_pets_behind_nat_are_nodes_by_the_tunnel_alone_and_outlive_a_gateway
     let took = begun.elapsed();
     kube_pet_lab::progress::say(format!("the standby has taken over after {took:?}"));
     ensure!(took < Duration::from_secs(10), "the standby has taken over after {took:?}");
+
+    // They have done all that with the permissions of deploy/.
+    for gateway in [&one, &two] {
+        let log = gateway.daemon.log();
+        ensure!(!log.contains("forbidden"), "{} lacks a permission: {log}", gateway.name());
+    }
 
     // An agent that is started again has its tunnel at once, and its pods are not disturbed.
     bed.pet.kill_agent().await?;

@@ -89,6 +89,8 @@ pub(crate) struct NewSet<'a> {
     pub(crate) key: &'a [Field],
     /// Of the value; empty for a set.
     pub(crate) value: &'a [Field],
+    /// How many elements it takes; 0: as many as the kernel allows.
+    pub(crate) size: u32,
 }
 
 /// A field of a key or value: the number of its type in the program `nft`, for its listings, and its size in bytes.
@@ -250,6 +252,9 @@ impl<'a> Batch<'a> {
                 w.number(attribute::SET_DATA_LENGTH, set.value.iter().map(|f| f.width()).sum());
             }
             w.number(attribute::SET_ID, id);
+            if set.size != 0 {
+                w.nest(attribute::SET_DESCRIPTION, |w| w.number(attribute::DESCRIPTION_SIZE, set.size));
+            }
             if set.flags & SET_CONCAT != 0 {
                 w.nest(attribute::SET_DESCRIPTION, |w| {
                     w.nest(attribute::DESCRIPTION_CONCATENATION, |w| {

@@ -218,6 +218,16 @@ impl Writer {
         });
     }
 
+    /// Remembers the key for a time, from the last time on; ends the rule where the set is full.
+    pub(crate) fn note(&mut self, set: &str, key: Register, milliseconds: u64) {
+        self.expression("dynset", |w| {
+            w.name(1, set);
+            w.number(3, 1);
+            w.number(4, key.number());
+            w.attribute(6, &milliseconds.to_be_bytes());
+        });
+    }
+
     /// Ends the rule unless the packet opens a TCP connection, or answers one that does so.
     pub(crate) fn opens_tcp(&mut self) {
         // SYN set, RST not.

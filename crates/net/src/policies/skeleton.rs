@@ -158,5 +158,5 @@ fn make_set(batch: &mut Batch<'_>, set: Set) {
         Set::Ports(_, family) => (0, with_port(family)),
         Set::Ranges(_, family) => (SET_INTERVAL | SET_CONCAT, with_port(family)),
     };
-    batch.set(&NewSet { name: &set.name(), flags, key: &key, value: &[] });
+    batch.set(&NewSet { name: &set.name(), flags, key: &key, value: &[], size: 0 });
 }

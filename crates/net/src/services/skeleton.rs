@@ -356,7 +356,7 @@ pub(super) fn make_set(batch: &mut Batch<'_>, set: Set) {
         Set::Hairpin(f) => (0, vec![address(f), address(f)], Vec::new()),
     };
     let name = set.name();
-    batch.set(&NewSet { name: &name, flags, key: &key, value: &value });
+    batch.set(&NewSet { name: &name, flags, key: &key, value: &value, size: 0 });
     look_into(batch, set, &name);
 }
 

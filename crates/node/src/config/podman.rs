@@ -55,6 +55,11 @@ impl PodmanSettings {
         self.root.clone().unwrap_or_else(|| "/var/lib/containers/storage".into())
     }
 
+    /// The folder of what its storage keeps until the next boot: Podman's own default where nothing else is set.
+    pub fn run_root(&self) -> PathBuf {
+        self.run_root.clone().unwrap_or_else(|| "/run/containers/storage".into())
+    }
+
     /// Arguments before Podman's subcommand: which store it works on.
     pub fn global_arguments(&self) -> Vec<String> {
         let flags = [("--root", &self.root), ("--runroot", &self.run_root), ("--tmpdir", &self.tmp_dir)];

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Taint;
 use kube_pet_core::quantity::Amount;
 
 use super::dns_cache;
+use super::host_pod;
 use super::labels::{self, is_dns_subdomain};
 use super::section::{Field, Section};
 use super::tunnel;
@@ -207,6 +208,7 @@ fn network(top: &Section<'_>, config: &mut NodeConfiguration) {
     let policies = top.section("networkPolicy");
     policies.bool("enabled", &mut config.network_policy.enabled);
     policies.finish();
+    host_pod::read(top, config);
     dns_cache::read(top, config);
     tunnel::read(top, config);
 }
@@ -318,6 +320,12 @@ fn pods(top: &Section<'_>, config: &mut NodeConfiguration) {
     top.number("podPidsLimit", -1..=i64::from(i32::MAX), &mut config.pod_pids_limit);
     if config.pod_pids_limit == 0 {
         top.conflict("podPidsLimit", "cannot be 0", "write -1 for no limit");
+    }
+    if let Some(field) = top.field("singleProcessOOMKill") {
+        config.single_process_oom_kill = field.bool();
+        if config.single_process_oom_kill == Some(false) && !kube_pet_host::cgroups::is_unified() {
+            field.problem("cannot be false on a machine with cgroup v1", "remove it, or boot the machine with cgroup v2");
+        }
     }
     if let Some(field) = top.field("cgroupRoot")
         && let Some(text) = field.text()

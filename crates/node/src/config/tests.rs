@@ -62,6 +62,7 @@ serverTLSBootstrap: false
 streamingConnectionIdleTimeout: 1h
 enableSystemLogHandler: true
 enableSystemLogQuery: true
+hostPod: {enabled: true, namespace: ops}
 rotateCertificates: true
 clusterDNS: [10.96.0.10]
 clusterDomain: example.org.
@@ -75,7 +76,7 @@ linkPrefix: kp2
 nonMasqueradeCIDRs: [10.0.0.0/8, "fd00::/8"]
 serviceProxy: {enabled: false, healthzBindAddress: "", metricsBindAddress: "[::1]:10249"}
 networkPolicy: {enabled: false}
-tunnel: {enabled: false, mode: userspace, listenPort: 51821, endpoints: ["pet.example:51821", "[fd00::9]:1"], persistentKeepaliveSeconds: 20, mtu: 1380}
+tunnel: {enabled: false, mode: userspace, listenPort: 51821, endpoints: ["pet.example:51821", "[fd00::9]:1"], direct: false, keyRotation: 24h, persistentKeepaliveSeconds: 20, mtu: 1380}
 registerNode: false
 nodeLabels: {example.com/rack: "7", size: 3}
 registerWithTaints: [{key: a/b, value: c, effect: NoExecute}]
@@ -89,6 +90,7 @@ eventBurst: 10
 staticPodPath: /m
 maxPods: 20
 podPidsLimit: 100
+singleProcessOOMKill: true
 cgroupRoot: /lab/pet
 secretsAtRest: true
 allowedUnsafeSysctls: [kernel.msg*]
@@ -341,4 +343,16 @@ fn flags_are_written_down_as_a_file_would_have_them() {
     let source = ConfigSource { overrides, ..ConfigSource::default() };
     let expected = serde_json::json!({"maxPods": 50, "serviceProxy": {"enabled": false, "x": [1]}, "nodeName": "1"});
     assert_eq!(source.flags_as_file(), expected);
+}
+
+#[test]
+fn a_container_ends_as_a_whole_only_where_the_kernel_can_end_it_so() {
+    let loaded = load("singleProcessOOMKill: false\n");
+    if kube_pet_host::cgroups::is_unified() {
+        assert_eq!(loaded.unwrap().single_process_oom_kill, Some(false));
+    } else {
+        let error = loaded.unwrap_err();
+        assert!(error.contains("singleProcessOOMKill") && error.contains("cgroup v1"), "{error}");
+    }
+    assert_eq!(load("").unwrap().single_process_oom_kill, None);
 }

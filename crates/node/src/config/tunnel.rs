@@ -1,11 +1,13 @@
 //! `tunnel`: its settings, and how they are read.
 
+use std::time::Duration;
+
 use kube_pet_tunnel::{Endpoint, Mode};
 use serde::{Serialize, Serializer};
 
-use super::NodeConfiguration;
 use super::schema::choose;
 use super::section::{Field, Section};
+use super::{NodeConfiguration, duration};
 
 /// `tunnel`
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -21,6 +23,11 @@ pub struct TunnelSettings {
     /// Where others may reach this node's port, if they may.
     #[serde(serialize_with = "endpoints", skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<Endpoint>,
+    /// Whether pets that can reach each other do so without the gateway.
+    pub direct: bool,
+    /// How old the key becomes; zero: for ever.
+    #[serde(serialize_with = "duration::serialize")]
+    pub key_rotation: Duration,
     /// Seconds between packets that keep the way through NAT open; 0 for none. Default: the PetNetwork's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub persistent_keepalive_seconds: Option<u16>,
@@ -32,7 +39,16 @@ pub struct TunnelSettings {
 impl Default for TunnelSettings {
     /// Off.
     fn default() -> Self {
-        Self { enabled: false, mode: Mode::Auto, listen_port: 51820, endpoints: Vec::new(), persistent_keepalive_seconds: None, mtu: None }
+        Self {
+            enabled: false,
+            mode: Mode::Auto,
+            listen_port: 51820,
+            endpoints: Vec::new(),
+            direct: true,
+            key_rotation: Duration::from_secs(720 * 3600),
+            persistent_keepalive_seconds: None,
+            mtu: None,
+        }
     }
 }
 
@@ -48,6 +64,8 @@ pub(super) fn read(top: &Section<'_>, config: &mut NodeConfiguration) {
     }
     section.number("listenPort", 0..=65535, &mut tunnel.listen_port);
     section.list("endpoints", endpoint, &mut tunnel.endpoints);
+    section.bool("direct", &mut tunnel.direct);
+    section.duration("keyRotation", Duration::ZERO, &mut tunnel.key_rotation);
     if let Some(seconds) = section.field("persistentKeepaliveSeconds").and_then(|field| field.number(0..=3600)) {
         tunnel.persistent_keepalive_seconds = Some(seconds);
     }

@@ -7,6 +7,7 @@ mod document;
 
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
@@ -259,6 +260,21 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// A child of the agent's own.
+    pub(super) fn of_child(mut child: Child, terminal: Option<Arc<Terminal>>) -> Self {
+        let pid = child.id().map_or(0, i64::from);
+        let (sender, code) = watch::channel(None);
+        tokio::spawn(async move {
+            let code = match child.wait().await {
+                // As a shell has it: what was killed by signal n has 128 + n.
+                Ok(status) => status.code().or_else(|| Some(128 + status.signal()?)).ok_or_else(|| unexplained(Some(status))),
+                Err(error) => Err(error.to_string()),
+            };
+            sender.send_replace(Some(code));
+        });
+        Self { pid, parent: std::process::id().into(), terminal, code }
+    }
+
     #[cfg(test)]
     pub(super) fn pid(&self) -> i64 {
         self.pid

@@ -2,10 +2,10 @@
 //! the store. The kubelet's rule (`NeverVerifyPreloadedImages`): an image that this agent never pulled is free for all.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use kube_pet_host::files::write_durable;
 use serde::{Deserialize, Serialize};
 
 use super::keyring::{Credential, SecretSource};
@@ -40,6 +40,8 @@ pub struct PullRecords {
     dir: Option<PathBuf>,
     known: Arc<Mutex<HashMap<String, Record>>>,
     pulling: Arc<Mutex<BTreeSet<String>>>,
+    /// Pulls of an earlier run that never came to an end.
+    cut_off: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl PullRecords {
@@ -61,7 +63,8 @@ impl PullRecords {
                 pulling.insert(reference);
             }
         }
-        Self { dir, known: Arc::new(Mutex::new(known)), pulling: Arc::new(Mutex::new(pulling)) }
+        let cut_off = Arc::new(Mutex::new(pulling.clone()));
+        Self { dir, known: Arc::new(Mutex::new(known)), pulling: Arc::new(Mutex::new(pulling)), cut_off }
     }
 
     /// Whether a pod with these credentials may use the image that is in the store already.
@@ -84,6 +87,11 @@ impl PullRecords {
                         || (&secret.uid, &secret.namespace, &secret.name) == (&own.uid, &own.namespace, &own.name)
                 })
             })
+    }
+
+    /// Whether a pull of this name was cut off before this run; asked again, it was not.
+    pub fn take_cut_off(&self, reference: &str) -> bool {
+        self.cut_off.lock().unwrap_or_else(PoisonError::into_inner).remove(reference)
     }
 
     /// A pull begins: an image that appears from now on is not somebody else's. Blocks for a small file.
@@ -183,14 +191,10 @@ fn file_name(reference: &str) -> String {
     reference.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
 }
 
-/// Whole or not at all.
+/// Whole or not at all, and there after a power cut: an intent that is lost would make a damaged image a good one.
 fn write(dir: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
     std::fs::create_dir_all(dir)?;
-    let temporary = dir.join(format!("{name}.new"));
-    let mut file = std::fs::File::create(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_data()?;
-    std::fs::rename(&temporary, dir.join(name))
+    write_durable(&dir.join(name), bytes, 0o644).map_err(std::io::Error::other)
 }
 
 #[cfg(test)]

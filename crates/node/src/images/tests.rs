@@ -32,6 +32,7 @@ struct World {
     present: Mutex<Vec<String>>,
     registry: Mutex<BTreeMap<String, Registry>>,
     pulls: Mutex<Vec<String>>,
+    removals: Mutex<Vec<String>>,
     begun: Notify,
     inspections: AtomicUsize,
 }
@@ -87,7 +88,7 @@ impl Fixture {
 }
 
 fn manager(dir: &tempfile::TempDir, limits: PullLimits) -> ImageManager {
-    let options = ImageManagerOptions { limits, records: Some(dir.path().join("records")) };
+    let options = ImageManagerOptions { limits, records: Some(dir.path().join("records")), store: None };
     ImageManager::new(Client::new(dir.path().join("s")), options)
 }
 
@@ -105,6 +106,12 @@ async fn serve(mut stream: UnixStream, world: Arc<World>) {
             let name = query.split('&').next().unwrap().to_owned();
             let auth = head.lines().find_map(|l| l.strip_prefix("x-registry-auth: "));
             return pull(stream, &world, &name, auth.unwrap_or_default()).await;
+        }
+        if let Some(name) = path.strip_prefix("/images/").filter(|_| head.starts_with("DELETE")) {
+            world.removals.lock().unwrap().push(name.to_owned());
+            world.present.lock().unwrap().retain(|present| present != name);
+            stream.write_all(b"HTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\n{}").await.unwrap();
+            continue;
         }
         let name = path.trim_start_matches("/images/");
         let name = name.trim_end_matches("/json").trim_end_matches("/exists");
@@ -235,6 +242,26 @@ async fn component_failures_have_the_kubelets_reasons_and_words() {
     let dead = ImageManager::new(Client::new("/nonexistent"), ImageManagerOptions::default());
     let error = dead.ensure("a:1", PullPolicy::IfNotPresent, &Keyring::default(), || {}).await.unwrap_err();
     assert_eq!((error.reason(), error.event().0), ("ImageInspectError", "InspectFailed"));
+}
+
+#[tokio::test]
+async fn component_what_a_pull_has_left_that_was_cut_off_is_removed_before_the_next() {
+    let mut fixture = Fixture::new(PullLimits::default());
+    for name in ["r.io/cut:1", "r.io/whole:1"] {
+        fixture.registry(name, Registry::Gives);
+    }
+    fixture.ensure("r.io/whole:1", PullPolicy::IfNotPresent).await.unwrap();
+    // The power went after the store had noted the image and before its files were on the disk.
+    PullRecords::open(Some(fixture.dir.path().join("records"))).intend("r.io/cut:1").unwrap();
+    fixture.preload("r.io/cut:1");
+    fixture.restart(PullLimits::default());
+    for _ in 0..2 {
+        for name in ["r.io/cut:1", "r.io/whole:1"] {
+            fixture.ensure(name, PullPolicy::IfNotPresent).await.unwrap();
+        }
+    }
+    assert_eq!(*fixture.world.removals.lock().unwrap(), ["r.io/cut:1"]);
+    assert_eq!(fixture.pulls(), ["r.io/whole:1", "r.io/cut:1"]);
 }
 
 #[tokio::test]

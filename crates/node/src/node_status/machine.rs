@@ -35,7 +35,7 @@ pub(super) fn read(places: &Places) -> Readings {
         pids: told(machine::pids()),
         nodefs: told(machine::filesystem(existing(&places.state))),
         imagefs: told(machine::filesystem(existing(&places.store))),
-        huge_pages: huge_pages(Path::new("/sys/kernel/mm/hugepages")),
+        huge_pages: machine::huge_pages(),
     }
 }
 
@@ -69,33 +69,9 @@ fn existing(path: &Path) -> &Path {
     path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"))
 }
 
-fn huge_pages(folder: &Path) -> Vec<(u64, u64)> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-    let mut pages: Vec<_> = entries
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            let kibibytes: u64 = entry.file_name().to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
-            let count = std::fs::read_to_string(entry.path().join("nr_hugepages")).ok()?.trim().parse().ok()?;
-            Some((kibibytes.saturating_mul(1024), count))
-        })
-        .collect();
-    pages.sort_unstable();
-    pages
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn huge_pages_are_read_by_size() {
-        let folder = tempfile::tempdir().unwrap();
-        for (name, count) in [("hugepages-2048kB", "4\n"), ("hugepages-1048576kB", "0\n"), ("other", "1\n")] {
-            std::fs::create_dir(folder.path().join(name)).unwrap();
-            std::fs::write(folder.path().join(name).join("nr_hugepages"), count).unwrap();
-        }
-        assert_eq!(huge_pages(folder.path()), [(2 << 20, 4), (1 << 30, 0)]);
-    }
 
     #[test]
     fn a_folder_that_is_not_there_yet_counts_as_its_parent() {

@@ -47,6 +47,7 @@ pub(super) fn status(before: &NodeStatus, now: &NodeStatus, due: bool) -> Option
     replace("daemonEndpoints", before.daemon_endpoints != now.daemon_endpoints, value(&now.daemon_endpoints));
     replace("images", before.images != now.images && now.images.is_some(), value(&now.images));
     replace("declaredFeatures", before.declared_features != now.declared_features, value(&now.declared_features));
+    replace("features", before.features != now.features, value(&now.features));
     replace("runtimeHandlers", before.runtime_handlers != now.runtime_handlers, value(&now.runtime_handlers));
     if fields.is_empty() && !conditions_differ && !due {
         return None;

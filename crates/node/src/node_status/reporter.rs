@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeCondition, NodeDaemonEndpoints, NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus,
+    ContainerImage, DaemonEndpoint, Node, NodeCondition, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures,
+    NodeStatus,
 };
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
@@ -29,8 +30,10 @@ use crate::events::EventType;
 const PODMAN_START: Duration = Duration::from_secs(5);
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(7);
-/// Without them the API server lets nobody resize a pod's common resources, or its init containers.
-const DECLARED_FEATURES: [&str; 2] = ["InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers"];
+/// Without them the API server lets nobody resize a pod's common resources, or its init containers, and the scheduler brings no pod whose
+/// containers may ask for a restart of all. In order of the alphabet, as the API server wants them.
+const DECLARED_FEATURES: [&str; 3] =
+    ["InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers", "RestartAllContainersOnContainerExits"];
 /// Where no cluster tells a pod network and none is configured.
 const STANDALONE_NETWORK: &str = "10.85.0.0/24";
 
@@ -169,6 +172,7 @@ impl Reporter {
                 kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(self.inputs.config.port) }),
             }),
             declared_features: Some(DECLARED_FEATURES.map(str::to_owned).to_vec()),
+            features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
             images: self.sources.images.borrow().clone().or_else(|| before.images.clone()),
             node_info: Some(system),
             runtime_handlers: Some(vec![NodeRuntimeHandler {

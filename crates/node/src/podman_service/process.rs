@@ -28,6 +28,8 @@ pub(super) struct Launch {
     environment: Vec<(String, String)>,
     socket: PathBuf,
     log: PathBuf,
+    /// The note of the storage that its check of overlayfs has failed.
+    no_overlay: PathBuf,
 }
 
 impl Launch {
@@ -55,7 +57,8 @@ impl Launch {
         hasher.update(format!("{variables:?}{}", program.display()));
         let hash: [u8; 8] = hasher.finalize().first_chunk().copied().unwrap_or_default();
         variables.push((MARK.to_owned(), format!("{:016x}", u64::from_be_bytes(hash))));
-        Ok(Self { program, arguments, environment: variables, socket, log: run_dir.join("podman-service.log") })
+        let no_overlay = settings.run_root().join("overlay/overlay-false");
+        Ok(Self { program, arguments, environment: variables, socket, log: run_dir.join("podman-service.log"), no_overlay })
     }
 
     pub(super) fn socket(&self) -> &Path {
@@ -199,6 +202,16 @@ impl Launch {
         match log.lines().rfind(told) {
             Some(line) => format!("the Podman service ended{status}: {line}"),
             None => format!("the Podman service ended{status}"),
+        }
+    }
+
+    /// Lets Podman check anew whether it can use overlayfs: a check that has failed is kept until the next boot
+    /// (containers/storage's `cachedFeatureRecord`), although what it failed of, such as a full disk, may be over.
+    pub(super) fn forget_overlay_check(&self) {
+        if let Err(error) = std::fs::remove_file(&self.no_overlay)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, path = %self.no_overlay.display(), "Podman's note cannot be removed");
         }
     }
 

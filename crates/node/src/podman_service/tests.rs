@@ -11,6 +11,8 @@ const STAND_IN: &str = r#"#!/usr/bin/env python3
 import http.server, os, socketserver, sys, time
 assert sys.argv[-4:-1] == ["system", "service", "--time=0"], sys.argv
 if os.environ.get("CONTAINERS_STORAGE_CONF") == "fail": sys.exit("Error: no such luck")
+runroot = [a.removeprefix("--runroot=") for a in sys.argv if a.startswith("--runroot=")]
+if runroot and os.path.exists(runroot[0] + "/overlay/overlay-false"): sys.exit("Error: kernel does not support overlay fs: no space left on device")
 class H(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_GET(self):
@@ -243,4 +245,15 @@ async fn component_a_service_of_somebody_else_is_only_watched() {
     tokio::time::timeout(Duration::from_secs(20), away).await.unwrap().unwrap();
     assert!(machine.services().is_empty());
     task.abort();
+}
+
+/// containers/storage keeps the check until the next boot.
+#[tokio::test]
+async fn component_a_check_that_failed_on_a_full_disk_is_made_again() {
+    let mut machine = Machine::new();
+    let run_root = machine.dir.path().join("runroot");
+    std::fs::create_dir_all(run_root.join("overlay")).unwrap();
+    std::fs::write(run_root.join("overlay/overlay-false"), "no space left on device").unwrap();
+    machine.config.run_root = Some(run_root);
+    machine.agent().ready().await;
 }

@@ -1,5 +1,6 @@
 //! Carrying out what the core decided. Each action is idempotent and looks at nothing but its arguments and the machine.
 
+mod accounts;
 mod env_files;
 mod hooks;
 mod image;
@@ -11,7 +12,8 @@ mod start;
 mod stop;
 mod teardown;
 
-use kube_pet_core::pod::ObservedContainer;
+use kube_pet_core::ids::ContainerName;
+use kube_pet_core::pod::{ContainerKind, ObservedContainer};
 
 pub(crate) use prepare::catatonit;
 pub(super) use resize::{ResizeFailure, Resized};
@@ -27,6 +29,21 @@ pub struct ImageError {
     pub message: String,
     /// Whether repeated failures wait longer and longer.
     pub backs_off: bool,
+}
+
+/// An attempt that is to start: see [`kube_pet_core::pod::Action::StartContainer`].
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    /// Init, app or ephemeral.
+    pub kind: ContainerKind,
+    /// Its name in the spec.
+    pub container: &'a ContainerName,
+    /// Its number.
+    pub attempt: u32,
+    /// Delay of its next restart.
+    pub backoff_seconds: u32,
+    /// How often all containers of the pod have been restarted together.
+    pub round: u32,
 }
 
 /// Why a container did not start.

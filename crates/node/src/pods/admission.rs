@@ -20,7 +20,6 @@ pub(super) fn admit(
         allowed_unsafe_sysctls: settings.allowed_unsafe_sysctls.clone(),
         max_pods: settings.max_pods,
         app_armor: settings.app_armor,
-        supplemental_groups_policy: false,
         shutting_down,
     };
     let refused = |r: kube_pet_core::admission::Rejection| Rejected { reason: r.reason, message: r.message };

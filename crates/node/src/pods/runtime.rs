@@ -8,6 +8,7 @@ use std::time::Instant;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube_pet_core::accounts::Accounts;
 use kube_pet_core::ids::{ContainerId, PodUid};
 use kube_pet_core::node::NodeInfo;
 use kube_pet_core::pod::{BackoffPolicy, EventKind, PodEvent, Rules, pod_uid, status_patch};
@@ -25,6 +26,7 @@ use super::store::PodStoreWriter;
 use super::worker::Wanted;
 use crate::api::ApiHandle;
 use crate::events::{EventRecorder, EventType};
+use crate::flusher::Flusher;
 use crate::handlers::Handlers;
 use crate::images::ImageManager;
 use crate::objects::ObjectFetcher;
@@ -55,6 +57,8 @@ pub struct PodSettings {
     pub max_pods: u32,
     /// `podPidsLimit`
     pub pod_pids_limit: Option<i64>,
+    /// The kernel's OOM killer ends all processes of a container together.
+    pub oom_group: bool,
     /// Crash back-off.
     pub crash: BackoffPolicy,
     /// Folder of Localhost seccomp profiles.
@@ -87,10 +91,13 @@ pub struct PodRuntime {
     /// When this agent started.
     pub(super) began: Instant,
     pub(super) shutdown: watch::Receiver<bool>,
+    pub(super) flusher: Flusher,
     /// Admitted pods, and what each was given.
     pub(super) ledger: Mutex<Ledger>,
     /// Volumes known to be there.
     mounted: Mutex<BTreeMap<PodUid, Arc<PodVolumes>>>,
+    /// Users and groups of images, by ID.
+    pub(super) accounts: Mutex<BTreeMap<String, Arc<Accounts>>>,
     pub(super) synced: watch::Sender<bool>,
 }
 
@@ -130,6 +137,8 @@ pub struct PodRuntimeParts {
     pub handlers: Handlers,
     /// Whether the machine is being shut down.
     pub shutdown: watch::Receiver<bool>,
+    /// Brings what starts have written to the disk.
+    pub flusher: Flusher,
 }
 
 /// Whose status is written: the pod's own object, or a static pod's mirror.
@@ -170,6 +179,7 @@ impl PodRuntime {
             store,
             handlers,
             shutdown,
+            flusher,
         } = parts;
         let exits = ExitWatcher::new(podman.clone(), subscribers.clone());
         let (synced, _) = watch::channel(false);
@@ -193,8 +203,10 @@ impl PodRuntime {
             handlers,
             began: Instant::now(),
             shutdown,
+            flusher,
             ledger: Mutex::default(),
             mounted: Mutex::new(BTreeMap::new()),
+            accounts: Mutex::default(),
             synced,
         }
     }

@@ -12,8 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube_pet_core::ids::{ContainerName, PodUid};
 use kube_pet_core::pod::{
-    Action, ActionKey, Desired, Eviction, Memory, Now, Plan, RESIZE_IN_PROGRESS, RESIZE_PENDING, Rejected, Stop, Verdict, decide,
-    is_starting, status_differs,
+    Action, ActionKey, Desired, Eviction, Memory, Now, Plan, Rejected, Stop, Verdict, decide, is_own_condition, is_starting, status_differs,
 };
 use kube_pet_core::resize::{Actuated, Allocation};
 use tokio::sync::{mpsc, watch};
@@ -178,6 +177,10 @@ impl Worker {
             let wanted = self.allocate(&asked);
             self.checkpoint(&asked).await;
             let plan = self.decide(&wanted, &asked.pod);
+            // Whose end is not its own is written down before it ends.
+            if !(plan.replaced.is_empty() && plan.resize.restarts.is_empty()) {
+                self.checkpoint(&asked).await;
+            }
             self.publish(&wanted, &plan.status);
             self.tell(&wanted, &plan);
             if plan.finished && !self.writing.in_flight {
@@ -504,9 +507,4 @@ fn steady_now() -> Timestamp {
 
 fn resource_version(pod: &Pod) -> u64 {
     pod.metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
-}
-
-fn is_own_condition(kind: &str) -> bool {
-    matches!(kind, "PodReadyToStartContainers" | "Initialized" | "Ready" | "ContainersReady" | "PodScheduled")
-        || [RESIZE_PENDING, RESIZE_IN_PROGRESS].contains(&kind)
 }

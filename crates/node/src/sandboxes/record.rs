@@ -55,8 +55,8 @@ pub(super) fn exists(paths: &Paths, uid: &PodUid) -> bool {
     path(paths, uid).exists()
 }
 
-/// Not flushed to the disk: after a power cut without the record, the pod comes back with another address, which nobody else
-/// can have, because all namespaces are gone then.
+/// Not flushed to the disk here but a moment after the pod has started. After a power cut in between, the pod comes back with another
+/// address, which nobody else can have, because all namespaces are gone then.
 pub(super) fn write(paths: &Paths, record: &Record) -> Result<(), SandboxError> {
     let folder = paths.pod_dir(&record.uid);
     make_folder(&folder)?;

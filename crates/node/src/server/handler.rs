@@ -135,7 +135,7 @@ impl Handler {
                     return not_found();
                 };
                 let wanted = (namespace.as_ref(), pod.as_ref(), container.as_ref());
-                logs::serve(&state.store, &state.paths, wanted, query).await
+                logs::serve(state, wanted, query).await
             }
             Endpoint::StatsSummary => {
                 let asked: Vec<_> = form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == "only_cpu_and_memory").collect();

@@ -1,6 +1,7 @@
 //! `/containerLogs`: container logs straight from their files. A log can be read while Podman is away.
 
 mod follow;
+mod host;
 mod instance;
 mod line;
 mod options;
@@ -18,10 +19,10 @@ use self::follow::Followed;
 use self::instance::Instance;
 use self::options::{BadQuery, LogOptions};
 use self::reader::LogReader;
+use super::ServerState;
 use super::response::{self, Response};
 use crate::log_rotation::files::put_aside;
 use crate::paths::Paths;
-use crate::pods::store::PodStore;
 
 /// Whether a query asks to go on with the container.
 pub(super) fn follows(query: &str) -> bool {
@@ -29,7 +30,8 @@ pub(super) fn follows(query: &str) -> bool {
 }
 
 /// Answers one request for a log.
-pub(super) async fn serve(store: &PodStore, paths: &Paths, (namespace, pod_name, container): (&str, &str, &str), query: &str) -> Response {
+pub(super) async fn serve(state: &ServerState, (namespace, pod_name, container): (&str, &str, &str), query: &str) -> Response {
+    let ServerState { store, paths, host_pod, .. } = state;
     let options = match LogOptions::from_query(query, Timestamp::now()) {
         Ok(options) => options,
         Err(BadQuery::Undecodable) => {
@@ -41,6 +43,10 @@ pub(super) async fn serve(store: &PodStore, paths: &Paths, (namespace, pod_name,
             return response::text(StatusCode::UNPROCESSABLE_ENTITY, text);
         }
     };
+    let host = host_pod.as_ref().and_then(|host| host.find(namespace, pod_name));
+    if host.is_some_and(|host| instance::in_spec(&host, container)) {
+        return host::serve(&options);
+    }
     let Some(pod) = store.by_name(namespace, pod_name) else {
         let text = format!("pod {pod_name:?} does not exist");
         return response::text(StatusCode::NOT_FOUND, text);

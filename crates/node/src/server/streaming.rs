@@ -28,13 +28,16 @@ use super::place::Place;
 use super::quota::Quota;
 use super::response::{self, Response};
 use super::routes::Parameter;
-use crate::pods::store::PodStore;
+use crate::exec::{Command, ExecError, Executor, KillOnDrop, Streams};
 
 use attachments::Attachments;
 use audit::{Counted, Record, Subject};
 pub(super) use command::{attach, exec};
 pub(super) use forward::port_forward;
 pub(super) use run::run;
+
+/// What the machine's own container ID begins with.
+const HOST: &str = "host";
 
 /// The client's connection, once it has its 101.
 type Socket = Counted<TokioIo<Upgraded>>;
@@ -73,9 +76,16 @@ struct Running {
     stdin: bool,
     /// Its input ends with the first client's.
     stdin_once: bool,
+    /// It is no container, but the machine itself.
+    on_host: bool,
 }
 
 impl Running {
+    /// Starts a command in it.
+    async fn start(&self, executor: &Executor, command: Command<'_>) -> Result<(Streams, KillOnDrop), ExecError> {
+        if self.on_host { executor.start_on_host(command) } else { executor.start(command).await }
+    }
+
     /// Whether the container's input stays open when a client leaves that has an input or not. A terminal's always does, as with the
     /// kubelet and containerd.
     fn keeps_input(&self, client: bool) -> bool {
@@ -84,30 +94,30 @@ impl Running {
 }
 
 /// The pod that a path names, the UID included where the path has one.
-fn pod(store: &PodStore, namespace: &str, name: &str, uid: Option<&str>) -> Result<Arc<Pod>, Box<Response>> {
-    store
-        .by_name(namespace, name)
+fn pod(state: &ServerState, namespace: &str, name: &str, uid: Option<&str>) -> Result<Arc<Pod>, Box<Response>> {
+    let host = state.host_pod.as_ref().and_then(|host| host.find(namespace, name)).map(Arc::new);
+    host.or_else(|| state.store.by_name(namespace, name))
         .filter(|pod| uid.is_none_or(|uid| pod.metadata.uid.as_deref() == Some(uid)))
         .ok_or_else(|| Box::new(response::text(StatusCode::NOT_FOUND, "pod does not exist")))
 }
 
 /// The running container that a path names.
-fn running(store: &PodStore, parameters: &[Parameter<'_>]) -> Result<Running, Box<Response>> {
+fn running(state: &ServerState, parameters: &[Parameter<'_>]) -> Result<Running, Box<Response>> {
     let (namespace, name, uid, container) = match parameters {
         [namespace, name, container] => (namespace, name, None, container),
         [namespace, name, uid, container] => (namespace, name, Some(uid.as_ref()), container),
         _ => return Err(Box::new(response::text(StatusCode::NOT_FOUND, "404: Page Not Found"))),
     };
-    let pod = pod(store, namespace, name, uid)?;
+    let pod = pod(state, namespace, name, uid)?;
     let spec = kube_pet_core::pod::find_container(&pod, container).map(|(_, spec)| spec);
     let status = kube_pet_core::pod::container_status(&pod, container);
     let (Some(spec), Some(status)) = (spec, status) else {
         return Err(Box::new(response::text(StatusCode::NOT_FOUND, format!("container not found ({container:?})"))));
     };
     let runs = status.state.as_ref().is_some_and(|state| state.running.is_some());
-    let id = status.container_id.as_deref().and_then(|id| id.strip_prefix("podman://"));
-    match id {
-        Some(id) if runs => {
+    let id = status.container_id.as_deref().and_then(|id| id.split_once("://"));
+    match id.map(|(kind, id)| (kind == HOST, id)) {
+        Some((on_host, id)) if runs => {
             let on = |field: Option<bool>| field == Some(true);
             Ok(Running {
                 container: container.to_string(),
@@ -115,6 +125,7 @@ fn running(store: &PodStore, parameters: &[Parameter<'_>]) -> Result<Running, Bo
                 tty: on(spec.tty),
                 stdin: on(spec.stdin),
                 stdin_once: on(spec.stdin_once),
+                on_host,
                 pod: pod.clone(),
             })
         }

@@ -1,10 +1,11 @@
 //! The node's own Pet: made, and kept saying what is true.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use kube::Api;
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
-use kube_pet_api::{Endpoint, Pet, PetSpec};
+use kube_pet_api::{Endpoint, Pet, PetSpec, ROTATE_KEY_ANNOTATION};
 use kube_pet_tunnel::PrivateKey;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -31,7 +32,28 @@ pub(super) enum Seen {
 /// What the node says of itself.
 pub(super) fn spec(key: &PrivateKey, settings: &TunnelSettings) -> PetSpec {
     let endpoints = settings.endpoints.iter().map(|endpoint| Endpoint { host: endpoint.host.clone(), port: endpoint.port }).collect();
-    PetSpec { public_key: key.public().to_string(), endpoints, machine_id: machine_id(key) }
+    PetSpec {
+        public_key: key.public().to_string(),
+        next_public_key: None,
+        endpoints,
+        local_endpoints: Vec::new(),
+        direct: settings.direct,
+        machine_id: machine_id(key),
+    }
+}
+
+/// Another key, if there is one, and the next. Whether that is news.
+pub(super) fn set_keys(spec: &mut PetSpec, (key, next): (Option<String>, Option<String>)) -> bool {
+    let changes = key.is_some() || spec.next_public_key != next;
+    spec.public_key = key.unwrap_or_else(|| std::mem::take(&mut spec.public_key));
+    spec.next_public_key = next;
+    changes
+}
+
+/// Where the machine itself has the tunnel's port. Whether that is news.
+pub(super) fn set_local(spec: &mut PetSpec, local: &[SocketAddr]) -> bool {
+    let local: Vec<Endpoint> = local.iter().map(|at| Endpoint { host: at.ip().to_string(), port: at.port() }).collect();
+    std::mem::replace(&mut spec.local_endpoints, local.clone()) != local
 }
 
 /// The machine's ID is not for others to know. A machine without one is known by its first key.
@@ -42,23 +64,47 @@ fn machine_id(key: &PrivateKey) -> String {
     hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Makes the Pet, and puts right what differs. Never ends.
-pub(super) async fn keep(api: ApiHandle, name: String, wanted: PetSpec, mut seen: watch::Receiver<Seen>) {
-    loop {
-        let now = seen.borrow_and_update().clone();
-        let written = match now {
-            Seen::Unknown => Ok(()),
-            Seen::Absent => within(create(&api, &name, &wanted)).await,
-            Seen::Present(pet) if pet.spec.public_key == wanted.public_key && pet.spec.endpoints == wanted.endpoints => Ok(()),
-            Seen::Present(_) => within(update(&api, &name, &wanted)).await,
-        };
-        if let Err(error) = written {
-            warn!(pet = name, error = &error as &dyn std::error::Error, "the node's Pet is not written; retrying");
-            tokio::time::sleep(RETRY).await;
-        } else if seen.changed().await.is_err() {
-            std::future::pending::<()>().await;
+/// What the Pet is to say, and what it says.
+pub(super) struct Claim {
+    pub(super) api: ApiHandle,
+    pub(super) name: String,
+    pub(super) wanted: watch::Receiver<PetSpec>,
+    pub(super) seen: watch::Receiver<Seen>,
+}
+
+impl Claim {
+    /// Makes the Pet, and puts right what differs. Never ends.
+    pub(super) async fn keep(self) {
+        let Self { api, name, mut wanted, mut seen } = self;
+        loop {
+            let (now, spec) = (seen.borrow_and_update().clone(), wanted.borrow_and_update().clone());
+            let written = match now {
+                Seen::Unknown => Ok(()),
+                Seen::Absent => within(create(&api, &name, &spec)).await,
+                // The machine's ID stays what it was: it is the object's for life.
+                Seen::Present(pet) if is_said(&pet, &spec) => Ok(()),
+                Seen::Present(_) => within(update(&api, &name, &spec)).await,
+            };
+            if let Err(error) = written {
+                warn!(pet = name, error = &error as &dyn std::error::Error, "the node's Pet is not written; retrying");
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+            let changed = tokio::select! {
+                changed = seen.changed() => changed,
+                changed = wanted.changed() => changed,
+            };
+            if changed.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
     }
+}
+
+/// A wish for another key is fulfilled once that is named.
+fn is_said(pet: &Pet, spec: &PetSpec) -> bool {
+    let wished = pet.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(ROTATE_KEY_ANNOTATION));
+    pet.spec == (PetSpec { machine_id: pet.spec.machine_id.clone(), ..spec.clone() }) && !(wished && spec.next_public_key.is_some())
 }
 
 async fn within(call: impl Future<Output = kube::Result<()>>) -> kube::Result<()> {
@@ -77,10 +123,16 @@ async fn create(api: &ApiHandle, name: &str, wanted: &PetSpec) -> kube::Result<(
     Ok(())
 }
 
-/// The machine's ID stays what it was: it is the object's for life.
 async fn update(api: &ApiHandle, name: &str, wanted: &PetSpec) -> kube::Result<()> {
-    let body = json!({"spec": {"publicKey": wanted.public_key, "endpoints": wanted.endpoints}});
+    let PetSpec { public_key, next_public_key, endpoints, local_endpoints, direct, machine_id: _ } = wanted;
+    let mut body = json!({"spec": {
+        "publicKey": public_key, "nextPublicKey": next_public_key,
+        "endpoints": endpoints, "localEndpoints": local_endpoints, "direct": direct,
+    }});
+    if next_public_key.is_some() {
+        body["metadata"] = json!({"annotations": {ROTATE_KEY_ANNOTATION: null}});
+    }
     Api::<Pet>::all(api.client()).patch(name, &PatchParams::default(), &Patch::Merge(body)).await?;
-    info!(pet = name, public_key = wanted.public_key, "the node's Pet is changed");
+    info!(pet = name, public_key, "the node's Pet is changed");
     Ok(())
 }

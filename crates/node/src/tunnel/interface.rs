@@ -1,45 +1,151 @@
 //! The tunnel's interface, on threads that may wait; and what is done where the tunnel is off.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
-use kube_pet_tunnel::{Keeper, PrivateKey, Settings};
-use tracing::{info, warn};
+use kube_pet_net::addresses::{default_route, host_addresses};
+use kube_pet_net::services::Network;
+use kube_pet_tunnel::{Desired, Keeper, Look, Neighbour, Paths, PrivateKey, PublicKey, Settings, Turn};
+use tracing::{debug, info, warn};
 
 use super::model::{Known, MARK, TABLE};
 use crate::config::TunnelSettings;
+use crate::instruments;
 use crate::kernel_tables::OwnChanges;
+
+/// How often the machine's addresses are looked at.
+const ADDRESSES: Duration = Duration::from_secs(10);
+/// As many as a Pet takes.
+const MOST_ADDRESSES: usize = 8;
 
 /// See the module.
 pub(super) struct Interface {
     link: String,
     settings: TunnelSettings,
     keeper: Keeper,
+    paths: Paths,
+    addresses: Vec<IpAddr>,
+    looked: Option<Instant>,
 }
 
+/// What a look at the interface has shown.
+#[derive(Default)]
+pub(super) struct Report {
+    /// Where the machine has the tunnel's port.
+    pub(super) local: Vec<SocketAddr>,
+    /// Paths to other pets that are in use.
+    pub(super) paths: BTreeMap<PublicKey, Neighbour>,
+    /// Whether another pet was talked to in the last minute, or such a path is left from before.
+    pub(super) talks: bool,
+}
+
+/// Its name, and its table's. It does not begin as pods' links do: what comes from those is treated as the node's own pods' traffic.
 fn link(link_prefix: &str) -> String {
-    format!("{link_prefix}-tunnel")
+    let kind = if "tunnel".starts_with(link_prefix) { "wg" } else { "tunnel" };
+    format!("{kind}-{link_prefix}")
 }
 
 impl Interface {
-    pub(super) fn new(link_prefix: &str, settings: TunnelSettings, private_key: PrivateKey, own_changes: OwnChanges) -> Self {
+    pub(super) fn new(
+        link_prefix: &str,
+        settings: TunnelSettings,
+        private_key: PrivateKey,
+        own_changes: OwnChanges,
+        kept: BTreeMap<PublicKey, Neighbour>,
+    ) -> Self {
         let wanted = Settings { private_key, listen_port: settings.listen_port, mark: MARK.value };
-        Self { link: link(link_prefix), keeper: Keeper::new(wanted, settings.mode, own_changes), settings }
+        let kept = if settings.direct { kept } else { BTreeMap::new() };
+        Self {
+            link: link(link_prefix),
+            keeper: Keeper::new(wanted, settings.mode, own_changes),
+            settings,
+            paths: Paths::resume(kept, Instant::now()),
+            addresses: Vec::new(),
+            looked: None,
+        }
     }
 
-    /// Makes the tunnel what it should be.
-    pub(super) async fn keep(mut self, known: &Known) -> Self {
-        let Some(desired) = known.desired(&self.link, &self.settings) else { return self };
+    /// From the next [`Interface::keep`] on.
+    pub(super) fn set_key(&mut self, key: PrivateKey) {
+        self.keeper.set_key(key);
+    }
+
+    /// Makes the tunnel what it should be. No report before the node has an address.
+    pub(super) async fn keep(mut self, known: &Known, neighbours: Option<Arc<BTreeMap<PublicKey, Neighbour>>>) -> (Self, Option<Report>) {
+        let Some(desired) = known.desired(&self.link, &self.settings) else { return (self, None) };
         let kept = tokio::task::spawn_blocking(move || {
-            self.keeper.keep(&desired);
-            self
+            let report = self.work(desired, neighbours.as_deref());
+            (self, Some(report))
         });
         match kept.await {
-            Ok(interface) => interface,
+            Ok(kept) => kept,
             Err(error) => {
                 // With it the interface is gone, where this process runs it: the agent is started again, and with it the tunnel.
                 warn!(%error, "the tunnel broke down");
                 std::future::pending().await
             }
+        }
+    }
+
+    fn work(&mut self, mut desired: Desired, neighbours: Option<&BTreeMap<PublicKey, Neighbour>>) -> Report {
+        if !self.settings.direct {
+            self.keeper.keep(&desired);
+            return Report::default();
+        }
+        let (port, peers) = self.keeper.status().map(|status| (status.listen_port, status.peers)).unwrap_or_default();
+        let talked_to = self.keeper.talked_to();
+        let look = Look { peers: &peers, talked_to: &talked_to, now: Instant::now(), wall: SystemTime::now() };
+        self.paths.look(neighbours, &look).iter().for_each(tell);
+        let paths = self.paths.kept(&peers);
+        instruments::tunnel::paths(paths.len());
+        for (key, peer) in self.paths.peers() {
+            desired.peers.entry(key).or_insert(peer);
+        }
+        let ranges = desired.link.guarded.clone();
+        self.keeper.keep(&desired);
+        self.look_at_addresses(&ranges);
+        let local = self.addresses.iter().filter(|_| port != 0).map(|address| SocketAddr::new(*address, port)).collect();
+        Report { local, talks: !talked_to.is_empty() || !paths.is_empty(), paths }
+    }
+
+    fn look_at_addresses(&mut self, ranges: &BTreeSet<Network>) {
+        if self.looked.is_some_and(|looked| looked.elapsed() < ADDRESSES) {
+            return;
+        }
+        self.looked = Some(Instant::now());
+        match local_addresses(ranges) {
+            Ok(addresses) => self.addresses = addresses,
+            Err(error) => debug!(%error, "the machine's addresses are not known"),
+        }
+    }
+}
+
+/// Addresses of the links that lead to the world: others are of containers and machines on this one. None of the tunnel's network.
+fn local_addresses(ranges: &BTreeSet<Network>) -> Result<Vec<IpAddr>, kube_pet_net::NetlinkError> {
+    let mut uplinks = BTreeSet::new();
+    for ipv6 in [false, true] {
+        uplinks.extend(default_route(ipv6)?.map(|route| route.interface));
+    }
+    let outside = |address: IpAddr| !ranges.iter().any(|network| network.contains(address));
+    let found = host_addresses()?.into_iter().filter(|found| found.global && found.up && uplinks.contains(&found.interface));
+    let found: BTreeSet<IpAddr> = found.map(|found| found.address).filter(|address| outside(*address)).collect();
+    Ok(found.into_iter().take(MOST_ADDRESSES).collect())
+}
+
+fn tell((neighbour, turn): &(Neighbour, Turn)) {
+    let pet = &neighbour.name;
+    instruments::tunnel::turn(*turn);
+    match turn {
+        Turn::Direct => info!(pet, "packets to this pet do not go through the gateway any more"),
+        Turn::Silent => info!(pet, "this pet is not heard from directly any more: packets to it go through the gateway again"),
+        Turn::Idle => info!(pet, "this pet was not talked to for some time: it has no path of its own any more"),
+        Turn::Gone => info!(pet, "this pet is gone, has another key or takes part no more: it has no path of its own any more"),
+        Turn::Unreachable => {
+            let tried: Vec<String> = neighbour.endpoints.iter().map(ToString::to_string).collect();
+            debug!(pet, ?tried, "this pet is not reached directly: packets to it go on through the gateway");
         }
     }
 }
@@ -61,4 +167,17 @@ pub(super) async fn leave(link_prefix: String, own_changes: OwnChanges, record: 
         Err(error) => warn!(%error, "what an earlier run has left of the tunnel is still there"),
     }
     std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::link;
+
+    #[test]
+    fn the_link_is_never_taken_for_a_pods() {
+        for prefix in ["kp", "t", "tu", "tunn", "wg", "0"] {
+            let name = link(prefix);
+            assert!(!name.starts_with(prefix) && name.ends_with(prefix) && name.len() < 16, "{prefix}: {name}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use kube_pet_api::{Pet, PetGateway, PetNetwork};
 use kube_pet_net::services::Network;
 use kube_pet_net::tunnel_links::{Mark, TunnelLink};
-use kube_pet_tunnel::{Desired, Endpoint, Peer};
+use kube_pet_tunnel::{Desired, Endpoint, Neighbour, Peer, PublicKey};
 use serde::{Deserialize, Serialize};
 
 use super::Allocation;
@@ -33,6 +33,16 @@ pub(super) struct Known {
     gateways: BTreeMap<String, Gateway>,
     /// The gateway that packets go to.
     active: Option<String>,
+    /// Paths to other pets that are in use, by their keys: those others send by them, whether this process begins anew or not.
+    paths: BTreeMap<String, Path>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Path {
+    pet: String,
+    networks: Vec<String>,
+    endpoints: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -85,12 +95,40 @@ impl Known {
         Allocation { addresses: self.addresses.clone(), pod_cidrs: self.pod_cidrs.clone() }
     }
 
+    /// For [`kube_pet_tunnel::Paths::resume`].
+    pub(super) fn paths(&self) -> BTreeMap<PublicKey, Neighbour> {
+        let read = |path: &Path| Neighbour {
+            name: path.pet.clone(),
+            networks: path.networks.iter().filter_map(|text| text.parse().ok()).collect(),
+            endpoints: path.endpoints.iter().filter_map(|text| text.parse().ok()).collect(),
+        };
+        self.paths.iter().filter_map(|(key, path)| Some((key.parse().ok()?, read(path)))).collect()
+    }
+
+    pub(super) fn keep_paths(&mut self, paths: &BTreeMap<PublicKey, Neighbour>) {
+        let write = |Neighbour { name, networks, endpoints }: &Neighbour| Path {
+            pet: name.clone(),
+            networks: networks.iter().map(ToString::to_string).collect(),
+            endpoints: endpoints.iter().map(ToString::to_string).collect(),
+        };
+        self.paths = paths.iter().map(|(key, neighbour)| (key.to_string(), write(neighbour))).collect();
+    }
+
     /// `None` before the node has an address.
     pub(super) fn desired(&self, link: &str, settings: &TunnelSettings) -> Option<Desired> {
         if self.addresses.is_empty() {
             return None;
         }
-        let TunnelSettings { enabled: _, mode: _, listen_port: _, endpoints: _, persistent_keepalive_seconds, mtu } = settings;
+        let TunnelSettings {
+            enabled: _,
+            mode: _,
+            listen_port: _,
+            endpoints: _,
+            direct,
+            key_rotation: _,
+            persistent_keepalive_seconds,
+            mtu,
+        } = settings;
         let ranges: BTreeSet<Network> = self.cluster.iter().chain(&self.pets).filter_map(|text| text.parse().ok()).collect();
         let mut peers = BTreeMap::new();
         for (name, gateway) in &self.gateways {
@@ -101,7 +139,9 @@ impl Known {
                 allowed.extend(ranges.iter().copied());
             }
             let endpoints: Vec<Endpoint> = gateway.endpoints.iter().filter_map(|text| text.parse().ok()).collect();
-            peers.insert(key, Peer { endpoints, keepalive: persistent_keepalive_seconds.unwrap_or(self.keepalive), allowed });
+            let keepalive = persistent_keepalive_seconds.unwrap_or(self.keepalive);
+            // Also from one that is not active any more, and what another pet sends although a path of its own leads to it.
+            peers.insert(key, Peer { endpoints, keepalive, allowed, accepted: ranges.clone() });
         }
         let link = TunnelLink {
             name: link.to_owned(),
@@ -114,7 +154,8 @@ impl Known {
             mark: MARK,
             forward: true,
         };
-        Some(Desired { link, peers, masquerade: Vec::new() })
+        let remembered = self.pets.iter().filter(|_| *direct).filter_map(|text| text.parse().ok()).collect();
+        Some(Desired { link, peers, masquerade: Vec::new(), remembered })
     }
 }
 
@@ -129,7 +170,7 @@ impl Gateway {
     }
 }
 
-fn single(address: IpAddr) -> Network {
+pub(super) fn single(address: IpAddr) -> Network {
     Network { address, prefix: if address.is_ipv4() { 32 } else { 128 } }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use kube_pet_core::volumes::{BoundVolumeError, FileKind, HostPathError, MountError, PayloadError};
+use kube_pet_core::volumes::{BoundVolumeError, FileKind, HostPathError, HugePagesError, MountError, PayloadError};
 use kube_pet_host::atomic_tree::TreeError;
 
 use super::claims::ClaimProblem;
@@ -132,9 +132,9 @@ pub enum SetUpError {
         /// The medium.
         medium: String,
     },
-    /// Huge pages.
-    #[error("emptyDir with medium HugePages is not supported by this node")]
-    HugePages,
+    /// It is not known which huge pages an emptyDir is made of.
+    #[error(transparent)]
+    HugePages(#[from] HugePagesError),
     /// A kind of volume that this version does not know.
     #[error("volume type {kind} is not supported by this node")]
     Unsupported {
@@ -233,7 +233,7 @@ impl SetUpError {
         match self {
             Self::Fetch(error) => error.is_retryable(),
             Self::Several(errors) => errors.iter().all(SetUpError::is_retryable),
-            Self::UnknownMedium { .. } | Self::HugePages | Self::Unsupported { .. } | Self::Name { .. } => false,
+            Self::UnknownMedium { .. } | Self::HugePages(_) | Self::Unsupported { .. } | Self::Name { .. } => false,
             _ => true,
         }
     }

@@ -16,8 +16,9 @@ use kube_pet_core::quantity::Amount;
 use kube_pet_core::resources::pod_cgroup;
 use kube_pet_core::volumes::{
     EmptyDirMedium, Payload, PersistentSource, Sources, claim_reference, config_map_payload, downward_api_payload, empty_dir_medium,
-    fs_group, fs_group_on_root_mismatch, holds_secrets, host_path_without_backsteps, joined_options, memory_size, nested_mount_points,
-    nfs_source, projected_payload, secret_payload, used_volumes, validate_payload_path, volume_references, volume_type,
+    fs_group, fs_group_on_root_mismatch, holds_secrets, host_path_without_backsteps, huge_page_size, joined_options, memory_size,
+    nested_mount_points, nfs_source, projected_payload, secret_payload, used_volumes, validate_payload_path, volume_references,
+    volume_type,
 };
 
 use tracing::warn;
@@ -49,8 +50,8 @@ pub(super) struct Place {
 
 /// What to do for one volume.
 pub(super) enum Work {
-    /// A folder of the pod's own; `memory` is the size of its tmpfs.
-    EmptyDir { memory: Option<u64>, fs_group: Option<u32> },
+    /// A folder of the pod's own.
+    EmptyDir { medium: Medium, fs_group: Option<u32> },
     /// A path of this machine.
     HostPath { path: PathBuf, wanted: String, read_only: bool },
     /// A folder of this machine, mounted into the pod's.
@@ -59,6 +60,17 @@ pub(super) enum Work {
     Nfs { name: String, source: String, options: Vec<String>, read_only: bool },
     /// Files.
     Payload { files: Payload, mount_points: BTreeSet<String>, fs_group: Option<u32> },
+}
+
+/// What a folder of the pod's own is on.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Medium {
+    /// The disk of the agent's folders.
+    Disk,
+    /// A tmpfs of this size; 0 is the kernel's default.
+    Memory { size: u64 },
+    /// Huge pages of this size.
+    HugePages { page_size: u64 },
 }
 
 /// A local volume.
@@ -164,17 +176,17 @@ pub(super) fn is_name(name: &str) -> bool {
 }
 
 fn empty_dir(pod: &Pod, source: &EmptyDirVolumeSource, context: &VolumeContext) -> Result<Work, SetUpError> {
-    let memory = match empty_dir_medium(source.medium.as_deref()) {
-        EmptyDirMedium::Disk => None,
+    let medium = match empty_dir_medium(source.medium.as_deref()) {
+        EmptyDirMedium::Disk => Medium::Disk,
         EmptyDirMedium::Memory => {
             let allocatable = context.node.allocatable.get("memory").and_then(bytes).unwrap_or(0);
             let of_pod = pod_cgroup(pod).memory_limit.and_then(|limit| u64::try_from(limit).ok());
-            Some(memory_size(source.size_limit.as_ref().and_then(bytes), of_pod, allocatable))
+            Medium::Memory { size: memory_size(source.size_limit.as_ref().and_then(bytes), of_pod, allocatable) }
         }
-        EmptyDirMedium::HugePages => return Err(SetUpError::HugePages),
+        EmptyDirMedium::HugePages(size) => Medium::HugePages { page_size: huge_page_size(pod, size.as_deref())? },
         EmptyDirMedium::Unknown(medium) => return Err(SetUpError::UnknownMedium { medium }),
     };
-    Ok(Work::EmptyDir { memory, fs_group: fs_group(pod) })
+    Ok(Work::EmptyDir { medium, fs_group: fs_group(pod) })
 }
 
 /// A quantity in bytes; one that is not a number counts as absent (the API server lets none pass).

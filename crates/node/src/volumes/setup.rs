@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::error::SetUpError;
 use super::foreign::{LOCAL, NFS};
-use super::gather::{Place, Step, Work};
+use super::gather::{Medium, Place, Step, Work};
 use super::layout::Layout;
 use super::prepared::{PreparedKind, PreparedVolume};
 use crate::instruments;
@@ -71,8 +71,8 @@ fn folder(layout: &Layout, place: Place, volume: &str) -> PathBuf {
 fn one(layout: &Layout, step: Step) -> Result<PreparedVolume, SetUpError> {
     let kept = has_payload(layout, &step);
     match (step.work, step.place) {
-        (Ok(Work::EmptyDir { memory, fs_group }), _) => {
-            let path = empty_dir(layout, &step.volume, memory, fs_group)?;
+        (Ok(Work::EmptyDir { medium, fs_group }), _) => {
+            let path = empty_dir(layout, &step.volume, medium, fs_group)?;
             Ok(PreparedVolume::of(path, PreparedKind::Scratch))
         }
         (Ok(Work::Payload { files, mount_points, fs_group }), Some(place)) => {
@@ -128,20 +128,21 @@ fn memory_folder(path: &Path) -> Result<(), SetUpError> {
     Ok(())
 }
 
-fn empty_dir(layout: &Layout, volume: &str, memory: Option<u64>, fs_group: Option<u32>) -> Result<PathBuf, SetUpError> {
+fn empty_dir(layout: &Layout, volume: &str, medium: Medium, fs_group: Option<u32>) -> Result<PathBuf, SetUpError> {
     let (path, mark) = (layout.volume("empty-dir", volume, false), layout.ready_mark(volume));
-    let there = if memory.is_some() { mounts::is_mount_point(&path)? } else { path.is_dir() };
+    let on_disk = matches!(medium, Medium::Disk);
+    let there = if on_disk { path.is_dir() } else { mounts::is_mount_point(&path)? };
     // What is ready belongs to the pod: its mode and its group are not touched again.
     if there && mark.exists() {
         return Ok(path);
     }
-    if !(memory.is_some() && there) {
+    if on_disk || !there {
         make_folder(&path, 0o777)?;
     }
-    if let Some(size) = memory
-        && !there
-    {
-        mounts::tmpfs(&path, Some(size).filter(|size| *size > 0), 0o1777, true)?;
+    match medium {
+        Medium::Memory { size } if !there => mounts::tmpfs(&path, Some(size).filter(|size| *size > 0), 0o1777, true)?,
+        Medium::HugePages { page_size } if !there => mounts::huge_pages(&path, page_size, 0o1777)?,
+        _ => {}
     }
     give_to_group(&path, fs_group, false);
     if let Some(folder) = mark.parent() {

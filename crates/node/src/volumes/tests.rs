@@ -354,7 +354,7 @@ async fn mounts_what_is_not_supported_is_refused_for_good() {
         texts(errors),
         [
             "MountVolume.SetUp failed for volume \"disk\" : volume type iscsi is not supported by this node",
-            "MountVolume.SetUp failed for volume \"huge\" : emptyDir with medium HugePages is not supported by this node",
+            "MountVolume.SetUp failed for volume \"huge\" : medium HugePages: hugePages storage requested, but there is no resource request for huge pages",
             "MountVolume.SetUp failed for volume \"../../x\" : invalid volume name \"../../x\"",
         ]
     );

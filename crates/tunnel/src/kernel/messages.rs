@@ -29,8 +29,34 @@ pub(super) fn configure(name: &str, settings: &Settings, status: &DeviceStatus) 
     (attributes.len() > 1).then_some(WireguardMessage { cmd: WireguardCmd::SetDevice, attributes })
 }
 
+/// Makes the kernel speak to those that are spoken to in intervals: a new private key is told to nobody before the next packet, which may
+/// be a whole interval away. `None` where there are none.
+pub(super) fn wake(name: &str, status: &DeviceStatus) -> Option<WireguardMessage> {
+    let kept = status.peers.iter().filter(|(_, peer)| peer.keepalive > 0);
+    let peers: Vec<_> = kept.flat_map(|(key, peer)| [silence(key), WireguardPeer(interval(key, peer.keepalive))]).collect();
+    (!peers.is_empty()).then(|| set_peers(name, peers))
+}
+
+/// No interval any more, if the peer is there. The kernel sends a packet when an interval follows on none; one that follows on another
+/// waits for the end of that.
+fn silence(peer: &PublicKey) -> WireguardPeer {
+    let mut attributes = interval(peer, 0);
+    attributes.push(WireguardPeerAttribute::Flags(WireguardPeerFlags::UpdateOnly));
+    WireguardPeer(attributes)
+}
+
+fn interval(peer: &PublicKey, seconds: u16) -> Vec<WireguardPeerAttribute> {
+    vec![WireguardPeerAttribute::PublicKey(peer.bytes()), WireguardPeerAttribute::PersistentKeepalive(seconds)]
+}
+
 /// Never with the flag that replaces all peers.
+fn set_peers(name: &str, peers: Vec<WireguardPeer>) -> WireguardMessage {
+    let attributes = vec![WireguardAttribute::IfName(name.to_owned()), WireguardAttribute::Peers(peers)];
+    WireguardMessage { cmd: WireguardCmd::SetDevice, attributes }
+}
+
 pub(super) fn change(name: &str, change: &Change) -> WireguardMessage {
+    let mut peers = Vec::new();
     let peer = match change {
         Change::Remove(peer) => {
             // Only an update: the request is not to make a peer that is gone already.
@@ -42,6 +68,9 @@ pub(super) fn change(name: &str, change: &Change) -> WireguardMessage {
             if *replace {
                 attributes.push(WireguardPeerAttribute::Flags(WireguardPeerFlags::ReplaceAllowedIps));
             }
+            if keepalive.is_some_and(|seconds| seconds > 0) {
+                peers.push(silence(peer));
+            }
             attributes.extend(endpoint.map(WireguardPeerAttribute::Endpoint));
             attributes.extend(keepalive.map(WireguardPeerAttribute::PersistentKeepalive));
             let networks = if *replace { all } else { add };
@@ -51,8 +80,8 @@ pub(super) fn change(name: &str, change: &Change) -> WireguardMessage {
             attributes
         }
     };
-    let attributes = vec![WireguardAttribute::IfName(name.to_owned()), WireguardAttribute::Peers(vec![WireguardPeer(peer)])];
-    WireguardMessage { cmd: WireguardCmd::SetDevice, attributes }
+    peers.push(WireguardPeer(peer));
+    set_peers(name, peers)
 }
 
 pub(super) fn get(name: &str) -> WireguardMessage {
@@ -160,23 +189,45 @@ mod tests {
             replace: false,
             all: BTreeSet::new(),
         };
-        let mut expected = vec![7, 0, 2, 0, b'w', b'g', 0, 0]; // WGDEVICE_A_IFNAME
-        expected.extend([100, 0, 8, 0x80]); // WGDEVICE_A_PEERS, nested
-        expected.extend([96, 0, 0, 0x80]); // the first of them
-        expected.extend([36, 0, 1, 0]); // WGPEER_A_PUBLIC_KEY
-        expected.extend([7; 32]);
-        expected.extend([20, 0, 4, 0, 2, 0, 0xca, 0x6c, 192, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0]); // WGPEER_A_ENDPOINT: sockaddr_in
-        expected.extend([6, 0, 5, 0, 25, 0, 0, 0]); // WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL
-        expected.extend([28 + 4, 0, 9, 0x80, 28, 0, 0, 0x80]); // WGPEER_A_ALLOWEDIPS, the first of them
-        expected.extend([6, 0, 1, 0, 2, 0, 0, 0]); // WGALLOWEDIP_A_FAMILY: AF_INET
-        expected.extend([8, 0, 2, 0, 10, 9, 0, 0]); // WGALLOWEDIP_A_IPADDR
-        expected.extend([5, 0, 3, 0, 24, 0, 0, 0]); // WGALLOWEDIP_A_CIDR_MASK
+        let nest = |kind: u16, content: Vec<u8>| {
+            let length = u16::try_from(content.len() + 4).unwrap();
+            [length.to_le_bytes().to_vec(), (kind | 0x8000).to_le_bytes().to_vec(), content].concat()
+        };
+        let key = [vec![36, 0, 1, 0], vec![7; 32]].concat(); // WGPEER_A_PUBLIC_KEY
+        let silent = [
+            key.clone(),
+            vec![6, 0, 5, 0, 0, 0, 0, 0], // WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL
+            vec![8, 0, 3, 0, 4, 0, 0, 0], // WGPEER_A_FLAGS: WGPEER_F_UPDATE_ONLY
+        ];
+        let network = [
+            vec![6, 0, 1, 0, 2, 0, 0, 0],  // WGALLOWEDIP_A_FAMILY: AF_INET
+            vec![8, 0, 2, 0, 10, 9, 0, 0], // WGALLOWEDIP_A_IPADDR
+            vec![5, 0, 3, 0, 24, 0, 0, 0], // WGALLOWEDIP_A_CIDR_MASK
+        ];
+        let peer = [
+            key,
+            vec![20, 0, 4, 0, 2, 0, 0xca, 0x6c, 192, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0], // WGPEER_A_ENDPOINT: sockaddr_in
+            vec![6, 0, 5, 0, 25, 0, 0, 0],
+            nest(9, nest(0, network.concat())), // WGPEER_A_ALLOWEDIPS, the first of them
+        ];
+        let peers = [nest(0, silent.concat()), nest(0, peer.concat())].concat();
+        let expected = [vec![7, 0, 2, 0, b'w', b'g', 0, 0], nest(8, peers)].concat(); // WGDEVICE_A_IFNAME, WGDEVICE_A_PEERS
         let written = bytes(&change("wg", &set));
-        // The lengths of the nests follow from what is in them.
-        let (peers, peer) = (u16::try_from(expected.len() - 8).unwrap(), u16::try_from(expected.len() - 12).unwrap());
-        expected[8..10].copy_from_slice(&peers.to_le_bytes());
-        expected[12..14].copy_from_slice(&peer.to_le_bytes());
         assert_eq!(written, expected);
+    }
+
+    #[test]
+    fn only_those_that_are_spoken_to_in_intervals_are_woken() {
+        let peer = |keepalive| PeerStatus { keepalive, ..PeerStatus::default() };
+        let mut status = DeviceStatus { peers: [([7; 32].into(), peer(25)), ([8; 32].into(), peer(0))].into(), ..DeviceStatus::default() };
+        let message = wake("wg", &status).unwrap();
+        let WireguardAttribute::Peers(peers) = &message.attributes[1] else { panic!("{message:?}") };
+        assert_eq!(peers.len(), 2, "{peers:?}");
+        assert!(peers.iter().all(|peer| peer.0[0] == WireguardPeerAttribute::PublicKey([7; 32])), "{peers:?}");
+        let intervals: Vec<_> = peers.iter().map(|peer| peer.0[1].clone()).collect();
+        assert_eq!(intervals, [0, 25].map(WireguardPeerAttribute::PersistentKeepalive));
+        status.peers.remove(&[7; 32].into());
+        assert_eq!(wake("wg", &status), None);
     }
 
     #[test]

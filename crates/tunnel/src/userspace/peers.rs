@@ -11,6 +11,7 @@ use boringtun::noise::Tunn;
 use boringtun::x25519;
 use kube_pet_rules::Network;
 
+use super::socket::Socket;
 use super::{Keys, lock, read, write};
 use crate::device::{DeviceError, PeerStatus};
 use crate::keys::PublicKey;
@@ -29,6 +30,11 @@ pub(super) struct Peer {
     kept: Mutex<Option<Instant>>,
     /// Milliseconds since 1970; 0 for never.
     handshake: AtomicU64,
+    /// Bytes as they are on the wire, as the kernel's WireGuard counts them: a packet that says nothing counts, too.
+    sent: AtomicU64,
+    received: AtomicU64,
+    /// Sources that are taken from it although they are another's.
+    accepted: RwLock<BTreeSet<Network>>,
 }
 
 impl Peer {
@@ -43,6 +49,9 @@ impl Peer {
             keepalive: AtomicU16::new(0),
             kept: Mutex::new(None),
             handshake: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            accepted: RwLock::new(BTreeSet::new()),
         }
     }
 
@@ -52,6 +61,26 @@ impl Peer {
 
     pub(super) fn endpoint(&self) -> Option<SocketAddr> {
         *read(&self.endpoint)
+    }
+
+    pub(super) fn send(&self, socket: &Socket, sealed: &[u8], to: SocketAddr) {
+        self.sent.fetch_add(sealed.len() as u64, Ordering::Relaxed);
+        socket.send(sealed, to);
+    }
+
+    /// A packet was really the peer's.
+    pub(super) fn heard(&self, sealed: &[u8]) {
+        self.received.fetch_add(sealed.len() as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn accept(&self, sources: &BTreeSet<Network>) {
+        if *read(&self.accepted) != *sources {
+            write(&self.accepted).clone_from(sources);
+        }
+    }
+
+    pub(super) fn accepts(&self, source: IpAddr) -> bool {
+        read(&self.accepted).iter().any(|network| network.contains(source))
     }
 
     /// Told by configuration, or learnt from a packet that was really the peer's.
@@ -90,15 +119,14 @@ impl Peer {
     pub(super) fn status(&self, allowed: BTreeSet<Network>) -> PeerStatus {
         let session = lock(&self.session);
         self.note_handshake(&session);
-        let (_, sent, received, _, _) = session.stats();
         let handshake = self.handshake.load(Ordering::Relaxed);
         PeerStatus {
             endpoint: self.endpoint(),
             keepalive: self.keepalive.load(Ordering::Relaxed),
             allowed,
             last_handshake: (handshake != 0).then(|| UNIX_EPOCH + Duration::from_millis(handshake)),
-            received: received as u64,
-            sent: sent as u64,
+            received: self.received.load(Ordering::Relaxed),
+            sent: self.sent.load(Ordering::Relaxed),
         }
     }
 }
@@ -108,6 +136,8 @@ pub(super) struct Table {
     by_number: HashMap<u32, Arc<Peer>>,
     /// By length of prefix, the longest first.
     by_network: BTreeMap<Reverse<u8>, HashMap<IpAddr, Arc<Peer>>>,
+    /// What `by_network` has, by peer: thousands of peers are asked for theirs every second.
+    networks: HashMap<PublicKey, BTreeSet<Network>>,
     next: u32,
 }
 
@@ -121,6 +151,7 @@ impl Table {
             by_key: HashMap::new(),
             by_number: HashMap::new(),
             by_network: BTreeMap::new(),
+            networks: HashMap::new(),
             next: u32::from_ne_bytes(bytes) % NUMBERS,
         })
     }
@@ -168,23 +199,30 @@ impl Table {
     }
 
     pub(super) fn take_networks(&mut self, key: &PublicKey) {
-        for peers in self.by_network.values_mut() {
-            peers.retain(|_, peer| peer.key != *key);
+        for network in self.networks.remove(key).unwrap_or_default() {
+            let length = Reverse(network.prefix);
+            let Some(peers) = self.by_network.get_mut(&length) else { continue };
+            peers.remove(&network.address);
+            if peers.is_empty() {
+                self.by_network.remove(&length);
+            }
         }
-        self.by_network.retain(|_, peers| !peers.is_empty());
     }
 
     /// Another peer that has it loses it.
     pub(super) fn give_network(&mut self, network: Network, peer: &Arc<Peer>) {
-        let Network { address, prefix } = first(&network);
-        self.by_network.entry(Reverse(prefix)).or_default().insert(address, Arc::clone(peer));
+        let network = first(&network);
+        let before = self.by_network.entry(Reverse(network.prefix)).or_default().insert(network.address, Arc::clone(peer));
+        if let Some(before) = before
+            && let Some(networks) = self.networks.get_mut(&before.key)
+        {
+            networks.remove(&network);
+        }
+        self.networks.entry(peer.key).or_default().insert(network);
     }
 
     pub(super) fn networks(&self, key: &PublicKey) -> BTreeSet<Network> {
-        let own = |peers: &HashMap<IpAddr, Arc<Peer>>, prefix: u8| -> Vec<Network> {
-            peers.iter().filter(|(_, peer)| peer.key == *key).map(|(address, _)| Network { address: *address, prefix }).collect()
-        };
-        self.by_network.iter().flat_map(|(Reverse(prefix), peers)| own(peers, *prefix)).collect()
+        self.networks.get(key).cloned().unwrap_or_default()
     }
 }
 
@@ -210,6 +248,7 @@ mod tests {
         assert_eq!(owner(&table, "fd01::9"), None);
         table.give_network("10.7.0.0/16".parse().unwrap(), &a);
         assert_eq!(table.networks(&b.key), BTreeSet::from(["fd00::/64".parse().unwrap()]));
+        assert_eq!(table.networks(&a.key), BTreeSet::from(["10.0.0.0/8", "10.7.0.0/16", "0.0.0.0/0"].map(|text| text.parse().unwrap())));
         table.remove(&b.key);
         assert_eq!(owner(&table, "fd00::9"), None);
         assert!(table.by_receiver(b.number << 8 | 3).is_none());

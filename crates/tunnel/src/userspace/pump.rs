@@ -65,7 +65,7 @@ pub(super) fn send(shared: &Shared) {
             let Some(endpoint) = peer.endpoint() else { continue };
             let mut session = lock(&peer.session);
             if let TunnResult::WriteToNetwork(sealed) = session.encapsulate(packet, &mut buffer) {
-                read(&shared.socket).send(sealed, endpoint);
+                peer.send(&read(&shared.socket), sealed, endpoint);
             }
         }
     }
@@ -100,16 +100,17 @@ fn open(shared: &Shared, socket: &Socket, sealed: &[u8], from: SocketAddr, buffe
         }
         TunnResult::WriteToNetwork(answer) => {
             answered = true;
-            socket.send(answer, from);
+            peer.send(socket, answer, from);
         }
         TunnResult::WriteToTunnelV4(packet, source) => deliver(shared, &peer, packet, source.into()),
         TunnResult::WriteToTunnelV6(packet, source) => deliver(shared, &peer, packet, source.into()),
     }
+    peer.heard(sealed);
     peer.set_endpoint(from);
     if answered {
         // A session may have begun: what waited for it goes now.
         while let TunnResult::WriteToNetwork(waiting) = session.decapsulate(None, &[], buffer) {
-            socket.send(waiting, from);
+            peer.send(socket, waiting, from);
         }
         peer.note_handshake(&session);
     }
@@ -142,10 +143,10 @@ fn sender(shared: &Shared, socket: &Socket, sealed: &[u8], from: SocketAddr, buf
     }
 }
 
-/// Only from addresses that the peer has.
+/// Only from addresses that the peer has, or that are taken from it besides.
 fn deliver(shared: &Shared, peer: &Arc<Peer>, packet: &[u8], source: IpAddr) {
     let owns = read(&shared.table).by_address(source).is_some_and(|owner| Arc::ptr_eq(owner, peer));
-    if !owns {
+    if !owns && !peer.accepts(source) {
         debug!(peer = %peer.key, %source, "a packet from an address that the peer does not have");
         return;
     }
@@ -165,17 +166,17 @@ pub(super) fn tick(shared: &Shared) {
             let Some(endpoint) = peer.endpoint() else { continue };
             let mut session = lock(&peer.session);
             match session.update_timers(&mut buffer) {
-                TunnResult::WriteToNetwork(packet) => read(&shared.socket).send(packet, endpoint),
+                TunnResult::WriteToNetwork(packet) => peer.send(&read(&shared.socket), packet, endpoint),
                 // It gives up after 90 s. A peer that is to be kept reachable is tried on.
                 TunnResult::Err(WireGuardError::ConnectionExpired) if peer.keeps_alive() => {
-                    shake_hands(shared, &mut session, endpoint, &mut buffer);
+                    shake_hands(shared, &peer, &mut session, endpoint, &mut buffer);
                 }
                 _ => {}
             }
             if peer.keepalive_due(now)
                 && let TunnResult::WriteToNetwork(packet) = session.encapsulate(&[], &mut buffer)
             {
-                read(&shared.socket).send(packet, endpoint);
+                peer.send(&read(&shared.socket), packet, endpoint);
             }
             peer.note_handshake(&session);
         }
@@ -188,7 +189,7 @@ pub(super) fn greet_one(shared: &Shared, peer: &Peer) {
     let mut buffer = vec![0; PACKET];
     let mut session = lock(&peer.session);
     if let TunnResult::WriteToNetwork(packet) = session.format_handshake_initiation(&mut buffer, true) {
-        read(&shared.socket).send(packet, endpoint);
+        peer.send(&read(&shared.socket), packet, endpoint);
     }
 }
 
@@ -200,8 +201,8 @@ pub(super) fn greet(shared: &Shared) {
     }
 }
 
-fn shake_hands(shared: &Shared, session: &mut Tunn, endpoint: SocketAddr, buffer: &mut [u8]) {
+fn shake_hands(shared: &Shared, peer: &Peer, session: &mut Tunn, endpoint: SocketAddr, buffer: &mut [u8]) {
     if let TunnResult::WriteToNetwork(packet) = session.format_handshake_initiation(buffer, false) {
-        read(&shared.socket).send(packet, endpoint);
+        peer.send(&read(&shared.socket), packet, endpoint);
     }
 }

@@ -20,7 +20,7 @@ fn netns_nothing_of_the_cluster_leaves_in_plaintext() {
     world.nft("nat", "table ip leak { chain forward { type filter hook prerouting priority -300; ip daddr 10.98.0.0/15 counter; }; }");
     let (_cloud, mut home) = world.pair();
     world.talk("home", "cloud", CLOUD);
-    home.die();
+    home.lose_link();
     for address in [CLOUD, "10.99.0.77"] {
         let error = world.try_converse_to("home", address).unwrap_err();
         assert!(matches!(error.kind(), io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable), "{address}: {error}");

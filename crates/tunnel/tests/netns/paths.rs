@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use kube_pet_tunnel::Implementation;
+
 use crate::world::{CLOUD, CLOUD_OUTSIDE, HOME, World, eventually};
 
 #[test]
@@ -95,7 +97,10 @@ fn netns_the_end_of_a_process_is_forgotten_by_the_next() {
     let world = World::new();
     let (mut cloud, mut home) = world.pair();
     world.talk("home", "cloud", CLOUD);
+    let outlives = home.implementation() == Implementation::Kernel;
     home.die();
+    // The kernel's goes on alone. The process's own is gone, and what should go through it is refused.
+    assert_eq!(world.try_converse("home", "cloud", CLOUD, Duration::from_secs(5)).is_ok(), outlives);
     home.apply();
     world.talk("home", "cloud", CLOUD);
     cloud.die();

@@ -13,7 +13,7 @@ fn black_hole(world: &World) {
 }
 
 fn clamp(world: &World, end: &End<'_>) {
-    let rules = TunnelRules { link: end.config.link.name.clone(), masquerade: Vec::new() };
+    let rules = TunnelRules { link: end.config.link.name.clone(), masquerade: Vec::new(), remembered: Vec::new() };
     world.within(end.place, || {
         let mut table = TunnelTable::open("kp-tunnel", OwnChanges::default()).unwrap();
         assert!(table.ensure(&rules).unwrap());
@@ -49,7 +49,8 @@ fn netns_masquerading_shows_the_cloud_one_machine_only() {
     let (cloud, _home) = world.pair();
     // The worker has no way back.
     world.run("worker", "ip route del default");
-    let rules = TunnelRules { link: cloud.config.link.name.clone(), masquerade: vec!["10.99.0.0/16".parse().unwrap()] };
+    let rules =
+        TunnelRules { link: cloud.config.link.name.clone(), masquerade: vec!["10.99.0.0/16".parse().unwrap()], remembered: Vec::new() };
     let mut table = world.within("cloud", || TunnelTable::open("kp-tunnel", OwnChanges::default()).unwrap());
     world.within("cloud", || table.ensure(&rules).unwrap());
     assert_eq!(world.converse("pod", "worker", WORKER).peer.ip().to_string(), "10.98.0.1");

@@ -104,7 +104,7 @@ fn stranger(end: &mut End<'_>, round: u8) {
     for number in 0..10 {
         let allowed = nets(&[&format!("10.99.2{}.{}/32", round % 10, number)]);
         let endpoints = vec!["203.0.113.77:9".parse().unwrap()];
-        end.peers.insert(PrivateKey::generate().unwrap().public(), Peer { endpoints, keepalive: 25, allowed });
+        end.peers.insert(PrivateKey::generate().unwrap().public(), Peer { endpoints, keepalive: 25, allowed, ..Peer::default() });
     }
 }
 

@@ -17,7 +17,7 @@ use kube_pet_host::mounts;
 use kube_pet_host::namespaces::{Kind, create, run_in_netns};
 use kube_pet_net::tunnel_links::{Mark, TunnelLink};
 use kube_pet_rules::Network;
-use kube_pet_tunnel::{Config, Endpoint, Mode, Peer, PrivateKey, PublicKey, Settings, Tunnel};
+use kube_pet_tunnel::{Config, Endpoint, Implementation, Mode, Peer, PrivateKey, PublicKey, Settings, Tunnel};
 
 pub(crate) const PORT: u16 = 51820;
 pub(crate) const CLOUD: &str = "10.99.0.1";
@@ -79,7 +79,7 @@ impl World {
     }
 
     /// Links two places; a link is named after both ends, its own first.
-    fn wire(&self, a: &str, a_address: &str, b: &str, b_address: &str) {
+    pub(crate) fn wire(&self, a: &str, a_address: &str, b: &str, b_address: &str) {
         let (near, far) = (format!("{a}-{b}"), format!("{b}-{a}"));
         let netns = self.path(b);
         self.run(a, &format!("ip link add {near} type veth peer name {far} netns {}", netns.display()));
@@ -223,7 +223,7 @@ impl<'a> End<'a> {
         };
         let listen_port = if place == "cloud" { PORT } else { 0 };
         let settings = Settings { private_key, listen_port, mark: MARK.value };
-        Self { world, place, config: Config { link, settings, mode: Mode::Auto }, peers: BTreeMap::new(), tunnel: None }
+        Self { world, place, config: Config { link, settings, mode: mode() }, peers: BTreeMap::new(), tunnel: None }
     }
 
     pub(crate) fn key(&self) -> PublicKey {
@@ -239,13 +239,20 @@ impl<'a> End<'a> {
         };
         let keepalive = if endpoint.is_some() { 25 } else { 0 };
         let endpoints = endpoint.into_iter().map(|e| e.parse::<Endpoint>().unwrap()).collect();
-        self.peers.insert(other.key(), Peer { endpoints, keepalive, allowed });
+        let accepted = if other.place == "cloud" { allowed.clone() } else { BTreeSet::new() };
+        self.peers.insert(other.key(), Peer { endpoints, keepalive, allowed, accepted });
     }
 
     /// Opens the tunnel if it is not, and tells it what should be.
     pub(crate) fn apply(&mut self) {
+        self.apply_with(BTreeMap::new());
+    }
+
+    /// With more peers, which no route of their own leads to.
+    pub(crate) fn apply_with(&mut self, more: BTreeMap<PublicKey, Peer>) {
         let Self { world, place, config, peers, tunnel } = self;
         config.link.routes = peers.values().flat_map(|peer| peer.allowed.iter().copied()).collect();
+        let peers = &peers.iter().map(|(key, peer)| (*key, peer.clone())).chain(more).collect::<BTreeMap<_, _>>();
         world.within(place, || {
             if tunnel.is_none() {
                 *tunnel = Some(Tunnel::open(config.clone()).unwrap());
@@ -264,6 +271,26 @@ impl<'a> End<'a> {
         world.within(place, || tunnel.as_mut().unwrap().status().unwrap().peers.remove(of).unwrap())
     }
 
+    pub(crate) fn whole_status(&mut self) -> kube_pet_tunnel::Status {
+        let Self { world, place, tunnel, .. } = self;
+        world.within(place, || tunnel.as_mut().unwrap().status().unwrap())
+    }
+
+    /// Whose WireGuard it is.
+    pub(crate) fn implementation(&mut self) -> Implementation {
+        let Self { world, place, tunnel, .. } = self;
+        world.within(place, || tunnel.as_mut().unwrap().status().unwrap().implementation)
+    }
+
+    /// The process ends, and the link is gone: with the process, or because somebody takes away the kernel's.
+    pub(crate) fn lose_link(&mut self) {
+        let outlives = self.implementation() == Implementation::Kernel;
+        self.die();
+        if outlives {
+            self.world.run(self.place, &format!("ip link del {}", self.config.link.name));
+        }
+    }
+
     /// The process ends, without a word.
     pub(crate) fn die(&mut self) {
         let tunnel = self.tunnel.take();
@@ -273,6 +300,16 @@ impl<'a> End<'a> {
     pub(crate) fn close(&mut self) {
         let tunnel = self.tunnel.take();
         self.world.within(self.place, || tunnel.unwrap().close().unwrap());
+    }
+}
+
+/// Whose WireGuard the tests are about: the kernel's where it has one, unless `KUBE_PET_TUNNEL_MODE` says which.
+fn mode() -> Mode {
+    match std::env::var("KUBE_PET_TUNNEL_MODE").as_deref() {
+        Err(_) => Mode::Auto,
+        Ok("kernel") => Mode::Kernel,
+        Ok("userspace") => Mode::Userspace,
+        Ok(other) => panic!("KUBE_PET_TUNNEL_MODE={other}: kernel or userspace"),
     }
 }
 

@@ -32,6 +32,12 @@ func (g *registry) serveControl(w http.ResponseWriter, r *http.Request) {
 		case !ok:
 			http.Error(w, fmt.Sprintf("from=%q: no such image", from), http.StatusNotFound)
 		default:
+			if file := q.Get("file"); file != "" {
+				if desc, err = g.withFile(desc, file, q.Get("as")); err != nil {
+					http.Error(w, err.Error(), http.StatusInternalServerError)
+					return
+				}
+			}
 			g.mu.Lock()
 			g.overlay[ref] = &desc
 			g.mu.Unlock()

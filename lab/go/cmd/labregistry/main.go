@@ -36,6 +36,7 @@ func main() {
 func run() error {
 	var private, hosts list
 	images := flag.String("images", "", "folder with the OCI image layout to serve")
+	scratch := flag.String("scratch", "", "folder for what is new in images that tests make; none can be made when empty")
 	addr := flag.String("addr", "127.0.0.1:5555", "address of the registry (plain HTTP)")
 	dnsAddr := flag.String("dns", "", "address of the name server; none when empty")
 	dnsAnswer := flag.String("dns-answer", "", "address that names under .lab have (default: the host part of --addr)")
@@ -69,6 +70,9 @@ func run() error {
 	}
 	reg := newRegistry(store, private, *user, *password)
 	reg.verbose = *verbose
+	if *scratch != "" {
+		reg.scratch = ocistore.Open(*scratch)
+	}
 	server := &http.Server{Handler: reg, ReadHeaderTimeout: 10 * time.Second}
 	failed := make(chan error, 3)
 	go func() { failed <- server.Serve(listener) }()

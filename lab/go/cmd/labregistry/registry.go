@@ -29,6 +29,7 @@ import (
 // works as a registry of its own, with its own entry in the client's credentials.
 type registry struct {
 	store          *ocistore.Store
+	scratch        *ocistore.Store // of images that tests have made; nil: none can be
 	private        []string
 	user, password string
 	verbose        bool
@@ -127,7 +128,7 @@ func (g *registry) serveManifest(w http.ResponseWriter, r *http.Request, repo, r
 		refuse(w, http.StatusNotFound, "MANIFEST_UNKNOWN", "manifest for "+name+" is not known")
 		return
 	}
-	data, err := g.store.ReadBlob(want)
+	data, err := g.readBlob(want)
 	if err != nil {
 		refuse(w, http.StatusNotFound, "MANIFEST_UNKNOWN", "manifest for "+name+" is not known")
 		return
@@ -153,7 +154,7 @@ func (g *registry) serveBlob(w http.ResponseWriter, r *http.Request, repo string
 		refuse(w, http.StatusInternalServerError, "UNKNOWN", err.Error())
 		return
 	}
-	path, err := g.store.BlobPath(want)
+	path, err := g.blobPath(want)
 	if err != nil || !knows(names, repo) {
 		refuse(w, http.StatusNotFound, "BLOB_UNKNOWN", "blob is not known")
 		return

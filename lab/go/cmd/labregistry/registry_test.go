@@ -1,14 +1,18 @@
 package main
 
 import (
+	"archive/tar"
 	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/net/dns/dnsmessage"
 
@@ -44,7 +48,9 @@ func started(t *testing.T) (*httptest.Server, ocispec.Descriptor) {
 	if err := store.Publish(images); err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(newRegistry(store, []string{"private.lab"}, "me", "pw"))
+	registry := newRegistry(store, []string{"private.lab"}, "me", "pw")
+	registry.scratch = ocistore.Open(t.TempDir())
+	server := httptest.NewServer(registry)
 	t.Cleanup(server.Close)
 	return server, config
 }
@@ -75,6 +81,39 @@ func expect(t *testing.T, server *httptest.Server, method, path, credentials, ho
 		t.Errorf("%s %s as %q at %q: %d, want %d: %s", method, path, credentials, host, resp.StatusCode, status, body)
 	}
 	return string(body)
+}
+
+func TestAnImageWithAProgramMore(t *testing.T) {
+	server, _ := started(t)
+	file := filepath.Join(t.TempDir(), "program")
+	if err := os.WriteFile(file, []byte("it runs"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	put := "/lab/images?ref=docker.io/test/more:1&from=" + public + ":1&as=bin/program&file="
+	expect(t, server, "PUT", put+file+"-not", "", "", http.StatusInternalServerError)
+	expect(t, server, "PUT", put+file, "", "", http.StatusOK)
+	var manifest ocispec.Manifest
+	if err := json.Unmarshal([]byte(expect(t, server, "GET", "/v2/docker.io/test/more/manifests/1", "", "", http.StatusOK)), &manifest); err != nil {
+		t.Fatal(err)
+	}
+	blob := func(d digest.Digest) string {
+		return expect(t, server, "GET", "/v2/docker.io/test/more/blobs/"+d.String(), "", "", http.StatusOK)
+	}
+	var image ocispec.Image
+	if err := json.Unmarshal([]byte(blob(manifest.Config.Digest)), &image); err != nil {
+		t.Fatal(err)
+	}
+	if len(manifest.Layers) != 1 || len(image.RootFS.DiffIDs) != 1 || image.RootFS.DiffIDs[0] != manifest.Layers[0].Digest {
+		t.Fatalf("layers %v, of which the configuration has %v", manifest.Layers, image.RootFS.DiffIDs)
+	}
+	layer := tar.NewReader(strings.NewReader(blob(manifest.Layers[0].Digest)))
+	header, err := layer.Next()
+	if err != nil || header.Name != "bin/program" || header.Mode != 0o755 {
+		t.Fatalf("%v, %v", header, err)
+	}
+	if data, err := io.ReadAll(layer); err != nil || string(data) != "it runs" {
+		t.Fatalf("%q, %v", data, err)
+	}
 }
 
 func TestPull(t *testing.T) {

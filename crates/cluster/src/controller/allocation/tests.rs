@@ -5,7 +5,17 @@ use super::*;
 const KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 
 fn pet(name: &str, machine: &str) -> Pet {
-    Pet::new(name, PetSpec { public_key: KEY.into(), endpoints: Vec::new(), machine_id: machine.into() })
+    Pet::new(
+        name,
+        PetSpec {
+            public_key: KEY.into(),
+            next_public_key: None,
+            endpoints: Vec::new(),
+            local_endpoints: Vec::new(),
+            direct: false,
+            machine_id: machine.into(),
+        },
+    )
 }
 
 fn ranges(nodes: &[&str], pods: &[&str]) -> Ranges {
@@ -66,6 +76,37 @@ fn what_the_status_says_stays_and_the_rest_is_given_back() {
     pet.status = Some(PetStatus { node_addresses: vec!["10.0.0.9".into()], ..PetStatus::default() });
     let sticky = shown(&plan(&pet, &ranges, &own));
     assert_eq!(sticky, (vec!["10.0.0.9".into(), "10.1.2.0/24".into()], vec![], vec!["10.0.0.5".into()]));
+}
+
+#[test]
+fn the_watch_is_enough_only_where_it_has_what_the_status_says_and_the_ranges_want() {
+    let one = ranges(&["10.0.0.0/16"], &["10.1.0.0/16"]);
+    let (stranger, mut pet) = (pet("b", "machine-2"), pet("a", "machine-1"));
+    let own = vec![address(&pet, "10.0.0.5"), pods(&pet, "10.1.2.0/24"), key_allocation(KEY, "a", "machine-1")];
+    let others = [address(&stranger, "10.0.0.6")];
+    let settled = |pet: &Pet, ranges: &Ranges, own: &[PetAllocation]| super::settled(pet, ranges, own.iter().chain(&others));
+    assert_eq!(settled(&pet, &one, &own), None, "its status does not say so yet");
+    let status = PetStatus {
+        node_addresses: vec!["10.0.0.5".into()],
+        pod_cidrs: vec!["10.1.2.0/24".into()],
+        public_key: Some(KEY.into()),
+        ..PetStatus::default()
+    };
+    pet.status = Some(status.clone());
+    assert_eq!(settled(&pet, &one, &own), Some(own.clone()));
+    assert_eq!(settled(&pet, &one, &own[1..]), None, "one was deleted");
+    let more = [own.as_slice(), &[address(&pet, "10.0.0.9")]].concat();
+    assert_eq!(settled(&pet, &one, &more), None, "one is to be given back");
+    assert_eq!(settled(&pet, &ranges(&["10.0.0.0/16", "fd00::/64"], &["10.1.0.0/16"]), &own), None, "another family is there");
+    let mut released = own.clone();
+    released[0].status = Some(serde_json::from_value(serde_json::json!({"releasedAt": "2026-01-01T00:00:00Z"})).unwrap());
+    assert_eq!(settled(&pet, &one, &released), None, "it is being freed");
+    let mut changed = pet.clone();
+    changed.metadata.generation = Some(2);
+    assert_eq!(settled(&changed, &one, &own), None, "its spec has changed");
+    let mut renamed = pet.clone();
+    renamed.spec.machine_id = "machine-9".into();
+    assert_eq!(settled(&renamed, &one, &own), None, "another machine has them");
 }
 
 #[test]

@@ -10,7 +10,14 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn pet(name: &str, machine: &str, node_gone: Option<i64>) -> Arc<Pet> {
-    let spec = PetSpec { public_key: "key".into(), endpoints: Vec::new(), machine_id: machine.into() };
+    let spec = PetSpec {
+        public_key: "key".into(),
+        next_public_key: None,
+        endpoints: Vec::new(),
+        local_endpoints: Vec::new(),
+        direct: false,
+        machine_id: machine.into(),
+    };
     let mut pet = Pet::new(name, spec);
     let mut status = PetStatus::default();
     let since = at(node_gone.unwrap_or(0));

@@ -16,7 +16,7 @@ impl Draft<'_> {
     pub(super) fn init_done(&mut self, sandbox: &SandboxFacts) -> bool {
         // Where nothing may run twice, what is done stays done in a new sandbox.
         let never = pod_restart_policy(self.pod()) == RestartPolicy::Never;
-        let counts = |r: &&ObservedContainer| never || r.sandbox == sandbox.id;
+        let counts = |r: &&ObservedContainer| (never || r.sandbox == sandbox.id) && !self.round.is_over(r);
         let init = self.init();
         let initialized = self.apps().iter().any(|c| self.observed.newest(&c.name).is_some_and(|r| counts(&r)));
         let reached = init.iter().enumerate().rev().find_map(|(i, c)| Some((i, c, self.observed.newest(&c.name).filter(counts)?)));

@@ -34,6 +34,9 @@ impl Draft<'_> {
             if !(changed || failed.is_some() || begun || resized) {
                 continue;
             }
+            if changed {
+                self.replaced.insert(newest.id.clone());
+            }
             let name = &newest.name;
             let again = changed
                 || !resized && failed != Some(Failed::PostStartHook) && restart_policy(self.pod(), &container) != RestartPolicy::Never;
@@ -124,11 +127,11 @@ impl Draft<'_> {
     }
 
     /// The preStop hook, the container's turn, the signal, the rest of the grace period, then SIGKILL; again if that did not help.
-    /// All of it counts against the grace period, but the signal is given [`SHORTEST_GRACE`].
-    fn stop_container(&mut self, container: &ObservedContainer, grace: i64, message: String, waits: bool) {
+    /// All of it counts against the grace period, but the signal is given [`SHORTEST_GRACE`]. Where there is none, the hook is left out.
+    pub(super) fn stop_container(&mut self, container: &ObservedContainer, grace: i64, message: String, waits: bool) {
         let (id, name) = (&container.id, &container.name);
-        let hook =
-            find_container(self.pod(), name.as_str()).is_some_and(|(_, c)| c.lifecycle.as_ref().is_some_and(|l| l.pre_stop.is_some()));
+        let hook = grace > 0
+            && find_container(self.pod(), name.as_str()).is_some_and(|(_, c)| c.lifecycle.as_ref().is_some_and(|l| l.pre_stop.is_some()));
         let Some(began) = self.memory.stopping.get(id).or(self.memory.signalled.get(id)).copied() else {
             self.actions.push(if hook || waits {
                 Action::PreStop { id: id.clone(), container: name.clone(), message }

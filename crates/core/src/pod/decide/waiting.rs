@@ -7,6 +7,24 @@ use super::{Draft, Waiting, format_pod};
 use crate::ids::ContainerName;
 
 impl Draft<'_> {
+    /// Nothing ends the pod.
+    fn lives(&self) -> bool {
+        let phase = self.pod().status.as_ref().and_then(|status| status.phase.as_deref());
+        self.desired.stop.is_none() && !self.failed && !matches!(phase, Some("Failed" | "Succeeded"))
+    }
+
+    /// What a container that has ended was ended for, if another follows whatever the policy.
+    fn replacement(&self, ended: &ObservedContainer) -> Option<&'static str> {
+        let same_sandbox = self.observed.sandbox.as_ref().is_some_and(|sandbox| sandbox.id == ended.sandbox);
+        if self.is_resized_by_restart(ended) {
+            Some("resize requires restart")
+        } else if self.memory.actuated.replaced.contains(&ended.id) && same_sandbox {
+            Some("definition changed")
+        } else {
+            None
+        }
+    }
+
     /// Reasons to wait that are not in the observation: failures, and restarts that are backed off.
     pub(super) fn waiting(&self) -> Waiting {
         let mut out = Waiting::new();
@@ -26,11 +44,15 @@ impl Draft<'_> {
                 }
                 continue;
             }
+            let over = newest.filter(|newest| newest.exit().is_some() && self.round.is_over(newest));
             let crash = self.observed.sandbox.as_ref().zip(newest).and_then(|(sandbox, newest)| match self.turn(&container, sandbox) {
                 Turn::At(_) => Some(newest.backoff_seconds.min(self.rules.crash.max)),
                 // The restart is under way: the reason stays until the new attempt runs.
                 Turn::Now { .. }
-                    if newest.backoff_seconds > 0 && newest.exit().is_some() && !self.memory.start_failures.contains_key(&name) =>
+                    if newest.backoff_seconds > 0
+                        && newest.exit().is_some()
+                        && over.is_none()
+                        && !self.memory.start_failures.contains_key(&name) =>
                 {
                     Some(newest.backoff_seconds.min(self.rules.crash.max))
                 }
@@ -42,12 +64,13 @@ impl Draft<'_> {
                 out.push((name, "CrashLoopBackOff", message));
             } else if let Some(f) = self.memory.start_failures.get(&name) {
                 out.push((name, status::known_reason(&f.reason), f.message.clone()));
-            } else if self.desired.stop.is_none()
-                && self.memory.evicted.is_none()
-                && newest.is_some_and(|newest| newest.exit().is_some() && self.is_resized_by_restart(newest))
+            } else if over.is_some() && self.lives() {
+                out.push((name, status::RESTARTING_ALL, "The container is restarted with all containers of its pod".to_owned()));
+            } else if let Some(cause) =
+                newest.filter(|newest| newest.exit().is_some() && self.lives()).and_then(|ended| self.replacement(ended))
             {
                 // Where the policy leaves it ended, the API server would not let it come back.
-                out.push((name, "ContainerCreating", format!("Container {} resize requires restart", container.name)));
+                out.push((name, "ContainerCreating", format!("Container {} {cause}", container.name)));
             }
         }
         out

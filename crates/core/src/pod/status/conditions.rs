@@ -5,11 +5,28 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{View, resize};
 use crate::pod::resizing::{RESIZE_IN_PROGRESS, RESIZE_PENDING};
+use crate::pod::spec::may_restart_all;
 use crate::resources::is_sidecar;
 
+/// All containers of the pod are being restarted (KEP-5532).
+const ALL_RESTARTING: &str = "AllContainersRestarting";
+
 /// Condition types that a kubelet writes; all others are left as they are.
-const OWN: [&str; 7] =
-    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", RESIZE_PENDING, RESIZE_IN_PROGRESS];
+const OWN: [&str; 8] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    ALL_RESTARTING,
+    RESIZE_PENDING,
+    RESIZE_IN_PROGRESS,
+];
+
+/// Whether a condition is the node's to write.
+pub fn is_own_condition(kind: &str) -> bool {
+    OWN.contains(&kind)
+}
 
 /// Tells what cares for the pod that it did not fail by itself.
 const DISRUPTION_TARGET: &str = "DisruptionTarget";
@@ -58,7 +75,9 @@ pub(super) fn conditions(view: &View<'_>, phase: &str, init: &[ContainerStatus],
     } else {
         Verdict::no("PodReadyToStartContainers", "PodSandboxNotReady", None)
     };
-    for verdict in [sandbox, initialized(&sidecars, phase, init, apps), ready, containers, Verdict::yes("PodScheduled")] {
+    let restarting = may_restart_all(pod).then(|| all_restarting(view, phase));
+    let usual = [sandbox, initialized(&sidecars, phase, init, apps), ready, containers, Verdict::yes("PodScheduled")];
+    for verdict in usual.into_iter().chain(restarting) {
         let status = if verdict.holds { "True" } else { "False" };
         let before = old.iter().find(|c| c.type_ == verdict.kind);
         let unchanged = before.filter(|c| c.status == status).and_then(|c| c.last_transition_time.clone());
@@ -111,6 +130,20 @@ fn containers_ready(sidecars: &[&str], init: &[ContainerStatus], apps: &[Contain
         return Verdict::yes(KIND);
     }
     Verdict::no(KIND, "ContainersNotReady", Some(format!("containers with unready status: [{}]", unready.join(" "))))
+}
+
+/// True from the end that asks for the restart until the next round begins.
+fn all_restarting(view: &View<'_>, phase: &str) -> Verdict {
+    match phase {
+        "Succeeded" => Verdict::no(ALL_RESTARTING, "PodCompleted", None),
+        "Failed" => Verdict::no(ALL_RESTARTING, "PodFailed", None),
+        _ if view.round.has_begun => Verdict { holds: false, ..Verdict::yes(ALL_RESTARTING) },
+        _ => Verdict {
+            reason: Some("RestartAllContainersStarted"),
+            message: Some("container exited with restart policy rule".to_owned()),
+            ..Verdict::yes(ALL_RESTARTING)
+        },
+    }
 }
 
 fn ready(view: &View<'_>, containers: &Verdict, foreign: &[PodCondition]) -> Verdict {

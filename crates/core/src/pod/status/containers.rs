@@ -45,8 +45,9 @@ fn status(view: &View<'_>, kind: ContainerKind, container: &Container, old: Opti
     let waiting = view.waiting.iter().find(|(name, _, _)| name.as_str() == container.name);
     let succeeded = |status: &ContainerStatus| status.state.as_ref().and_then(|s| s.terminated.as_ref()).is_some_and(|t| t.exit_code == 0);
     let plain_init = kind == ContainerKind::Init && !is_sidecar(container);
+    let restarts = newest.is_some_and(|newest| view.round.is_over(newest));
     if let Some((_, reason, message)) = waiting
-        && !(plain_init && succeeded(&status))
+        && !(plain_init && succeeded(&status) && !restarts)
         && !running(&status)
     {
         let state = status.state.take();
@@ -102,11 +103,17 @@ fn seen(view: &View<'_>, container: &Container, newest: &ObservedContainer, old:
         last_state: Some(last_state.unwrap_or_default()),
         allocated_resources: container.resources.as_ref().and_then(|r| r.requests.clone()),
         resources: Some(resize::of_container(view, container, newest)),
-        user: newest.user.as_ref().map(|(uid, gid, groups)| ContainerUser {
-            linux: Some(LinuxContainerUser { uid: *uid, gid: *gid, supplemental_groups: (!groups.is_empty()).then(|| groups.clone()) }),
+        user: newest.user.as_ref().map(user).or_else(|| {
+            // A container that has ended shows no process any more.
+            old.filter(|old| old.container_id.as_deref() == Some(container_id(newest).as_str()))?.user.clone()
         }),
         ..ContainerStatus::default()
     }
+}
+
+fn user((uid, gid, groups): &(i64, i64, Vec<i64>)) -> ContainerUser {
+    let supplemental_groups = (!groups.is_empty()).then(|| groups.clone());
+    ContainerUser { linux: Some(LinuxContainerUser { uid: *uid, gid: *gid, supplemental_groups }) }
 }
 
 /// What the API server was told of the attempt before, where Podman has it no more.

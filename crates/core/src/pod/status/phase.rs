@@ -3,7 +3,6 @@
 use k8s_openapi::api::core::v1::{Container, ContainerStatus};
 
 use super::View;
-use crate::container_hash::container_hash;
 use crate::pod::probes;
 use crate::pod::spec::restarts_after;
 use crate::resources::is_sidecar;
@@ -50,7 +49,7 @@ pub(super) fn phase(view: &View<'_>, init: &[ContainerStatus], apps: &[Container
         match stage {
             Stage::Ended(0) => {}
             // A failed init container that will run again keeps the pod pending: its app containers wait.
-            Stage::Ended(code) if restarts_after(pod, container, code) => pending += 1,
+            Stage::Ended(code) if restarts_after(pod, container, code) || is_over(view, container) => pending += 1,
             Stage::Ended(_) => return "Failed",
             _ => pending += 1,
         }
@@ -64,8 +63,10 @@ pub(super) fn phase(view: &View<'_>, init: &[ContainerStatus], apps: &[Container
             Stage::Ended(code) => {
                 ended += 1;
                 let again = view.observed.newest(&container.name).is_some_and(|newest| {
-                    newest.spec_hash != container_hash(container)
-                        || view.memory.actuated.restarts.contains(&newest.id)
+                    let actuated = &view.memory.actuated;
+                    view.round.is_over(newest)
+                        || actuated.replaced.contains(&newest.id)
+                        || actuated.restarts.contains(&newest.id)
                         || probes::restarts(view.memory, pod, container, newest)
                 });
                 ended_for_good += usize::from(!restarts_after(pod, container, code) && !again);
@@ -86,6 +87,11 @@ pub(super) fn phase(view: &View<'_>, init: &[ContainerStatus], apps: &[Container
         return if stopped || ended_for_good == ended { result } else { "Running" };
     }
     "Pending"
+}
+
+/// Whether the newest attempt is of an earlier round: another follows.
+fn is_over(view: &View<'_>, container: &Container) -> bool {
+    view.observed.newest(&container.name).is_some_and(|newest| view.round.is_over(newest))
 }
 
 fn is_terminated(container: &Container, statuses: &[ContainerStatus]) -> bool {

@@ -1,5 +1,5 @@
 //! Seeded histories: spec changes, container exits, lost events, late lists, failing operations, restarts of the agent in the
-//! middle of anything, clock steps, evictions, resizes. Whatever happens, no container ever has two live copies, none is restarted without a cause,
+//! middle of anything, clock steps, evictions, resizes, restarts of all containers. Whatever happens, no container ever has two live copies, none is restarted without a cause,
 //! and once the faults end the pod becomes what its spec says.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,6 +8,8 @@ use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Lifecycle, LifecycleHandler, PodStatus, Probe, ResourceRequirements};
 
 use super::*;
+use crate::pod::rounds::Round;
+use crate::pod::spec::restarts_all_after;
 use crate::quantity::Amount;
 use crate::resize::{Actuated, ContainerAmounts, PodAmounts, Resizing};
 
@@ -70,6 +72,13 @@ fn furnish(mut pod: Pod, random: &mut Random) -> Pod {
         container.startup_probe = probe(random);
         container.readiness_probe = probe(random);
         container.liveness_probe = probe(random);
+    }
+    if random.chance(30) {
+        let mut all: Vec<_> = spec.init_containers.iter_mut().flatten().chain(&mut spec.containers).collect();
+        let place = random.below(all.len() as u64) as usize;
+        let rules = r#"[{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]"#;
+        all[place].restart_policy.get_or_insert_with(|| "Never".into());
+        all[place].restart_policy_rules = Some(serde_json::from_str(rules).unwrap());
     }
     pod
 }
@@ -136,7 +145,6 @@ impl World {
         let mut pod = self.pod.clone();
         pod.status.clone_from(&agent.status);
         let stop = Stop::of(&pod, self.present);
-        self.checkpoint.clone_from(&agent.memory.actuated);
         let plan = decide(
             Desired { pod: &pod, stop },
             &agent.observed,
@@ -151,6 +159,8 @@ impl World {
         }
         agent.status = Some(plan.status.clone());
         agent.memory.actuated.restarts.extend(plan.resize.restarts);
+        agent.memory.actuated.replaced.extend(plan.replaced);
+        self.checkpoint.clone_from(&agent.memory.actuated);
         self.probe(agent, &plan.probes);
         if !self.faults || self.random.chance(70) {
             self.pod.status = Some(plan.status);
@@ -229,9 +239,10 @@ impl World {
                     agent.memory.images.insert(container, attempt);
                 }
             }
-            Action::StartContainer { container, attempt, backoff_seconds, obsolete, .. } => {
+            Action::StartContainer { container, attempt, backoff_seconds, round, obsolete, .. } => {
                 agent.memory.images.remove(&container);
-                self.start(agent, container, attempt, backoff_seconds, fails);
+                self.check_round(&container, round);
+                self.start(agent, container, attempt, backoff_seconds, round, fails);
                 for id in obsolete {
                     if self.containers.get(&id).is_some_and(ObservedContainer::is_running) {
                         self.fail("a running container was called obsolete");
@@ -295,6 +306,8 @@ impl World {
         let sidecar =
             self.containers.get(id).filter(|c| matches!(c.name.as_str(), "s1" | "s2") && Some(&c.sandbox) == self.sandbox.as_ref());
         let own_fault = self.probed.contains(id)
+            || agent.memory.actuated.replaced.contains(id)
+            || sidecar.is_some_and(|sidecar| Round::find(&self.pod, &agent.observed, &agent.memory.actuated.replaced).is_over(sidecar))
             || agent.memory.actuated.restarts.contains(id)
             || agent.memory.post_start.get(id) == Some(&PostStart::Failed);
         let Some(sidecar) = sidecar.filter(|_| !own_fault) else { return };
@@ -307,13 +320,38 @@ impl World {
         }
     }
 
+    /// A round begins when the one before is over: a container has asked for it, and nothing of it runs. In each, the init containers
+    /// run before the app containers.
+    fn check_round(&self, name: &ContainerName, round: u32) {
+        let kind_of = |name: &ContainerName| find_container(&self.pod, name.as_str()).unwrap().0;
+        let reached = self.containers.values().map(|c| c.round).max().unwrap_or(0);
+        let of_before = || self.containers.values().filter(move |c| c.round < round);
+        if let Some(left) = of_before().find(|c| c.is_running()) {
+            self.fail(&format!("{name} starts in round {round} while {} runs since round {}", left.id, left.round));
+        }
+        let asked = of_before().any(|c| {
+            let container = find_container(&self.pod, c.name.as_str()).unwrap().1;
+            c.round + 1 == round && c.exit().is_some_and(|exit| restarts_all_after(&container, exit.code))
+        });
+        if round < reached || round > reached && !asked {
+            self.fail(&format!("{name} starts in round {round} after {reached}"));
+        }
+        let init = self.pod.spec.as_ref().unwrap().init_containers.iter().flatten();
+        if kind_of(name) == ContainerKind::App
+            && let Some(missing) =
+                init.map(|c| &c.name).find(|init| !self.containers.values().any(|c| c.name.as_str() == **init && c.round == round))
+        {
+            self.fail(&format!("{name} starts before {missing} in round {round}"));
+        }
+    }
+
     fn assert_single(&self, name: &ContainerName) {
         if self.containers.values().any(|c| c.name == *name && c.is_running()) {
             self.fail(&format!("a second live copy of {name}"));
         }
     }
 
-    fn start(&mut self, agent: &mut Agent, name: ContainerName, attempt: u32, backoff_seconds: u32, fails: bool) {
+    fn start(&mut self, agent: &mut Agent, name: ContainerName, attempt: u32, backoff_seconds: u32, round: u32, fails: bool) {
         self.assert_single(&name);
         if agent.memory.evicted.is_some() {
             self.fail(&format!("{name} started in an evicted pod"));
@@ -331,9 +369,10 @@ impl World {
             let probed = self.probed.contains(&before.id);
             let resized = agent.memory.actuated.restarts.contains(&before.id);
             let wanted = resized
+                || before.round < round
                 || restarts_after(&self.pod, &container, exit.code)
                 || probed
-                || before.spec_hash != spec_hash
+                || agent.memory.actuated.replaced.contains(&before.id)
                 || before.sandbox != sandbox;
             if !wanted {
                 self.fail(&format!("{name} restarted without a cause"));
@@ -343,6 +382,7 @@ impl World {
         let mut made = seen(name.as_str(), attempt, backoff_seconds, ContainerState::Created);
         made.id = ContainerId::new(format!("c{}", self.next_id));
         made.spec_hash = spec_hash;
+        made.round = round;
         made.sandbox = sandbox;
         made.created_at = at(self.clock);
         let amounts = ContainerAmounts::of(&self.pod, &find_container(&self.pod, name.as_str()).unwrap().1);
@@ -450,7 +490,7 @@ impl World {
                 let ids: Vec<_> = self.containers.values().filter(|c| c.is_running()).map(|c| c.id.clone()).collect();
                 if !ids.is_empty() {
                     let id = ids[self.random.below(ids.len() as u64) as usize].clone();
-                    let code = if self.random.chance(50) { 0 } else { 1 };
+                    let code = [0, 1, 42][self.random.below(3) as usize];
                     self.log.push(format!("{:>5} {id} exits {code}", self.clock));
                     self.end(&id, code);
                     // The event may be lost.

@@ -108,21 +108,6 @@ fn a_backed_off_container_says_so_as_the_kubelet_does() {
 }
 
 #[test]
-fn a_changed_image_stops_the_container_and_starts_it_whatever_the_policy() {
-    let p = pod("Never", &[], &["a"]);
-    let mut old = seen("a", 0, 0, running());
-    old.spec_hash = "other".into();
-    let result = plan(&p, &observed(vec![old.clone()]), &with_images(&p, 1), at(1));
-    assert!(
-        matches!(&result.actions[..], [Action::Signal { message: Some(m), .. }] if m == "Container a definition changed, will be restarted")
-    );
-    old.state = exited(143, 2);
-    let result = plan(&p, &observed(vec![old]), &with_images(&p, 1), at(3));
-    assert_eq!(starts(&result), [("a".to_owned(), 1, 0)]);
-    assert_eq!(phase(&result), "Running");
-}
-
-#[test]
 fn deletion_signals_then_kills_then_takes_apart_then_deletes() {
     let mut p = pod("Always", &[], &["a"]);
     p.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(40)));

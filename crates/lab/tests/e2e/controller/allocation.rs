@@ -2,18 +2,15 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use futures::{StreamExt, TryStreamExt};
+use anyhow::{Result, ensure};
 use kube::api::{DeleteParams, ListParams};
-use kube_pet_lab::{controller, eventually};
-use serde_json::Value;
+use kube_pet_lab::{
+    eventually,
+    herd::{self, condition, distinct, key, texts},
+};
 
-use super::{Cluster, condition, distinct, key};
+use super::Cluster;
 use crate::harness::SOON;
-
-fn texts(value: &Value) -> Vec<String> {
-    value.as_array().into_iter().flatten().filter_map(|text| text.as_str().map(str::to_owned)).collect()
-}
 
 #[tokio::test]
 async fn e2e_each_pet_has_addresses_of_its_own_and_gets_them_again() -> Result<()> {
@@ -74,73 +71,13 @@ async fn e2e_addresses_are_free_again_after_the_time_of_reclaim_after() -> Resul
     cluster.done().await
 }
 
-/// Two controllers that both work (their Leases are in different namespaces, as after a failed election), a third that takes over
-/// when one is killed in the middle.
 #[tokio::test]
 async fn e2e_200_pets_at_once_and_a_killed_controller_make_no_double() -> Result<()> {
-    const PETS: u16 = 200;
     let cluster = Cluster::start("168h").await?;
-    let lab = &cluster.lab;
-    let elsewhere = r#"{"apiVersion": "v1", "kind": "List", "items": [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "other-lease"}},
-        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
-         "metadata": {"name": "lease", "namespace": "other-lease"},
-         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "edit-leases"},
-         "subjects": [{"kind": "ServiceAccount", "name": "kube-pet-controller", "namespace": "kube-pet"}]},
-        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "edit-leases"},
-         "rules": [{"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]}]}]}"#;
-    lab.kubectl_with_input(&["apply", "-f", "-"], elsewhere).await?;
-    let rival = controller::start(lab, 1, &["--namespace=other-lease"]).await?;
-    let standby = controller::start(lab, 2, &[]).await?;
-    rival.logged("leading", SOON).await?;
-    standby.logged("standing by", SOON).await?;
-
-    let create = |number: u16| {
-        let cluster = &cluster;
-        async move { cluster.create_pet(&format!("pet-{number}"), &format!("machine-{number}"), &key(number)).await }
-    };
-    let (first, rest) = (0..PETS / 2, PETS / 2..PETS);
-    futures::stream::iter(first).map(create).buffer_unordered(32).try_collect::<()>().await?;
-    // Both kinds of end: with the process, and with the Lease still held.
-    cluster.controller.kill().await?;
-    futures::stream::iter(rest).map(create).buffer_unordered(32).try_collect::<()>().await?;
-    standby.logged("leading", SOON).await?;
-
-    let pets = cluster.all("Pet");
-    let all = eventually(Duration::from_secs(120), "all pets are allocated", || async {
-        let list = pets.list(&ListParams::default()).await?.items;
-        let done = list.iter().filter(|pet| condition(&pet.data["status"], "Allocated") == "True").count();
-        ensure!(done == usize::from(PETS) && list.len() == done, "{done} of {PETS}");
-        Ok(list)
-    })
-    .await?;
-    let given = |field: &str| all.iter().flat_map(|pet| texts(&pet.data["status"][field])).collect::<Vec<_>>();
-    for (field, each) in [("nodeAddresses", 2), ("podCIDRs", 1)] {
-        let values = given(field);
-        ensure!(values.len() == usize::from(PETS) * each, "{} {field}", values.len());
-        distinct(&values)?;
+    let race = herd::race(&cluster.lab, &cluster.controller, 200).await?;
+    println!("all have addresses after {:?}; conflicts: {}", race.took, race.conflicts);
+    for controller in race.controllers {
+        controller.stop(Duration::from_secs(10)).await?;
     }
-    // What one of the two has claimed beside what the status says is given back.
-    let allocations = cluster.all("PetAllocation");
-    eventually(SOON, "each pet has its four allocations and no more", || async {
-        let list = allocations.list(&ListParams::default()).await?.items;
-        ensure!(list.len() == usize::from(PETS) * 4, "{}", list.len());
-        for allocation in list {
-            let spec = &allocation.data["spec"];
-            let owner = all.iter().find(|pet| pet.metadata.name.as_deref() == spec["owner"].as_str()).context("an owner")?;
-            let status = &owner.data["status"];
-            let told =
-                [texts(&status["nodeAddresses"]), texts(&status["podCIDRs"]), vec![status["publicKey"].to_string().replace('"', "")]];
-            ensure!(told.concat().iter().any(|value| spec["value"] == value.as_str()), "{spec} is not in {status}");
-        }
-        Ok(())
-    })
-    .await?;
-    println!(
-        "conflicts of the rival: {}",
-        controller::page(lab, 1, "/metrics").await?.lines().filter(|line| line.contains("conflicts_total{")).collect::<Vec<_>>().join("; ")
-    );
-    rival.stop(Duration::from_secs(10)).await?;
-    standby.stop(Duration::from_secs(10)).await?;
     cluster.done().await
 }

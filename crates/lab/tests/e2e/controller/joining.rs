@@ -6,43 +6,20 @@ use kube::{
     Api,
     api::{DeleteParams, PostParams},
 };
-use kube_pet_lab::{Pet, PetOptions, builds, command, eventually};
+use kube_pet_lab::{
+    PetOptions, eventually,
+    joining::{self, CONFIG, PROGRAM, join},
+};
 use serde_json::{Value, json};
 
 use super::Cluster;
 use crate::harness::{PAUSE, SOON};
 
-const PROGRAM: &str = "/run/lab/bin/kube-pet";
-const CONFIG: &str = "--config /etc/kube-pet/node.yaml";
-
-impl Cluster {
-    async fn token(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = command::program(builds::own_program("kube-pet", "KUBE_PET_BIN")?);
-        command.arg("controller").arg("--kubeconfig").arg(self.lab.record().kubeconfig()).args(["token", "create"]).args(arguments);
-        Ok(command::output(command).await?.trim().to_owned())
-    }
-
-    /// A machine with Podman and a configuration, that knows of no cluster.
-    async fn machine(&self, name: &str) -> Result<Pet> {
-        let pet = Pet::create(&self.lab, PetOptions::new(name)).await?;
-        std::fs::remove_file(pet.path("/etc/kube-pet/bootstrap.kubeconfig")).context("forget the cluster")?;
-        Ok(pet)
-    }
-}
-
-/// What a join prints, with its errors, whether it succeeds or not.
-async fn join(pet: &Pet, token: &str, flags: &str) -> Result<(bool, String)> {
-    let script = format!("{PROGRAM} join {token} {CONFIG} {flags} 2>&1; echo $?");
-    let text = pet.shell(&script).await?;
-    let (text, code) = text.trim_end().rsplit_once('\n').unwrap_or(("", text.trim_end()));
-    Ok((code == "0", text.to_owned()))
-}
-
 #[tokio::test]
 async fn e2e_a_machine_joins_by_a_token_and_leaves() -> Result<()> {
     let cluster = Cluster::start("168h").await?;
-    let pet = cluster.machine("joiner").await?;
-    let token = cluster.token(&["--ttl", "1h"]).await?;
+    let pet = joining::machine(&cluster.lab, PetOptions::new("joiner")).await?;
+    let token = joining::token(&cluster.lab, &["--ttl", "1h"]).await?;
     let (done, text) = join(&pet, &token, "--set maxPods=77").await?;
     ensure!(done && text.contains("accepts the token") && text.contains("start the agent"), "{text}");
     let secret = pet.shell("stat -c %a /etc/kube-pet/bootstrap.kubeconfig").await?;
@@ -100,9 +77,9 @@ async fn e2e_a_machine_joins_by_a_token_and_leaves() -> Result<()> {
 #[tokio::test]
 async fn e2e_tokens_that_are_not_good_are_refused_with_a_clear_text() -> Result<()> {
     let cluster = Cluster::start("168h").await?;
-    let pet = cluster.machine("refused").await?;
+    let pet = joining::machine(&cluster.lab, PetOptions::new("refused")).await?;
 
-    let expired = cluster.token(&["--ttl", "1s"]).await?;
+    let expired = joining::token(&cluster.lab, &["--ttl", "1s"]).await?;
     eventually(SOON, "the token expires", || async {
         let (done, text) = join(&pet, &expired, "").await?;
         ensure!(!done && text.contains("does not accept the token: it has expired or was deleted"), "{text}");
@@ -111,7 +88,7 @@ async fn e2e_tokens_that_are_not_good_are_refused_with_a_clear_text() -> Result<
     .await?;
     // A first try may have been in time.
     pet.shell("rm -f /etc/kube-pet/bootstrap.kubeconfig").await?;
-    let damaged = cluster.token(&[]).await?;
+    let damaged = joining::token(&cluster.lab, &[]).await?;
     let (done, text) = join(&pet, &damaged[..damaged.len() - 5], "").await?;
     ensure!(!done && text.contains("the join token is damaged; copy the whole line"), "{text}");
 
@@ -120,11 +97,11 @@ async fn e2e_tokens_that_are_not_good_are_refused_with_a_clear_text() -> Result<
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         params.self_signed(&rcgen::KeyPair::generate()?)
     })?;
-    let (done, text) = join(&pet, &changed(&cluster.token(&[]).await?, "c", &foreign.pem())?, "").await?;
+    let (done, text) = join(&pet, &changed(&joining::token(&cluster.lab, &[]).await?, "c", &foreign.pem())?, "").await?;
     ensure!(!done && text.contains("is not the cluster of the join token: its certificate is not signed by that cluster's CA"), "{text}");
 
     // The CA by its hash, from cluster-info as kubeadm publishes it.
-    let short = cluster.token(&["--ca-hash"]).await?;
+    let short = joining::token(&cluster.lab, &["--ca-hash"]).await?;
     let (done, text) = join(&pet, &short, "").await?;
     ensure!(!done && text.contains("reading the ConfigMap cluster-info in kube-public"), "{text}");
     publish_cluster_info(&cluster).await?;

@@ -1,10 +1,12 @@
 //! Who may write what, and what the API server refuses.
 
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Secret};
 use kube::{
     Api,
-    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
+    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
 };
+use kube_pet_lab::controller;
 use serde_json::{Value, json};
 
 use super::{Cluster, condition, key, objects, pet, refusal};
@@ -45,6 +47,44 @@ async fn e2e_a_pet_writes_its_own_pet_and_no_other() -> Result<()> {
     as_mine.patch("mine", &PatchParams::default(), &patch(&key(5))).await?;
     cluster.status("mine", "the new key is accepted", |status| status["publicKey"] == key(5).as_str()).await?;
     as_mine.delete("mine", &DeleteParams::default()).await.context("delete the own Pet")?;
+    cluster.done().await
+}
+
+#[tokio::test]
+async fn e2e_a_gateway_writes_what_it_sees_and_nothing_else() -> Result<()> {
+    let cluster = Cluster::start("168h").await?;
+    cluster.create_pet("seen", "machine-seen", &key(1)).await?;
+    let kubeconfig = controller::kubeconfig(&cluster.lab, "kube-pet-gateway", "gateway-permissions").await?;
+    let client = kube_pet_lab::client::connect(&kubeconfig).await?;
+    let of = |kind: &str| objects(client.clone(), kind);
+
+    let gateway = json!({"apiVersion": "kube-pet.dev/v1alpha1", "kind": "PetGateway", "metadata": {"name": "gw"},
+        "spec": {"publicKey": key(2), "endpoints": [{"host": "192.0.2.1", "port": 51820}]}});
+    of("PetGateway").create(&PostParams::default(), &serde_json::from_value(gateway)?).await.context("create its PetGateway")?;
+    let seen = Patch::Merge(json!({"status": {"gateway": "gw"}}));
+    of("Pet").patch_status("seen", &PatchParams::default(), &seen).await.context("write what it sees")?;
+    of("PetNetwork").list(&ListParams::default()).await.context("read the network")?;
+
+    let spec = Patch::Merge(json!({"spec": {"publicKey": key(3)}}));
+    let mut refused = Vec::new();
+    for kind in ["Pet", "PetNetwork"] {
+        refused.push((kind, refusal(of(kind).patch("seen", &PatchParams::default(), &spec).await)?));
+    }
+    for kind in ["Pet", "PetGateway", "PetNetwork", "PetAllocation"] {
+        refused.push((kind, refusal(of(kind).delete("seen", &DeleteParams::default()).await)?));
+    }
+    refused.push(("Pet", refusal(of("Pet").create(&PostParams::default(), &pet("other", "machine-other", &key(4))?).await)?));
+    refused.push(("PetAllocation", refusal(of("PetAllocation").list(&ListParams::default()).await)?));
+    for namespace in ["kube-system", controller::NAMESPACE] {
+        let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+        refused.push(("Secret", refusal(secrets.list(&ListParams::default()).await)?));
+    }
+    let leases: Api<Lease> = Api::namespaced(client.clone(), controller::NAMESPACE);
+    refused.push(("Lease", refusal(leases.get("kube-pet-controller").await)?));
+    for (kind, text) in refused {
+        ensure!(text.starts_with("403"), "{kind}: {text}");
+    }
+    cluster.all("PetGateway").delete("gw", &DeleteParams::default()).await?;
     cluster.done().await
 }
 

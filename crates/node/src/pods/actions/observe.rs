@@ -7,7 +7,7 @@ use kube_pet_core::ids::{ContainerId, ContainerName, labels};
 use kube_pet_core::pod::{ContainerState, Exit, ObservedContainer, pod_uid};
 use kube_pet_podman::ContainerInspect;
 
-use crate::containers::{BACKOFF_LABEL, IMAGE_ID_LABEL, IMAGE_LABEL, RESOURCES_LABEL, SANDBOX_LABEL, is_helper};
+use crate::containers::{BACKOFF_LABEL, IMAGE_ID_LABEL, IMAGE_LABEL, RESOURCES_LABEL, ROUND_LABEL, SANDBOX_LABEL, is_helper};
 use crate::pods::runtime::PodRuntime;
 
 /// The kubelet's limits: of a message, and of one taken from the log.
@@ -38,6 +38,7 @@ impl PodRuntime {
             id: id.clone(),
             attempt,
             spec_hash: label(labels::SPEC_HASH),
+            round: label(ROUND_LABEL).parse().unwrap_or(0),
             backoff_seconds: label(BACKOFF_LABEL).parse().unwrap_or(0),
             sandbox: label(SANDBOX_LABEL),
             image: label(IMAGE_LABEL),

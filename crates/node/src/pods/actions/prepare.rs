@@ -188,9 +188,12 @@ impl PodRuntime {
             memory: values.memory_limit.and_then(|m| u64::try_from(m).ok()),
             pids: self.settings.pod_pids_limit.and_then(|p| u64::try_from(p).ok()),
         };
-        let made =
-            tokio::task::spawn_blocking(move || instruments::cgroup_operation("create", || kube_pet_host::cgroups::ensure(&path, &limits)))
-                .await;
+        let huge_pages = values.hugepages.into_iter().filter_map(|(size, limit)| Some((size, u64::try_from(limit).ok()?))).collect();
+        let make = move || {
+            kube_pet_host::cgroups::ensure(&path, &limits)?;
+            kube_pet_host::cgroups::limit_huge_pages(&path, &huge_pages)
+        };
+        let made = tokio::task::spawn_blocking(move || instruments::cgroup_operation("create", make)).await;
         made.map_err(|e| e.to_string())?.map_err(|e| describe(&e))
     }
 
@@ -304,7 +307,7 @@ pub(super) fn shares_pid(pod: &Pod) -> bool {
 }
 
 /// An error with its causes.
-fn describe(error: &dyn std::error::Error) -> String {
+pub(super) fn describe(error: &dyn std::error::Error) -> String {
     let mut out = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -10,14 +10,14 @@ use kube_pet_core::container_hash::container_hash;
 use kube_pet_core::ids::labels;
 use kube_pet_core::ids::{ContainerId, ContainerName, PodUid};
 use kube_pet_core::pod::{ContainerKind, ObservedContainer, SandboxFacts, find_container, pod_uid, target_container};
-use kube_pet_core::resources::container_limits;
+use kube_pet_core::resources::{container_limits, hugepage_unit_of};
 use kube_pet_core::security::{effective, verify_non_root};
 use kube_pet_podman::SpecGenerator;
 use tracing::warn;
 
-use super::StartError;
 use super::observe::is_created;
 use super::prepare::{host_network, pause_name, pod_name, shares_pid};
+use super::{Start, StartError};
 use crate::containers::{Joined, Parts, Place, spec_generator};
 use crate::images::Reference;
 use crate::paths::Paths;
@@ -29,11 +29,9 @@ impl PodRuntime {
         &self,
         pod: &Arc<Pod>,
         sandbox: &SandboxFacts,
-        kind: ContainerKind,
-        name: &ContainerName,
-        attempt: u32,
-        backoff_seconds: u32,
+        start: Start<'_>,
     ) -> Result<ObservedContainer, StartError> {
+        let Start { kind, container: name, attempt, backoff_seconds, round } = start;
         let Some((_, container)) = find_container(pod, name.as_str()) else {
             return Err(StartError::config(format!("container {name} is not in the spec")));
         };
@@ -45,6 +43,7 @@ impl PodRuntime {
             kind,
             attempt,
             backoff_seconds,
+            round,
             spec_hash: &hash,
             sandbox_id: &sandbox.id,
         };
@@ -92,6 +91,7 @@ impl PodRuntime {
     async fn start_created(&self, pod: &Arc<Pod>, id: &ContainerId, name: &ContainerName) -> Result<ObservedContainer, StartError> {
         let kind = find_container(pod, name.as_str()).map_or(ContainerKind::App, |(kind, _)| kind);
         let started = self.podman.start_container(id.as_str()).await;
+        self.flusher.soon();
         let observed = match self.observe(pod, id).await {
             Ok(Some(observed)) => observed,
             Ok(None) => return Err(StartError::create("the container vanished while it was being started")),
@@ -145,6 +145,7 @@ impl PodRuntime {
         let mut security = effective(pod, container);
         let more: Vec<_> = groups.into_iter().filter(|group| !security.groups.contains(group)).collect();
         security.groups.extend(more);
+        let user = self.user(pod, container, &inspect, &mut security).await?;
         let mut files = Vec::new();
         let mounted = |path: &str| mounts.iter().any(|m| m.destination.trim_end_matches('/') == path);
         if !mounted("/etc/hosts") && (!host_network(pod) || has_aliases(pod)) {
@@ -181,8 +182,11 @@ impl PodRuntime {
             image_name: reference.to_string(),
             image_status_id: crate::images::status_image_id(&reference, &inspect),
             security,
+            user,
             seccomp_dir: self.settings.seccomp_dir.clone(),
             limits: container_limits(pod, container, memory),
+            huge_pages: countable_huge_pages(),
+            oom_group: self.settings.oom_group,
             lowest_oom_score_adj: kube_pet_host::privileges::lowest_oom_score_adj(),
             cgroup_parent: self.pod_cgroup(pod),
             env,
@@ -296,6 +300,14 @@ impl PodRuntime {
             warn!(%error, "cannot link the log file for log shippers");
         }
     }
+}
+
+/// Sizes of huge pages that cgroups count.
+fn countable_huge_pages() -> Vec<String> {
+    if !kube_pet_host::cgroups::layout().is_ok_and(|layout| layout.has("hugetlb")) {
+        return Vec::new();
+    }
+    kube_pet_host::machine::huge_pages().into_iter().filter_map(|(size, _)| hugepage_unit_of(size)).collect()
 }
 
 fn has_aliases(pod: &Pod) -> bool {

@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 
 use super::{Wanted, Worker, steady_now};
 use crate::instruments;
-use crate::pods::actions::{ImageError, Resized, StartError};
+use crate::pods::actions::{ImageError, Resized, Start, StartError};
 use crate::pods::runtime::{PodRuntime, StatusWriteError};
 
 /// The result of an operation.
@@ -51,9 +51,10 @@ pub(super) async fn act(
             let result = runtime.ensure_image(pod, &container).await;
             Outcome::Image { container, attempt, image, result }
         }
-        Action::StartContainer { container, kind, attempt, backoff_seconds, obsolete } => {
+        Action::StartContainer { container, kind, attempt, backoff_seconds, round, obsolete } => {
+            let start = Start { kind, container: &container, attempt, backoff_seconds, round };
             let result = match &sandbox {
-                Some(sandbox) => runtime.start_container(pod, sandbox, kind, &container, attempt, backoff_seconds).await,
+                Some(sandbox) => runtime.start_container(pod, sandbox, start).await,
                 None => Err(StartError::config("the pod has no sandbox")),
             };
             let container_type = match kind {

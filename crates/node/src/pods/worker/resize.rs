@@ -83,6 +83,7 @@ impl Worker {
     /// What a decision says of a resize.
     pub(super) fn follow_resize(&mut self, wanted: &Wanted, plan: &Plan) {
         self.memory.actuated.restarts.extend(plan.resize.restarts.iter().cloned());
+        self.memory.actuated.replaced.extend(plan.replaced.iter().cloned());
         let resize = &mut self.memory.resize;
         if plan.resize.busy {
             resize.in_progress.get_or_insert_with(|| ResizeInProgress { generation: wanted.pod.metadata.generation, error: None });

@@ -54,7 +54,11 @@ fn begin(sessions: &Sessions, call: Call<'_>, work: Work) -> Result<Response, Bo
         tty: flag(&query, &["tty"]),
     };
     let options = asked.checked().map_err(|error| Box::new(response::text(StatusCode::BAD_REQUEST, error.to_string())))?;
-    let target = running(&state.store, parameters)?;
+    let target = running(state, parameters)?;
+    if target.on_host && matches!(work, Work::Attach(..)) {
+        let text = "nothing of the machine can be attached to: its log is read with logs, and commands are run with exec";
+        return Err(Box::new(response::text(StatusCode::BAD_REQUEST, text)));
+    }
     let negotiated = negotiation::remote_command(&request.headers).map_err(|refusal| Box::new(refused(*refusal)))?;
     let connection = Handover::of(request)?;
     let mut subject = subject(work.kind(), user, request, &target.pod);
@@ -99,7 +103,7 @@ async fn session(socket: Socket, protocol: Protocol, options: Options, settings:
 async fn run(executor: &Executor, target: &Running, words: &[String], options: Options, streams: Streams) -> Result<Status, String> {
     let Options { stdin, stdout, stderr, tty } = options;
     let command = Command { container: &target.id, words, stdin, stdout, stderr, tty };
-    let (carried, started) = executor.start(command).await.map_err(|error| error.to_string())?;
+    let (carried, started) = target.start(executor, command).await.map_err(|error| error.to_string())?;
     let started = started.keep();
     let mut process = GoesOn(Some(Process::of(carried, tty)));
     let resized = |size| started.resize(size);

@@ -39,7 +39,7 @@ fn begin(sessions: &Sessions, call: Call<'_>) -> Result<Response, Box<Response>>
         [namespace, name, uid] => (namespace, name, Some(uid.as_ref())),
         _ => return Err(Box::new(response::text(StatusCode::NOT_FOUND, "404: Page Not Found"))),
     };
-    let pod = pod(&state.store, namespace, name, uid)?;
+    let pod = pod(state, namespace, name, uid)?;
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
     if phase != "Running" {
         let text = format!("unable to forward port because pod is not running. Current status={phase}");

@@ -13,7 +13,7 @@ const MAX_OUTPUT: usize = 16 << 20;
 /// Runs the command. The words of `cmd` are separated by single spaces, there is no quoting (the kubelet's rule).
 pub(in crate::server) async fn run(call: Call<'_>) -> Response {
     let Call { state, user, parameters, request } = call;
-    let target = match running(&state.store, parameters) {
+    let target = match running(state, parameters) {
         Ok(target) => target,
         Err(refusal) => return *refusal,
     };
@@ -49,7 +49,7 @@ pub(in crate::server) async fn run(call: Call<'_>) -> Response {
 
 /// The output, stdout before stderr, and the exit code.
 async fn to_the_end(executor: &Executor, target: &Running, command: &[String]) -> Result<(Vec<u8>, i32), String> {
-    let (streams, process) = executor.start(Command::for_output(&target.id, command)).await.map_err(|error| error.to_string())?;
+    let (streams, process) = target.start(executor, Command::for_output(&target.id, command)).await.map_err(|error| error.to_string())?;
     let process = process.keep();
     // In a task of its own: the process goes on without its client, and someone has to read what it writes.
     let collected = tokio::spawn(async move { process.with_code(streams.collect(MAX_OUTPUT)).await });

@@ -332,6 +332,7 @@ fn state(store: PodStore, root: PathBuf, api: Reviewer, health: Health, podman: 
         paths,
         executor: crate::exec::Executor::by_podman(podman.clone()),
         podman,
+        host_pod: None,
         stats,
         flags: super::flags(["kube-pet", "node", "--root", "/r"].map(str::to_owned)),
         api: Some(ApiHandle::new(api.client()).1),

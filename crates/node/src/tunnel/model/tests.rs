@@ -1,7 +1,5 @@
 use serde_json::json;
 
-use kube_pet_tunnel::PublicKey;
-
 use super::*;
 
 fn network() -> PetNetwork {
@@ -53,6 +51,23 @@ fn everything_goes_to_the_active_gateway_and_the_other_is_ready() {
     assert_eq!((&desired.link.routes, &desired.link.guarded), (&all, &all), "and nothing of Services: the node translates them");
     assert_eq!(desired.link.bypass, nets(&["10.100.7.0/24"]));
     assert_eq!(desired.link.mtu, 1380);
+    assert_eq!((&peer(1).accepted, &peer(2).accepted), (&all, &all), "packets under way count, whoever is active now");
+    assert_eq!(desired.remembered, ["10.99.0.0/20".parse().unwrap(), "10.100.0.0/16".parse().unwrap()]);
+    let without = known.desired("kp-tunnel", &TunnelSettings { direct: false, ..TunnelSettings::default() }).unwrap();
+    assert_eq!(without.remembered, []);
+}
+
+#[test]
+fn paths_in_use_outlive_the_process() {
+    let neighbour = Neighbour {
+        name: "other".into(),
+        networks: nets(&["10.99.0.8/32", "10.100.8.0/24"]),
+        endpoints: vec!["[2001:db8::1]:51820".parse().unwrap()],
+    };
+    let mut known = Known::default().learn(Some(&own()), Some(&network()), [].iter());
+    known.keep_paths(&BTreeMap::from([(key(8), neighbour.clone())]));
+    let text = serde_json::to_string(&known).unwrap();
+    assert_eq!(serde_json::from_str::<Known>(&text).unwrap().paths(), BTreeMap::from([(key(8), neighbour)]));
 }
 
 #[test]

@@ -43,8 +43,15 @@ async fn component_a_client_slower_than_podmans_memory_still_learns_the_exit_cod
     let (forgotten, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
     let fake = podman(&forgotten, &asked);
     let (mut client, server) = tokio::io::duplex(64 << 10);
-    let target =
-        Running { pod: Arc::default(), container: "c".into(), id: ContainerId::new("c1"), tty: false, stdin: false, stdin_once: false };
+    let target = Running {
+        pod: Arc::default(),
+        container: "c".into(),
+        id: ContainerId::new("c1"),
+        tty: false,
+        stdin: false,
+        stdin_once: false,
+        on_host: false,
+    };
     let options = Options { stdin: false, stdout: true, stderr: true, tty: false };
     let protocol = Protocol::WebSocket { version: Version::V4, base64: false };
     let served = async {

@@ -1,0 +1,88 @@
+//! A cluster whose pets are elsewhere: a cloud with control plane, controller, gateway and an ordinary node, the internet, and homes.
+//!
+//! ```text
+//!  home1 ─ NAT ───────────┐                    ┌─ control plane, controller
+//!  home2 ─ symmetric NAT ─┼─ internet ─ gateway ┤
+//!  public ────────────────┘     (the wire)     └─ worker: CoreDNS
+//! ```
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use crate::{
+    cluster_dns, controller,
+    daemon::Daemon,
+    gateway::{self, Gateway},
+    lab::Lab,
+    network::{Nat, POD_NETWORK, cloud},
+    pet::{Pet, PetOptions},
+};
+
+/// The cloud's ordinary node.
+pub const WORKER: &str = "worker";
+/// Pets at home, behind NAT of both kinds, and one with a public address.
+pub const PETS: [&str; 3] = ["home1", "home2", "public"];
+/// Time for a node to become Ready.
+pub const READY: Duration = Duration::from_secs(60);
+
+/// The cloud's side of the tunnel.
+pub struct Cloud {
+    /// `kube-pet controller`.
+    pub controller: Daemon,
+    /// `kube-pet gateway`, to which the cloud's routes lead.
+    pub gateway: Gateway,
+}
+
+/// Makes the cloud's side of the tunnel. From now on nobody but the controller approves serving certificates.
+///
+/// # Errors
+/// When a part of it does not come up.
+pub async fn cloud(lab: &Lab) -> Result<Cloud> {
+    lab.approve_serving_certificates(false)?;
+    controller::deploy(lab).await?;
+    gateway::network(lab).await?;
+    // The cloud's own nodes have no Pet: in its network their word counts.
+    let controller = controller::start(lab, 0, &[&format!("--believe-node-addresses={}", cloud::NETWORK)]).await?;
+    let gateway = gateway::start(lab, "gateway").await?;
+    gateway::route(lab, gateway.inner).await?;
+    Ok(Cloud { controller, gateway })
+}
+
+/// Adds the cloud's ordinary node, and DNS on it.
+///
+/// # Errors
+/// When it does not become Ready, or DNS does not.
+pub async fn worker(lab: &Lab) -> Result<Pet> {
+    let worker = lab.pet(PetOptions::new(WORKER).in_cloud()).await?;
+    worker.ready(READY).await?;
+    cluster_dns::start(lab, Some(WORKER), 1).await?;
+    Ok(worker)
+}
+
+/// The pet of this name, as it is before it joins.
+///
+/// # Errors
+/// When it is none of [`PETS`].
+pub fn pet(name: &str) -> Result<PetOptions> {
+    let options = elsewhere(PetOptions::new(name));
+    match PETS.iter().position(|pet| *pet == name).with_context(|| format!("there is no pet {name}"))? {
+        0 => Ok(options.at_home()),
+        1 => Ok(options.behind(Nat::Symmetric)),
+        _ => Ok(options),
+    }
+}
+
+/// What a pet elsewhere is told: its pods go to the internet, where the API server is, too, with the pet's address, as nobody there has a
+/// way back to theirs.
+fn elsewhere(options: PetOptions) -> PetOptions {
+    let cluster = [gateway::NODE_NETWORK, gateway::PET_POD_NETWORK, cloud::NETWORK, POD_NETWORK];
+    options.with("nonMasqueradeCIDRs", json!(cluster))
+}
+
+/// A pet that has the tunnel from its start.
+#[must_use]
+pub fn tunneled(options: PetOptions) -> PetOptions {
+    elsewhere(options).with("tunnel", json!({"enabled": true}))
+}

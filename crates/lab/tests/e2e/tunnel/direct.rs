@@ -1,0 +1,120 @@
+//! Two homes whose pets send to each other past the gateway.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube_pet_lab::{Pet, eventually, gateway, machine::Machine};
+use serde_json::json;
+
+use super::{cloud, home, server};
+use crate::harness::{BUSYBOX, Bed, SOON, condition, pod_ip};
+
+const SILENT: &str = "kube_pet_tunnel_path_changes_total{to=\"silent\"} ";
+
+/// A number of the agent's metrics.
+async fn metric(bed: &Bed, pet: &Pet, name: &str) -> Result<f64> {
+    let text = bed.lab.kubectl(&["get", "--raw", &format!("/api/v1/nodes/{}/proxy/metrics", pet.name())]).await?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name} of {}", pet.name()))?;
+    line.trim().parse().with_context(|| format!("{name}{line}"))
+}
+
+/// Bytes that the gateway has had from pets.
+async fn received(gateway: &gateway::Gateway) -> Result<f64> {
+    let page = gateway.page("/metrics").await?;
+    let name = "kube_pet_gateway_bytes{direction=\"received\"} ";
+    let number = page.lines().find_map(|line| line.strip_prefix(name)).context("the gateway counts bytes")?;
+    number.parse().with_context(|| format!("{name}{number}"))
+}
+
+/// When each answer came, and the longest time between two of them, in seconds.
+fn longest_gap(log: &str) -> Result<u64> {
+    let times: Vec<u64> = log.lines().filter_map(|line| line.strip_suffix(" b")?.parse().ok()).collect();
+    ensure!(times.len() > 10, "{log}");
+    Ok(times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default())
+}
+
+/// Which addresses the router lets through to another one, on its way in and out.
+async fn block(pet: &Pet, other: &Pet) -> Result<()> {
+    let router = Machine::load(&pet.machine().dir.with_file_name(format!("{}-router", pet.name())))?;
+    for way in ["saddr", "daddr"] {
+        router.shell(&format!("/usr/sbin/nft insert rule ip home filter ip {way} {} drop", other.address())).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn e2e_pets_behind_nat_send_to_each_other_past_the_gateway_while_they_can() -> Result<()> {
+    let (lab, _controller) = cloud("direct").await?;
+    let gateway = gateway::start(&lab, "gw1").await?;
+    let addresses = [(gateway.name().to_owned(), gateway.inner)];
+    let follow = lab.clone();
+    let routes = tokio::spawn(async move { gateway::follow_active(&follow, &addresses).await });
+    let a = lab.pet(home("home-a", json!({"enabled": true}))).await?;
+    let b = lab.pet(home("home-b", json!({"enabled": true}))).await?;
+    let bed = Bed::on(lab.clone(), a, "direct").await?;
+    b.ready(SOON).await?;
+
+    bed.create::<Pod>(server("b", b.name())).await?;
+    let pod = bed.until("b", SOON, "is ready", |pod| condition(pod, "Ready") == "True").await?;
+    let ip = pod_ip(&pod).context("a running pod has an address")?.to_owned();
+    // Asks several times a second who is there, and says when it was told.
+    let ask = format!("while :; do echo $(date +%s) $(wget -q -T 1 -O - http://{ip}:8080/hostname); sleep 0.2; done");
+    bed.pod("a", json!({"containers": [{"name": "c", "image": BUSYBOX, "command": ["sh", "-c", ask]}]})).await?;
+    bed.phase("a", "Running").await?;
+    for pet in [&bed.pet, &b] {
+        let what = format!("{} sends directly", pet.name());
+        eventually(SOON, &what, || async {
+            let paths = metric(&bed, pet, "kube_pet_tunnel_direct_paths ").await?;
+            ensure!(paths >= 1.0, "{paths} paths\n{}", pet.agent_log());
+            Ok(())
+        })
+        .await?;
+    }
+
+    // Ten seconds of conversation are some 40 kB. The gateway has nothing of it but what keeps the ways open. It counts once a second: what
+    // it cost to ask for the numbers above is counted by then.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let before = received(&gateway).await?;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let passed = received(&gateway).await? - before;
+    ensure!(passed < 4000.0, "{passed} bytes have passed the gateway");
+    let gap = longest_gap(&bed.logs("a").await?)?;
+    ensure!(gap <= 2, "{gap} s without an answer, before anything was cut");
+
+    // An agent that is started again goes on by the same path.
+    bed.pet.kill_agent().await?;
+    bed.pet.start_agent().await?;
+    eventually(SOON, "the next agent sends directly", || async {
+        let paths = metric(&bed, &bed.pet, "kube_pet_tunnel_direct_paths ").await?;
+        ensure!(paths >= 1.0, "{paths} paths");
+        Ok(())
+    })
+    .await?;
+    ensure!(metric(&bed, &b, SILENT).await.is_err(), "the other side has noticed a restart:\n{}", b.agent_log());
+
+    block(&bed.pet, &b).await?;
+    for pet in [&bed.pet, &b] {
+        let what = format!("{} sends through the gateway again", pet.name());
+        eventually(SOON, &what, || async {
+            let silent = metric(&bed, pet, SILENT).await?;
+            ensure!(silent > 0.0);
+            Ok(())
+        })
+        .await?;
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let log = bed.logs("a").await?;
+    let gap = longest_gap(&log)?;
+    kube_pet_lab::progress::say(format!("the longest time without an answer was {gap} s"));
+    ensure!(gap <= 12, "{gap} s without an answer\n{log}");
+    let last = log.lines().last().unwrap_or_default();
+    ensure!(last.ends_with(" b"), "{last}");
+
+    bed.delete("b").await?;
+    bed.gone("b", SOON).await?;
+    b.remove().await?;
+    bed.done().await?;
+    routes.abort();
+    Ok(())
+}

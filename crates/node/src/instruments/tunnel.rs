@@ -1,0 +1,36 @@
+//! What is counted of paths to other pets.
+
+use kube_pet_tunnel::Turn;
+
+use super::Family;
+use crate::stats::text::Text;
+
+static PATHS: Family = Family::gauge("kube_pet_tunnel_direct_paths", "Other pets that this node's packets go to without the gateway");
+static TURNS: Family = Family::counter(
+    "kube_pet_tunnel_path_changes_total",
+    "Changes of paths to other pets, by what has happened: direct (used from now on), unreachable (tried, and nobody has answered), silent \
+     (not heard from any more), idle (not talked to any more), gone (the pet, or its key)",
+    &["to"],
+);
+
+/// How many there are.
+#[allow(clippy::cast_precision_loss, reason = "metrics are floating-point numbers")]
+pub(crate) fn paths(count: usize) {
+    PATHS.set(count as f64);
+}
+
+/// Counts one.
+pub(crate) fn turn(turn: Turn) {
+    TURNS.add(&[match turn {
+        Turn::Direct => "direct",
+        Turn::Unreachable => "unreachable",
+        Turn::Silent => "silent",
+        Turn::Idle => "idle",
+        Turn::Gone => "gone",
+    }]);
+}
+
+pub(crate) fn write(text: &mut Text) {
+    PATHS.write(text);
+    TURNS.write(text);
+}

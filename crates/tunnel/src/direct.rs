@@ -1,0 +1,314 @@
+//! Paths straight to other machines of the tunnel's network, beside the way through the gateway. Pure: [`Paths::look`] is told what is
+//! seen and says what becomes of each path; [`Paths::peers`] are the peers that follow.
+//!
+//! ```text
+//!                talked to             handshake
+//! by the gateway ────────► Trying ───────────────► Direct
+//!   ▲  ▲                     │ no handshake          │ silent, idle, gone
+//!   │  └─────────────────────┘                       ▼
+//!   └───────────────────────── 30 s ───────────── Leaving
+//! ```
+//! - **Tried** is who was talked to in the last minute, at most [`MOST`] at a time. The other side sees the same packets and tries, too: two
+//!   NATs that let only answers in are opened by both sides' first packets. Each endpoint is tried for 7 s, all of them for 21 s at least.
+//! - **Promotion**: WireGuard has agreed on keys with that peer. From then on packets go to it, and no longer to the gateway.
+//! - **Demotion**: data was sent, and nothing was heard for 12 s: WireGuard answers what it gets after 10 s at the latest, if only by a
+//!   keepalive. Whoever answers with data does so sooner: then three seconds with data and 5 s without an answer are enough. Keepalives (every
+//!   5 s) prove nothing: the kernel's WireGuard sends none after it has received one.
+//! - **Back-off**: 1, 2, 4, 8, 16 minutes, each at full minutes of that number by the wall clock, so that both sides try at the same time.
+//! - **Receiving**: in every stage, what comes from a path's peer is taken, and so is what comes by the gateway. The two sides need not change
+//!   at the same moment, and nothing that is under way is lost. The kernel's WireGuard takes an address from one peer only: there, what
+//!   is under way in the moment of a change is lost, until the other side has changed, too, a second later.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use kube_pet_rules::{Family, Network};
+
+use crate::device::PeerStatus;
+use crate::endpoints::{Endpoint, TRY};
+use crate::keys::PublicKey;
+use crate::tunnel::{Peer, is_alive};
+
+/// How many paths there are at most: each costs a packet every 5 s.
+pub const MOST: usize = 64;
+/// Seconds between packets that keep a path's way through NAT open.
+const KEEPALIVE: u16 = 5;
+/// Bytes of a packet without data (`struct message_data` of WireGuard).
+const EMPTY: u64 = 32;
+/// Both sides have seen a packet and tried each other's endpoints in this time.
+const TRIED: Duration = Duration::from_secs(21);
+/// WireGuard's `KEEPALIVE_TIMEOUT` of 10 s, and the way there and back.
+const SILENT: Duration = Duration::from_secs(12);
+/// The same for who answers.
+const UNANSWERED: Duration = Duration::from_secs(5);
+const LOOKS: u32 = 3;
+/// After the minute for which an address is remembered.
+const IDLE: Duration = Duration::from_secs(60);
+/// The other side has noticed.
+const LEFT: Duration = Duration::from_secs(30);
+/// A path that has lasted so long was worth it.
+const PROVEN: Duration = Duration::from_secs(60);
+const BACK_OFF: Duration = Duration::from_secs(60);
+const DOUBLINGS: u32 = 4;
+
+/// Another machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Neighbour {
+    /// For the log.
+    pub name: String,
+    /// Its own addresses in the tunnel's network.
+    pub networks: BTreeSet<Network>,
+    /// Where it may be reached, the best first.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// What is seen in a moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Look<'a> {
+    /// The interface's peers.
+    pub peers: &'a BTreeMap<PublicKey, PeerStatus>,
+    /// Addresses that were talked to in the last minute.
+    pub talked_to: &'a BTreeSet<IpAddr>,
+    /// Times what is remembered.
+    pub now: Instant,
+    /// For what both sides do at the same time.
+    pub wall: SystemTime,
+}
+
+/// What has become of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It is used from now on.
+    Direct,
+    /// No endpoint has answered.
+    Unreachable,
+    /// What was sent is not answered any more.
+    Silent,
+    /// Nobody talks.
+    Idle,
+    /// The other machine is gone, or takes part no more.
+    Gone,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Gateway,
+    Trying { since: Instant },
+    Direct { since: Instant, answers: Answers },
+    Leaving { since: Instant },
+}
+
+#[derive(Clone, Debug)]
+struct Path {
+    /// Endpoints are those that it was tried with: what WireGuard has learnt since is better than news.
+    neighbour: Neighbour,
+    stage: Stage,
+    talked: Instant,
+    failures: u32,
+    retry: Option<SystemTime>,
+}
+
+/// All paths, by the keys of the other sides.
+#[derive(Clone, Debug, Default)]
+pub struct Paths {
+    paths: BTreeMap<PublicKey, Path>,
+}
+
+impl Paths {
+    /// Paths of an earlier process go on: their other sides still send by them.
+    pub fn resume(kept: BTreeMap<PublicKey, Neighbour>, now: Instant) -> Self {
+        let stage = Stage::Direct { since: now, answers: Answers::new(&PeerStatus::default(), now) };
+        let path = |neighbour| Path { neighbour, stage, talked: now, failures: 0, retry: None };
+        Self { paths: kept.into_iter().map(|(key, neighbour)| (key, path(neighbour))).collect() }
+    }
+
+    /// What becomes of each path. `neighbours`: all that take part; `None` while that is not known.
+    pub fn look(&mut self, neighbours: Option<&BTreeMap<PublicKey, Neighbour>>, look: &Look<'_>) -> Vec<(Neighbour, Turn)> {
+        let mut turns = Vec::new();
+        if let Some(neighbours) = neighbours {
+            self.meet(neighbours, look, &mut turns);
+        }
+        for path in self.paths.values_mut() {
+            let networks = &path.neighbour.networks;
+            if look.talked_to.iter().any(|address| networks.iter().any(|network| network.contains(*address))) {
+                path.talked = look.now;
+            }
+        }
+        let mut room = MOST.saturating_sub(self.paths.values().filter(|path| path.stage != Stage::Gateway).count());
+        for (key, path) in &mut self.paths {
+            let known = neighbours.and_then(|neighbours| neighbours.get(key));
+            if let Some(turn) = path.turn(known, look.peers.get(key), look, &mut room) {
+                turns.push((path.neighbour.clone(), turn));
+            }
+        }
+        // Nothing is remembered of who may be tried at once.
+        self.paths.retain(|_, path| path.stage != Stage::Gateway || path.retry.is_some_and(|retry| retry > look.wall));
+        turns
+    }
+
+    /// Takes in who is talked to, and gives up who is gone.
+    fn meet(&mut self, neighbours: &BTreeMap<PublicKey, Neighbour>, look: &Look<'_>, turns: &mut Vec<(Neighbour, Turn)>) {
+        for (_, path) in self.paths.iter_mut().filter(|(key, _)| !neighbours.contains_key(*key)) {
+            match path.stage {
+                Stage::Direct { .. } => {
+                    path.stage = Stage::Leaving { since: look.now };
+                    turns.push((path.neighbour.clone(), Turn::Gone));
+                }
+                Stage::Leaving { .. } => {}
+                Stage::Gateway | Stage::Trying { .. } => path.stage = Stage::Gateway,
+            }
+            path.retry = None;
+        }
+        for (key, path) in &mut self.paths {
+            if let Some(neighbour) = neighbours.get(key) {
+                path.neighbour.networks.clone_from(&neighbour.networks);
+            }
+        }
+        for key in spoken_to(neighbours, look.talked_to) {
+            let Some(neighbour) = neighbours.get(&key).filter(|neighbour| !neighbour.endpoints.is_empty()) else { continue };
+            let new = || Path { neighbour: neighbour.clone(), stage: Stage::Gateway, talked: look.now, failures: 0, retry: None };
+            self.paths.entry(key).or_insert_with(new);
+        }
+    }
+
+    /// The peers that there are to be besides the gateways.
+    pub fn peers(&self) -> BTreeMap<PublicKey, Peer> {
+        self.paths.iter().filter_map(|(key, path)| Some((*key, path.peer()?))).collect()
+    }
+
+    /// What [`Paths::resume`] takes: paths that the other side uses, with the endpoint that works.
+    pub fn kept(&self, peers: &BTreeMap<PublicKey, PeerStatus>) -> BTreeMap<PublicKey, Neighbour> {
+        let kept = self.paths.iter().filter(|(_, path)| matches!(path.stage, Stage::Direct { .. })).map(|(key, path)| {
+            let learnt = peers.get(key).and_then(|peer| peer.endpoint).map(Endpoint::from);
+            let endpoints = learnt.map_or_else(|| path.neighbour.endpoints.clone(), |endpoint| vec![endpoint]);
+            (*key, Neighbour { endpoints, ..path.neighbour.clone() })
+        });
+        kept.collect()
+    }
+}
+
+impl Path {
+    fn turn(&mut self, known: Option<&Neighbour>, peer: Option<&PeerStatus>, look: &Look<'_>, room: &mut usize) -> Option<Turn> {
+        let Look { peers: _, talked_to: _, now, wall } = *look;
+        match &mut self.stage {
+            Stage::Gateway => {
+                let due = self.retry.is_none_or(|retry| wall >= retry);
+                if let Some(known) = known.filter(|_| due && self.talked == now && *room > 0) {
+                    *room -= 1;
+                    self.neighbour.clone_from(known);
+                    (self.stage, self.retry) = (Stage::Trying { since: now }, None);
+                }
+                None
+            }
+            Stage::Trying { since } => {
+                if let Some(peer) = peer.filter(|peer| is_alive(peer, wall)) {
+                    self.stage = Stage::Direct { since: now, answers: Answers::new(peer, now) };
+                    return Some(Turn::Direct);
+                }
+                let endpoints = u32::try_from(self.neighbour.endpoints.len()).unwrap_or(u32::MAX);
+                let patience = TRY.saturating_mul(endpoints.saturating_add(1)).max(TRIED);
+                if now.duration_since(*since) < patience {
+                    return None;
+                }
+                self.stage = Stage::Gateway;
+                self.back_off(wall);
+                Some(Turn::Unreachable)
+            }
+            Stage::Direct { since, answers } => {
+                let lasted = now.duration_since(*since);
+                // One of an earlier process has no keys yet.
+                let without_keys = lasted >= SILENT && !peer.is_some_and(|peer| is_alive(peer, wall));
+                let silent = without_keys || peer.is_some_and(|peer| answers.are_missing(peer, now));
+                let proven = lasted >= PROVEN;
+                let idle = now.duration_since(self.talked) >= IDLE;
+                if !silent && !idle {
+                    return None;
+                }
+                self.stage = Stage::Leaving { since: now };
+                if proven || !silent {
+                    self.failures = 0;
+                }
+                if !silent {
+                    return Some(Turn::Idle);
+                }
+                self.back_off(wall);
+                Some(Turn::Silent)
+            }
+            Stage::Leaving { since } => {
+                if now.duration_since(*since) >= LEFT {
+                    self.stage = Stage::Gateway;
+                }
+                None
+            }
+        }
+    }
+
+    /// The next full minute, the next but one, and so on: a number of minutes that both sides' clocks have at the same time.
+    fn back_off(&mut self, wall: SystemTime) {
+        let period = BACK_OFF.saturating_mul(1 << self.failures.min(DOUBLINGS)).as_secs();
+        self.failures = self.failures.saturating_add(1);
+        let seconds = wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.retry = UNIX_EPOCH.checked_add(Duration::from_secs((seconds / period + 1) * period));
+    }
+
+    fn peer(&self) -> Option<Peer> {
+        let Neighbour { name: _, networks, endpoints } = &self.neighbour;
+        let peer = Peer { endpoints: endpoints.clone(), keepalive: KEEPALIVE, allowed: BTreeSet::new(), accepted: networks.clone() };
+        match self.stage {
+            Stage::Gateway => None,
+            Stage::Trying { .. } => Some(peer),
+            Stage::Direct { .. } => Some(Peer { allowed: networks.clone(), ..peer }),
+            Stage::Leaving { .. } => Some(Peer { keepalive: 0, ..peer }),
+        }
+    }
+}
+
+/// Whether a path's other side answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Answers {
+    heard: Instant,
+    received: u64,
+    sent: u64,
+    /// Looks in which data was sent since.
+    data: u32,
+    /// What was heard last was data.
+    with_data: bool,
+}
+
+impl Answers {
+    fn new(peer: &PeerStatus, now: Instant) -> Self {
+        Self { heard: now, received: peer.received, sent: peer.sent, data: 0, with_data: false }
+    }
+
+    /// Takes the counters in.
+    fn are_missing(&mut self, peer: &PeerStatus, now: Instant) -> bool {
+        let sent = peer.sent.saturating_sub(std::mem::replace(&mut self.sent, peer.sent));
+        if peer.received != self.received {
+            self.with_data = peer.received.saturating_sub(self.received) > EMPTY;
+            (self.heard, self.received, self.data) = (now, peer.received, 0);
+            return false;
+        }
+        self.data += u32::from(sent > EMPTY);
+        let silence = now.duration_since(self.heard);
+        let unanswered = self.with_data && self.data >= LOOKS && silence >= UNANSWERED;
+        unanswered || (self.data > 0 && silence >= SILENT)
+    }
+}
+
+/// Whose addresses are among them. Machines' networks do not overlap.
+fn spoken_to(neighbours: &BTreeMap<PublicKey, Neighbour>, talked_to: &BTreeSet<IpAddr>) -> BTreeSet<PublicKey> {
+    if talked_to.is_empty() {
+        return BTreeSet::new();
+    }
+    let ranges = neighbours.iter().flat_map(|(key, neighbour)| neighbour.networks.iter().map(move |network| (network.range(), *key)));
+    let by_first: BTreeMap<IpAddr, (IpAddr, PublicKey)> = ranges.map(|((first, last), key)| (first, (last, key))).collect();
+    let owner = |address: &IpAddr| {
+        let (first, (last, key)) = by_first.range(..=*address).next_back()?;
+        (Family::of(*first) == Family::of(*address) && address <= last).then_some(*key)
+    };
+    talked_to.iter().filter_map(owner).collect()
+}
+
+#[cfg(test)]
+mod tests;
