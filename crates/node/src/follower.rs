@@ -7,11 +7,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::{Stream, TryStreamExt as _};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
 use kube::runtime::watcher::{self, Event as Watched};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use crate::api::ApiHandle;
@@ -179,6 +180,14 @@ impl<K: Kind> Follower<K> {
             None => Ok(()),
         }
     }
+}
+
+/// Runs a watch once it is wanted. It does not end where nobody can want it any more: the agent ends then.
+pub(crate) async fn once(mut wanted: watch::Receiver<bool>, watch: BoxFuture<'static, ()>) {
+    if wanted.wait_for(|wanted| *wanted).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    watch.await;
 }
 
 fn is_refused(error: &watcher::Error) -> bool {

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::objects::{NamespaceObject, PodObject};
 use crate::api::ApiHandle;
-use crate::follower::{Follower, Kind};
+use crate::follower::{Follower, Kind, once};
 
 /// Pods that are over have no address any more.
 const ALIVE: &str = "status.phase!=Succeeded,status.phase!=Failed";
@@ -120,19 +120,10 @@ pub(super) async fn policies(api: ApiHandle, updates: mpsc::Sender<Update>) {
 
 /// Follows the namespaces, once they are wanted.
 pub(super) async fn namespaces(api: ApiHandle, wanted: watch::Receiver<bool>, updates: mpsc::Sender<Update>) {
-    when(wanted).await;
-    Follower::new(Namespaces, Some(updates)).run(api, watcher::Config::default()).await;
+    once(wanted, Box::pin(Follower::new(Namespaces, Some(updates)).run(api, watcher::Config::default()))).await;
 }
 
 /// Follows the pods, once they are wanted.
 pub(super) async fn peers(api: ApiHandle, wanted: watch::Receiver<bool>, updates: mpsc::Sender<Update>) {
-    when(wanted).await;
-    Follower::new(Peers, Some(updates)).run(api, watcher::Config::default().fields(ALIVE)).await;
-}
-
-async fn when(mut wanted: watch::Receiver<bool>) {
-    if wanted.wait_for(|wanted| *wanted).await.is_err() {
-        // The enforcer has ended, and with it the agent.
-        std::future::pending::<()>().await;
-    }
+    once(wanted, Box::pin(Follower::new(Peers, Some(updates)).run(api, watcher::Config::default().fields(ALIVE)))).await;
 }

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use super::claim::Seen;
 use super::neighbours::{Other, neighbours};
 use crate::api::ApiHandle;
-use crate::follower::{Follower, Kind, key_of};
+use crate::follower::{Follower, Kind, key_of, once};
 
 /// What the watches tell.
 pub(super) enum Update {
@@ -26,7 +26,8 @@ pub(super) enum Update {
 /// Three lists: what is not known yet is not gone.
 const LISTS: [&str; 3] = [Own::NAME, Gateways::NAME, Networks::NAME];
 
-/// All watches, to be run while the node is identified. `talks`: whether another pet was talked to.
+/// All watches, to be run while the node is identified. `talks`: whether another pet was talked to; before that, other Pets cost the API
+/// server nothing: each change of one of a thousand would be told to a thousand.
 pub(super) fn all(
     api: &ApiHandle,
     node_name: &str,
@@ -49,14 +50,6 @@ fn follow<K: Kind<Update = Update> + Sync + 'static>(
     config: watcher::Config,
 ) -> BoxFuture<'static, ()> {
     Box::pin(Follower::new(kind, Some(updates.clone())).run(api.clone(), config))
-}
-
-/// A pet that talks to none costs the API server nothing: each change of one of a thousand Pets would be told to a thousand.
-async fn once(mut talks: watch::Receiver<bool>, watch: BoxFuture<'static, ()>) {
-    if talks.wait_for(|talks| *talks).await.is_err() {
-        std::future::pending::<()>().await;
-    }
-    watch.await;
 }
 
 /// What the API server has.
