@@ -12,8 +12,8 @@
 //!   NATs that let only answers in are opened by both sides' first packets. Each endpoint is tried for 7 s, all of them for 21 s at least.
 //! - **Promotion**: WireGuard has agreed on keys with that peer. From then on packets go to it, and no longer to the gateway.
 //! - **Demotion**: data was sent, and nothing was heard for 12 s: WireGuard answers what it gets after 10 s at the latest, if only by a
-//!   keepalive. Whoever answers with data does so sooner: then three seconds with data and 5 s without an answer are enough. Keepalives (every
-//!   5 s) prove nothing: the kernel's WireGuard sends none after it has received one.
+//!   keepalive. Whoever has just answered with data does so sooner: then data in two looks and 5 s without an answer are enough.
+//!   Keepalives (every 5 s) prove nothing: the kernel's WireGuard sends none after it has received one.
 //! - **Back-off**: 1, 2, 4, 8, 16 minutes, each at full minutes of that number by the wall clock, so that both sides try at the same time.
 //! - **Receiving**: in every stage, what comes from a path's peer is taken, and so is what comes by the gateway. The two sides need not change
 //!   at the same moment, and nothing that is under way is lost. The kernel's WireGuard takes an address from one peer only: there, what
@@ -42,7 +42,9 @@ const TRIED: Duration = Duration::from_secs(21);
 const SILENT: Duration = Duration::from_secs(12);
 /// The same for who answers.
 const UNANSWERED: Duration = Duration::from_secs(5);
-const LOOKS: u32 = 3;
+const LOOKS: u32 = 2;
+/// An answer so long before the last sign of life was the newest one: a keepalive may come after it.
+const JUST: Duration = Duration::from_secs(3);
 /// After the minute for which an address is remembered.
 const IDLE: Duration = Duration::from_secs(60);
 /// The other side has noticed.
@@ -272,26 +274,29 @@ struct Answers {
     sent: u64,
     /// Looks in which data was sent since.
     data: u32,
-    /// What was heard last was data.
-    with_data: bool,
+    /// When data was heard.
+    answered: Option<Instant>,
 }
 
 impl Answers {
     fn new(peer: &PeerStatus, now: Instant) -> Self {
-        Self { heard: now, received: peer.received, sent: peer.sent, data: 0, with_data: false }
+        Self { heard: now, received: peer.received, sent: peer.sent, data: 0, answered: None }
     }
 
     /// Takes the counters in.
     fn are_missing(&mut self, peer: &PeerStatus, now: Instant) -> bool {
         let sent = peer.sent.saturating_sub(std::mem::replace(&mut self.sent, peer.sent));
         if peer.received != self.received {
-            self.with_data = peer.received.saturating_sub(self.received) > EMPTY;
+            if peer.received.saturating_sub(self.received) > EMPTY {
+                self.answered = Some(now);
+            }
             (self.heard, self.received, self.data) = (now, peer.received, 0);
             return false;
         }
         self.data += u32::from(sent > EMPTY);
         let silence = now.duration_since(self.heard);
-        let unanswered = self.with_data && self.data >= LOOKS && silence >= UNANSWERED;
+        let answering = self.answered.is_some_and(|answered| self.heard.duration_since(answered) <= JUST);
+        let unanswered = answering && self.data >= LOOKS && silence >= UNANSWERED;
         unanswered || (self.data > 0 && silence >= SILENT)
     }
 }

@@ -187,6 +187,27 @@ fn data_without_an_answer_ends_it() {
 }
 
 #[test]
+fn a_keepalive_after_the_last_answer_makes_the_silence_no_longer() {
+    // Seconds between the last answer and the keepalive, and after how many more it is given up.
+    for (between, after) in [(1, 5), (3, 5), (4, 12)] {
+        let mut bench = Bench::direct();
+        bench.moves(100, 100);
+        bench.look();
+        for second in 1..=between {
+            bench.moves(100, if second == between { EMPTY } else { 0 });
+            assert_eq!(bench.look(), [], "{between}");
+        }
+        let cut = bench.at - 1;
+        let ended = (0..60).find_map(|_| {
+            bench.moves(100, 0);
+            let at = bench.at;
+            bench.look().first().map(|turn| (at - cut, *turn))
+        });
+        assert_eq!(ended, Some((after, Turn::Silent)), "{between}");
+    }
+}
+
+#[test]
 fn an_answer_every_ten_seconds_is_one() {
     let mut bench = Bench::direct();
     for second in 1..=100 {
