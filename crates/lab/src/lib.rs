@@ -34,6 +34,7 @@ pub mod process;
 pub mod progress;
 pub mod record;
 pub mod registry;
+pub mod space;
 pub mod supervisor;
 pub mod topology;
 pub mod vm;

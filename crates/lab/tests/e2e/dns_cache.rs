@@ -144,7 +144,8 @@ async fn e2e_dns_cache_answers_when_the_cluster_cannot_be_reached() -> Result<()
     resolves(&bed).await?;
 
     // So does the one after a reboot. Its pods wait for the API server, and what else runs on the machine can ask.
-    bed.pet.power_cycle(&bed.lab).await?;
+    let lab = bed.lab.clone();
+    bed.pet.power_cycle(&lab).await?;
     bed.pet.set_online(false).await?;
     bed.pet.start_agent().await?;
     eventually(Duration::from_secs(30), "the cache of a machine that booted without network answers", || the_node_is_answered(&bed))

@@ -1,18 +1,15 @@
 //! What the tests share: the lab, a pet, a namespace each, and the questions that they ask again and again.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{ops::Deref, path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result, bail, ensure};
-use k8s_openapi::api::core::v1::{ContainerStatus, Event, Namespace, Pod};
-use kube::{
-    Api, Client,
-    api::{DeleteParams, ListParams, PostParams},
-};
-use kube_pet_lab::{Lab, LabOptions, Pet, PetOptions, cluster, eventually};
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::{Event, Pod};
+use kube::api::{DeleteParams, ListParams};
+pub use kube_pet_lab::space::{BUSYBOX, container, ended, phase_of, pod_ip, shell};
+use kube_pet_lab::{Lab, LabOptions, Pet, PetOptions, eventually, space::Space};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, OnceCell};
 
-pub const BUSYBOX: &str = "docker.io/library/busybox:1.37";
 pub const AGNHOST: &str = "registry.k8s.io/e2e-test-images/agnhost:2.66.1";
 pub const PAUSE: &str = "registry.k8s.io/pause:3.10.2";
 
@@ -40,10 +37,16 @@ pub async fn lab() -> Result<Arc<Lab>> {
 
 /// One test's namespace, and the pet that its pods run on.
 pub struct Bed {
-    pub lab: Arc<Lab>,
+    space: Space,
     pub pet: Pet,
-    pub client: Client,
-    pub namespace: String,
+}
+
+impl Deref for Bed {
+    type Target = Space;
+
+    fn deref(&self) -> &Space {
+        &self.space
+    }
 }
 
 impl Bed {
@@ -76,83 +79,24 @@ impl Bed {
 
     pub async fn on(lab: Arc<Lab>, pet: Pet, test: &str) -> Result<Self> {
         pet.ready(SOON).await?;
-        let client = lab.client().await?;
-        let namespaces: Api<Namespace> = Api::all(client.clone());
-        let space = json!({"metadata": {"generateName": format!("{test}-")}});
-        let space =
-            namespaces.create(&PostParams::default(), &serde_json::from_value(space)?).await.context("create the test's namespace")?;
-        let namespace = space.metadata.name.context("the namespace has a name")?;
-        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/default");
-        eventually(SOON, "the default service account", || kube_pet_lab::client::get(&client, &path)).await?;
-        Ok(Self { lab, pet, client, namespace })
+        let space = Space::create_like(lab, test).await?;
+        space.is_usable(SOON).await?;
+        Ok(Self { space, pet })
     }
 
     /// Ends a test in order: its pods are deleted, and its own pet removed.
     pub async fn done(self) -> Result<()> {
-        let namespaces: Api<Namespace> = Api::all(self.client.clone());
-        namespaces.delete(&self.namespace, &DeleteParams::default()).await.context("delete the test's namespace")?;
+        self.delete_all().await?;
         if self.pet.name() != "shared" {
-            let gone = eventually(SOON, "the namespace is gone", || async {
-                let left = namespaces.get_opt(&self.namespace).await?;
-                ensure!(left.is_none(), "{} is still there", self.namespace);
-                Ok(())
-            });
-            gone.await?;
+            self.all_gone(SOON).await?;
             self.pet.remove().await?;
         }
         Ok(())
     }
 
-    /// Objects of a kind in the test's namespace.
-    pub fn api<K>(&self) -> Api<K>
-    where
-        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
-        K::DynamicType: Default,
-    {
-        Api::namespaced(self.client.clone(), &self.namespace)
-    }
-
-    pub fn pods(&self) -> Api<Pod> {
-        self.api()
-    }
-
-    /// Creates any object, from its JSON.
-    pub async fn create<K>(&self, object: Value) -> Result<()>
-    where
-        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>
-            + Clone
-            + std::fmt::Debug
-            + serde::Serialize
-            + serde::de::DeserializeOwned,
-        K::DynamicType: Default,
-    {
-        cluster::create(&self.api::<K>(), object).await
-    }
-
-    /// Creates a pod on the test's pet. Pods whose PID 1 handles no SIGTERM are not waited for longer than a second.
-    pub async fn pod(&self, name: &str, mut spec: Value) -> Result<Pod> {
-        spec["nodeSelector"] = json!({"kubernetes.io/hostname": self.pet.name()});
-        if spec.get("terminationGracePeriodSeconds").is_none() {
-            spec["terminationGracePeriodSeconds"] = json!(1);
-        }
-        let pod = json!({"metadata": {"name": name}, "spec": spec});
-        self.pods().create(&PostParams::default(), &serde_json::from_value(pod)?).await.with_context(|| format!("create pod {name}"))
-    }
-
-    pub async fn get(&self, name: &str) -> Result<Pod> {
-        self.pods().get(name).await.with_context(|| format!("get pod {name}"))
-    }
-
-    /// Waits until the pod is as `check` wants it; on failure the error has the pod's whole status.
-    pub async fn until(&self, name: &str, limit: Duration, what: &str, check: impl Fn(&Pod) -> bool) -> Result<Pod> {
-        eventually(limit, &format!("pod {name}: {what}"), || async {
-            let pod = self.get(name).await?;
-            if check(&pod) {
-                return Ok(pod);
-            }
-            bail!("{}", serde_json::to_string(&pod.status)?)
-        })
-        .await
+    /// Creates a pod on the test's pet.
+    pub async fn pod(&self, name: &str, spec: Value) -> Result<Pod> {
+        self.pod_on(self.pet.name(), name, spec).await
     }
 
     pub async fn phase(&self, name: &str, phase: &str) -> Result<Pod> {
@@ -174,13 +118,6 @@ impl Bed {
 
     pub async fn logs(&self, name: &str) -> Result<String> {
         self.kubectl(&["logs", name]).await
-    }
-
-    /// kubectl in the test's namespace.
-    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
-        let mut all = vec!["--namespace", self.namespace.as_str()];
-        all.extend(arguments);
-        self.lab.kubectl(&all).await
     }
 
     /// Runs a shell script to its success in a pod, with these volumes mounted, and returns what it prints.
@@ -222,19 +159,6 @@ impl Bed {
     }
 }
 
-pub fn phase_of(pod: &Pod) -> &str {
-    let status = pod.status.as_ref();
-    status.and_then(|s| s.phase.as_deref()).unwrap_or("")
-}
-
-/// The status of an app or init container.
-pub fn container<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
-    let status = pod.status.as_ref()?;
-    let apps = status.container_statuses.iter().flatten();
-    let inits = status.init_container_statuses.iter().flatten();
-    apps.chain(inits).find(|status| status.name == name)
-}
-
 pub fn restarts(pod: &Pod, name: &str) -> i32 {
     container(pod, name).map_or(-1, |status| status.restart_count)
 }
@@ -244,29 +168,14 @@ pub fn waiting<'a>(pod: &'a Pod, name: &str) -> &'a str {
     container(pod, name).and_then(|status| status.state.as_ref()?.waiting.as_ref()?.reason.as_deref()).unwrap_or("")
 }
 
-/// Reason and exit code of a container that has ended.
-pub fn ended<'a>(pod: &'a Pod, name: &str) -> Option<(&'a str, i32)> {
-    let ended = container(pod, name)?.state.as_ref()?.terminated.as_ref()?;
-    Some((ended.reason.as_deref().unwrap_or(""), ended.exit_code))
-}
-
 /// When a running container was started.
 pub fn started_at(pod: &Pod, name: &str) -> Option<String> {
     let running = container(pod, name)?.state.as_ref()?.running.as_ref()?;
     running.started_at.as_ref().map(|time| time.0.to_string())
 }
 
-pub fn pod_ip(pod: &Pod) -> Option<&str> {
-    pod.status.as_ref()?.pod_ip.as_deref()
-}
-
 pub fn condition<'a>(pod: &'a Pod, kind: &str) -> &'a str {
     let status = pod.status.as_ref();
     let mut conditions = status.and_then(|s| s.conditions.as_ref()).into_iter().flatten();
     conditions.find(|condition| condition.type_ == kind).map_or("", |condition| condition.status.as_str())
-}
-
-/// A container of busybox that runs a shell script.
-pub fn shell(name: &str, script: &str) -> Value {
-    json!({"name": name, "image": BUSYBOX, "command": ["sh", "-c", script]})
 }

@@ -6,11 +6,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
-use kube_pet_lab::{Lab, LabOptions, PetOptions, controller, daemon::Daemon, eventually, gateway};
+use kube_pet_lab::{
+    Lab, LabOptions, Pet, PetOptions, controller,
+    daemon::Daemon,
+    eventually,
+    gateway::{self, Gateway},
+};
 use serde_json::json;
+use tokio::task::JoinHandle;
 
 use crate::harness::{AGNHOST, Bed, SOON, condition, pod_ip};
 
@@ -32,17 +38,51 @@ fn server(name: &str, node: &str) -> serde_json::Value {
     })
 }
 
-/// A lab whose control plane reaches pets by gateways only.
-async fn cloud(name: &str) -> Result<(Arc<Lab>, Daemon)> {
-    let mut options = LabOptions::new(format!("e2e-{name}-{}", std::process::id()));
-    options.keep_logs = Some(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("e2e-{name}-logs")));
-    options.control_plane.verify_kubelets = true;
-    let lab = Arc::new(Lab::start(options).await?);
-    lab.approve_serving_certificates(false)?;
-    controller::deploy(&lab).await?;
-    gateway::network(&lab).await?;
-    let controller = controller::start(&lab, 0, &[]).await?;
-    Ok((lab, controller))
+/// A lab whose control plane reaches pets by gateways only, and two pets in homes of their own.
+struct Homes {
+    /// With the first pet.
+    bed: Bed,
+    b: Pet,
+    gateways: Vec<Gateway>,
+    routes: JoinHandle<()>,
+    _controller: Daemon,
+}
+
+impl Homes {
+    async fn start(name: &str, gateways: &[&str], tunnel: serde_json::Value) -> Result<Self> {
+        let mut options = LabOptions::new(format!("e2e-{name}-{}", std::process::id()));
+        options.keep_logs = Some(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("e2e-{name}-logs")));
+        options.control_plane.verify_kubelets = true;
+        let lab = Arc::new(Lab::start(options).await?);
+        lab.approve_serving_certificates(false)?;
+        controller::deploy(&lab).await?;
+        gateway::network(&lab).await?;
+        let _controller = controller::start(&lab, 0, &[]).await?;
+        let mut started = Vec::new();
+        for gateway in gateways {
+            started.push(gateway::start(&lab, gateway).await?);
+        }
+        let addresses: Vec<_> = started.iter().map(|gateway| (gateway.name().to_owned(), gateway.inner)).collect();
+        let cloud = lab.clone();
+        let routes = tokio::spawn(async move { gateway::follow_active(&cloud, &addresses).await });
+        let a = lab.pet(home("home-a", tunnel.clone())).await?;
+        let b = lab.pet(home("home-b", tunnel)).await?;
+        let bed = Bed::on(lab, a, name).await?;
+        b.ready(SOON).await?;
+        Ok(Self { bed, b, gateways: started, routes, _controller })
+    }
+
+    /// Ends it in order: these pods go while their nodes are still there to end them.
+    async fn end(self, pods: &[&str]) -> Result<()> {
+        for pod in pods {
+            self.bed.delete(pod).await?;
+            self.bed.gone(pod, SOON).await?;
+        }
+        self.b.remove().await?;
+        self.bed.done().await?;
+        self.routes.abort();
+        Ok(())
+    }
 }
 
 /// A pet behind a router of its own, whose inner addresses are those of all other homes.
@@ -52,18 +92,10 @@ fn home(name: &str, tunnel: serde_json::Value) -> PetOptions {
 
 #[tokio::test]
 async fn e2e_pets_behind_nat_are_nodes_by_the_tunnel_alone_and_outlive_a_gateway() -> Result<()> {
-    let (lab, _controller) = cloud("tunnel").await?;
-    let (one, two) = (gateway::start(&lab, "gw1").await?, gateway::start(&lab, "gw2").await?);
-    let addresses = [(one.name().to_owned(), one.inner), (two.name().to_owned(), two.inner)];
-    let cloud = lab.clone();
-    let routes = tokio::spawn(async move { gateway::follow_active(&cloud, &addresses).await });
-
-    // The API server verifies their certificates. All that they say goes through a gateway.
-    let all_by_gateways = json!({"enabled": true, "direct": false});
-    let a = lab.pet(home("home-a", all_by_gateways.clone())).await?;
-    let b = lab.pet(home("home-b", all_by_gateways)).await?;
-    let bed = Bed::on(lab.clone(), a, "tunnel").await?;
-    b.ready(SOON).await?;
+    // All that they say goes through a gateway.
+    let homes = Homes::start("tunnel", &["gw1", "gw2"], json!({"enabled": true, "direct": false})).await?;
+    let Homes { bed, b, gateways, .. } = &homes;
+    let [one, two] = gateways.as_slice() else { bail!("two gateways were started") };
     let nodes: Api<Node> = Api::all(bed.client.clone());
     for name in [bed.pet.name(), b.name()] {
         let node = nodes.get(name).await?;
@@ -94,7 +126,8 @@ async fn e2e_pets_behind_nat_are_nodes_by_the_tunnel_alone_and_outlive_a_gateway
 
     // What the gateway sees of them.
     let seen = eventually(SOON, "both are connected", || async {
-        let pets = lab
+        let pets = bed
+            .lab
             .kubectl(&[
                 "get",
                 "pets",
@@ -106,11 +139,11 @@ async fn e2e_pets_behind_nat_are_nodes_by_the_tunnel_alone_and_outlive_a_gateway
         Ok(pets)
     });
     let seen = seen.await?;
-    for home in [&bed.pet, &b] {
+    for home in [&bed.pet, b] {
         ensure!(seen.contains(&home.address().to_string()), "{seen}: not the address of {}'s router", home.name());
     }
-    let first = gateway::active(&lab, None).await?;
-    let (active, standby) = if first == one.name() { (&one, &two) } else { (&two, &one) };
+    let first = gateway::active(&bed.lab, None).await?;
+    let (active, standby) = if first == one.name() { (one, two) } else { (two, one) };
     ensure!(active.page("/metrics").await?.contains("kube_pet_gateway_active 1"), "{first}");
     ensure!(standby.page("/readyz").await?.contains("ok"), "the standby is ready");
 
@@ -126,7 +159,7 @@ async fn e2e_pets_behind_nat_are_nodes_by_the_tunnel_alone_and_outlive_a_gateway
     ensure!(took < Duration::from_secs(10), "the standby has taken over after {took:?}");
 
     // They have done all that with the permissions of deploy/.
-    for gateway in [&one, &two] {
+    for gateway in [one, two] {
         let log = gateway.daemon.log();
         ensure!(!log.contains("forbidden"), "{} lacks a permission: {log}", gateway.name());
     }
@@ -137,11 +170,5 @@ async fn e2e_pets_behind_nat_are_nodes_by_the_tunnel_alone_and_outlive_a_gateway
     let answer = eventually(SOON, "the tunnel of the next agent", || bed.kubectl(&ask));
     ensure!(answer.await? == "b", "after a restart of the agent");
 
-    // While its node is still there to end it.
-    bed.delete("b").await?;
-    bed.gone("b", SOON).await?;
-    b.remove().await?;
-    bed.done().await?;
-    routes.abort();
-    Ok(())
+    homes.end(&["b"]).await
 }

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube_pet_lab::{Pet, eventually, gateway, machine::Machine};
 use serde_json::json;
 
-use super::{cloud, home, server};
+use super::{Homes, server};
 use crate::harness::{BUSYBOX, Bed, SOON, condition, pod_ip};
 
 const SILENT: &str = "kube_pet_tunnel_path_changes_total{to=\"silent\"} ";
@@ -45,16 +45,9 @@ async fn block(pet: &Pet, other: &Pet) -> Result<()> {
 
 #[tokio::test]
 async fn e2e_pets_behind_nat_send_to_each_other_past_the_gateway_while_they_can() -> Result<()> {
-    let (lab, _controller) = cloud("direct").await?;
-    let gateway = gateway::start(&lab, "gw1").await?;
-    let addresses = [(gateway.name().to_owned(), gateway.inner)];
-    let follow = lab.clone();
-    let routes = tokio::spawn(async move { gateway::follow_active(&follow, &addresses).await });
-    let a = lab.pet(home("home-a", json!({"enabled": true}))).await?;
-    let b = lab.pet(home("home-b", json!({"enabled": true}))).await?;
-    let bed = Bed::on(lab.clone(), a, "direct").await?;
-    b.ready(SOON).await?;
-
+    let homes = Homes::start("direct", &["gw1"], json!({"enabled": true})).await?;
+    let Homes { bed, b, gateways, .. } = &homes;
+    let gateway = &gateways[0];
     bed.create::<Pod>(server("b", b.name())).await?;
     let pod = bed.until("b", SOON, "is ready", |pod| condition(pod, "Ready") == "True").await?;
     let ip = pod_ip(&pod).context("a running pod has an address")?.to_owned();
@@ -62,10 +55,10 @@ async fn e2e_pets_behind_nat_send_to_each_other_past_the_gateway_while_they_can(
     let ask = format!("while :; do echo $(date +%s) $(wget -q -T 1 -O - http://{ip}:8080/hostname); sleep 0.2; done");
     bed.pod("a", json!({"containers": [{"name": "c", "image": BUSYBOX, "command": ["sh", "-c", ask]}]})).await?;
     bed.phase("a", "Running").await?;
-    for pet in [&bed.pet, &b] {
+    for pet in [&bed.pet, b] {
         let what = format!("{} sends directly", pet.name());
         eventually(SOON, &what, || async {
-            let paths = metric(&bed, pet, "kube_pet_tunnel_direct_paths ").await?;
+            let paths = metric(bed, pet, "kube_pet_tunnel_direct_paths ").await?;
             ensure!(paths >= 1.0, "{paths} paths\n{}", pet.agent_log());
             Ok(())
         })
@@ -75,9 +68,9 @@ async fn e2e_pets_behind_nat_send_to_each_other_past_the_gateway_while_they_can(
     // Ten seconds of conversation are some 40 kB. The gateway has nothing of it but what keeps the ways open. It counts once a second: what
     // it cost to ask for the numbers above is counted by then.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let before = received(&gateway).await?;
+    let before = received(gateway).await?;
     tokio::time::sleep(Duration::from_secs(10)).await;
-    let passed = received(&gateway).await? - before;
+    let passed = received(gateway).await? - before;
     ensure!(passed < 4000.0, "{passed} bytes have passed the gateway");
     let gap = longest_gap(&bed.logs("a").await?)?;
     ensure!(gap <= 2, "{gap} s without an answer, before anything was cut");
@@ -86,18 +79,18 @@ async fn e2e_pets_behind_nat_send_to_each_other_past_the_gateway_while_they_can(
     bed.pet.kill_agent().await?;
     bed.pet.start_agent().await?;
     eventually(SOON, "the next agent sends directly", || async {
-        let paths = metric(&bed, &bed.pet, "kube_pet_tunnel_direct_paths ").await?;
+        let paths = metric(bed, &bed.pet, "kube_pet_tunnel_direct_paths ").await?;
         ensure!(paths >= 1.0, "{paths} paths");
         Ok(())
     })
     .await?;
-    ensure!(metric(&bed, &b, SILENT).await.is_err(), "the other side has noticed a restart:\n{}", b.agent_log());
+    ensure!(metric(bed, b, SILENT).await.is_err(), "the other side has noticed a restart:\n{}", b.agent_log());
 
-    block(&bed.pet, &b).await?;
-    for pet in [&bed.pet, &b] {
+    block(&bed.pet, b).await?;
+    for pet in [&bed.pet, b] {
         let what = format!("{} sends through the gateway again", pet.name());
         eventually(SOON, &what, || async {
-            let silent = metric(&bed, pet, SILENT).await?;
+            let silent = metric(bed, pet, SILENT).await?;
             ensure!(silent > 0.0);
             Ok(())
         })
@@ -111,10 +104,5 @@ async fn e2e_pets_behind_nat_send_to_each_other_past_the_gateway_while_they_can(
     let last = log.lines().last().unwrap_or_default();
     ensure!(last.ends_with(" b"), "{last}");
 
-    bed.delete("b").await?;
-    bed.gone("b", SOON).await?;
-    b.remove().await?;
-    bed.done().await?;
-    routes.abort();
-    Ok(())
+    homes.end(&["b"]).await
 }

@@ -2,11 +2,11 @@
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
-use kube_pet_lab::{Lab, eventually, gateway};
+use kube_pet_lab::{Lab, eventually};
 use serde_json::json;
 
-use super::{cloud, home};
-use crate::harness::{BUSYBOX, Bed, SOON, condition, pod_ip};
+use super::Homes;
+use crate::harness::{BUSYBOX, SOON, condition, pod_ip};
 
 async fn key(lab: &Lab, field: &str) -> Result<String> {
     lab.kubectl(&["get", "pet", "home-a", "-o", &format!("jsonpath={{.{field}}}")]).await
@@ -23,16 +23,8 @@ fn read(log: &str) -> Result<Vec<(u64, u64)>> {
 
 #[tokio::test]
 async fn e2e_a_pet_changes_its_key_and_a_connection_goes_on() -> Result<()> {
-    let (lab, _controller) = cloud("rotation").await?;
-    let gateway = gateway::start(&lab, "gw1").await?;
-    let addresses = [(gateway.name().to_owned(), gateway.inner)];
-    let follow = lab.clone();
-    let routes = tokio::spawn(async move { gateway::follow_active(&follow, &addresses).await });
-    let a = lab.pet(home("home-a", json!({"enabled": true}))).await?;
-    let b = lab.pet(home("home-b", json!({"enabled": true}))).await?;
-    let bed = Bed::on(lab.clone(), a, "rotation").await?;
-    b.ready(SOON).await?;
-
+    let homes = Homes::start("rotation", &["gw1"], json!({"enabled": true})).await?;
+    let Homes { bed, b, .. } = &homes;
     // Ten numbers in a second, to the first who comes and nobody else.
     let count = "n=0; (while :; do echo $n; n=$((n+1)); sleep 0.1; done) | nc -l -p 9000; sleep 1000";
     bed.create::<Pod>(json!({"metadata": {"name": "server"}, "spec": {
@@ -54,16 +46,16 @@ async fn e2e_a_pet_changes_its_key_and_a_connection_goes_on() -> Result<()> {
     })
     .await?;
 
-    let old = key(&lab, "status.publicKey").await?;
-    lab.kubectl(&["annotate", "pet", "home-a", "kube-pet.dev/rotate-key=now"]).await?;
+    let old = key(&bed.lab, "status.publicKey").await?;
+    bed.lab.kubectl(&["annotate", "pet", "home-a", "kube-pet.dev/rotate-key=now"]).await?;
     let new = eventually(SOON, "the pet has another key", || async {
-        let new = key(&lab, "status.publicKey").await?;
+        let new = key(&bed.lab, "status.publicKey").await?;
         ensure!(new != old, "{}", bed.pet.agent_log());
         Ok(new)
     })
     .await?;
-    ensure!(key(&lab, "spec.publicKey").await? == new && key(&lab, "status.nextPublicKey").await?.is_empty());
-    ensure!(!key(&lab, "metadata.annotations").await?.contains("rotate-key"), "the wish is fulfilled");
+    ensure!(key(&bed.lab, "spec.publicKey").await? == new && key(&bed.lab, "status.nextPublicKey").await?.is_empty());
+    ensure!(!key(&bed.lab, "metadata.annotations").await?.contains("rotate-key"), "the wish is fulfilled");
 
     // The old key is nobody's, the gateway hears the pet by the new one, and what is said goes on.
     let before = read(&bed.logs("client").await?)?.len();
@@ -88,14 +80,7 @@ async fn e2e_a_pet_changes_its_key_and_a_connection_goes_on() -> Result<()> {
         Ok(())
     })
     .await?;
-    ensure!(key(&lab, "status.publicKey").await? == new);
+    ensure!(key(&bed.lab, "status.publicKey").await? == new);
 
-    for pod in ["client", "server"] {
-        bed.delete(pod).await?;
-        bed.gone(pod, SOON).await?;
-    }
-    b.remove().await?;
-    bed.done().await?;
-    routes.abort();
-    Ok(())
+    homes.end(&["client", "server"]).await
 }
