@@ -16,7 +16,7 @@ use crate::{
     daemon::Daemon,
     gateway::{self, Gateway},
     lab::Lab,
-    network::{Nat, POD_NETWORK, cloud},
+    network::{Nat, cloud},
     pet::{Pet, PetOptions},
 };
 
@@ -66,7 +66,7 @@ pub async fn worker(lab: &Lab) -> Result<Pet> {
 /// # Errors
 /// When it is none of [`PETS`].
 pub fn pet(name: &str) -> Result<PetOptions> {
-    let options = elsewhere(PetOptions::new(name));
+    let options = PetOptions::new(name);
     match PETS.iter().position(|pet| *pet == name).with_context(|| format!("there is no pet {name}"))? {
         0 => Ok(options.at_home()),
         1 => Ok(options.behind(Nat::Symmetric)),
@@ -74,15 +74,8 @@ pub fn pet(name: &str) -> Result<PetOptions> {
     }
 }
 
-/// What a pet elsewhere is told: its pods go to the internet, where the API server is, too, with the pet's address, as nobody there has a
-/// way back to theirs.
-fn elsewhere(options: PetOptions) -> PetOptions {
-    let cluster = [gateway::NODE_NETWORK, gateway::PET_POD_NETWORK, cloud::NETWORK, POD_NETWORK];
-    options.with("nonMasqueradeCIDRs", json!(cluster))
-}
-
 /// A pet that has the tunnel from its start.
 #[must_use]
 pub fn tunneled(options: PetOptions) -> PetOptions {
-    elsewhere(options).with("tunnel", json!({"enabled": true}))
+    options.with("tunnel", json!({"enabled": true}))
 }

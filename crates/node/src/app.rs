@@ -10,7 +10,6 @@ use k8s_openapi::api::core::v1::Pod;
 use kube_pet_core::image_collection;
 use kube_pet_core::node::NodeInfo;
 use kube_pet_core::pod::BackoffPolicy;
-use kube_pet_core::services::Network;
 use rustls::server::ResolvesServerCert;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -30,6 +29,7 @@ use crate::images::collection::ImageCollector;
 use crate::images::{ImageManager, ImageManagerOptions, PullLimits};
 use crate::kernel_tables::OwnChanges;
 use crate::log_rotation::{LogPolicy, LogRotator};
+use crate::masquerade::Masquerade;
 use crate::node_status::{NodeManager, NodeManagerOptions};
 use crate::objects::{Copies, ObjectFetcher};
 use crate::podman_service::PodmanService;
@@ -242,6 +242,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         tasks.spawn(name, after(identified.clone(), watch));
     }
     tasks.spawn("the tunnel", tunnel.task);
+    let masquerade = Masquerade::new(&config, api.is_none(), tunnel.allocation.clone());
 
     // The Node object, and what the rest needs to know of it.
     let (store_writer, store) = PodStoreWriter::new();
@@ -272,7 +273,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         node: node.clone(),
         host_ports: host_port_requests,
         link_prefix: config.link_prefix.clone(),
-        masquerade_except: masquerade_except(&config, api.is_none()),
+        masquerade,
         own_changes: own_changes.clone(),
         paths: paths.clone(),
     });
@@ -526,13 +527,6 @@ async fn hold_open<F: Future<Output = ()>>(
 ) {
     source(tx.clone()).await;
     tx.closed().await;
-}
-
-/// Without a cluster nobody routes to the pods: the world answers the node only.
-fn masquerade_except(config: &NodeConfiguration, alone: bool) -> Option<Vec<Network>> {
-    let networks = config.non_masquerade_cidrs.as_ref();
-    let networks = networks.map(|networks| networks.iter().map(|net| Network { address: net.address, prefix: net.prefix }).collect());
-    networks.or_else(|| alone.then(Vec::new))
 }
 
 fn pod_settings(config: &NodeConfiguration) -> PodSettings {

@@ -20,6 +20,7 @@ pub mod join;
 mod json_file;
 pub mod kernel_tables;
 pub mod log_rotation;
+pub mod masquerade;
 pub mod node_status;
 pub mod objects;
 pub mod paths;

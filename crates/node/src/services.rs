@@ -22,17 +22,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use kube_pet_core::node::NodeInfo;
-use kube_pet_core::services::Network;
 use tokio::sync::{mpsc, watch as tokio_watch};
 use tracing::warn;
 
 pub use host_ports::{HostPortError, HostPortRequests, HostPorts};
 pub use reader::ServiceReader;
-pub use table::{KernelTable, Table, TableOptions};
+pub use table::{KernelTable, Networks, Table, TableOptions};
 
 use crate::api::ApiHandle;
 use crate::config::ServiceProxySettings;
 use crate::kernel_tables::{OwnChanges, blocking};
+use crate::masquerade::Masquerade;
 use crate::paths::Paths;
 use last::LastServices;
 use programmer::Open;
@@ -70,8 +70,8 @@ pub struct ServicesOptions {
     /// How the names of the node's ends of pods' links begin. Agents that share a network namespace have different ones, and so
     /// have their tables.
     pub link_prefix: String,
-    /// Pods' traffic to elsewhere than here, and to other than pods of this node, gets the node's address; none does if `None`.
-    pub masquerade_except: Option<Vec<Network>>,
+    /// What pods go to with their own addresses.
+    pub masquerade: Masquerade,
     /// Shared by all tables of the agent's.
     pub own_changes: OwnChanges,
     /// Where it is kept what pods were told of Services.
@@ -81,7 +81,7 @@ pub struct ServicesOptions {
 impl Services {
     /// Nothing runs yet.
     pub fn new(options: ServicesOptions) -> Self {
-        let ServicesOptions { api, proxy, node_name, node, host_ports, link_prefix, masquerade_except, own_changes, paths } = options;
+        let ServicesOptions { api, proxy, node_name, node, host_ports, link_prefix, masquerade, own_changes, paths } = options;
         let ServiceProxySettings { enabled: proxy, healthz_bind_address, metrics_bind_address } = proxy;
         let (updates_tx, updates) = mpsc::channel(QUEUE);
         let mut watches: Vec<(&'static str, Task)> = Vec::new();
@@ -109,17 +109,16 @@ impl Services {
         let pods = opener(TableOptions {
             name: format!("{link_prefix}-pods"),
             link_prefix,
-            pods: Vec::new(),
             // As with other runtimes; node ports of Services are not on the loopback, as with kube-proxy's nftables mode.
             loopback: true,
             // A Service's node port comes before a pod's host port with the same number, whichever is first.
             rank: 1,
-            masquerade_except,
             changes: own_changes,
+            ..TableOptions::default()
         });
         let status = ProxyStatus::default();
         let told = status::serve(healthz_bind_address, metrics_bind_address, status.clone(), node.clone());
-        let proxy = Proxy::new(Parts { services, host_ports: pods, updates, commands: host_ports.0, node, status });
+        let proxy = Proxy::new(Parts { services, host_ports: pods, updates, commands: host_ports.0, node, masquerade, status });
         let run = async move {
             if let Some(table) = retired {
                 retire(table).await;
@@ -144,13 +143,7 @@ async fn retire(table: TableOptions) {
     }
 }
 
-/// Opens the table for the node's networks as they are then.
+/// Opens the table for the networks as they are then.
 fn opener(table: TableOptions) -> Open<KernelTable> {
-    Arc::new(move |pods| {
-        let mut table = TableOptions { pods: pods.to_vec(), ..table.clone() };
-        if let Some(except) = &mut table.masquerade_except {
-            except.extend(pods);
-        }
-        KernelTable::open(&table)
-    })
+    Arc::new(move |networks| KernelTable::open(&TableOptions { networks: networks.clone(), ..table.clone() }))
 }

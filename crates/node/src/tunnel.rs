@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use kube_pet_net::services::Network;
 use kube_pet_tunnel::{KeyError, PrivateKey};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
@@ -47,6 +48,8 @@ pub struct Allocation {
     pub addresses: Vec<IpAddr>,
     /// The node's pod networks, primary first.
     pub pod_cidrs: Vec<String>,
+    /// What the tunnel leads to: the cluster's networks and the pets'.
+    pub networks: Vec<Network>,
 }
 
 /// What the tunnel depends on.

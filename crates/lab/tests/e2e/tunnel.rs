@@ -124,6 +124,13 @@ async fn e2e_pets_behind_nat_are_nodes_by_the_tunnel_alone_and_outlive_a_gateway
         ensure!(log.contains("8080"), "{from}: {log}");
     }
 
+    // The API server's address is not of the cluster's networks: there they go from home, with their pet's address.
+    for pod in ["a", "b"] {
+        let ask = ["exec", pod, "--", "sh", "-c", "curl -sSk -m 5 https://$KUBERNETES_SERVICE_HOST/livez"];
+        let answer = eventually(SOON, "the world beside the tunnel", || bed.kubectl(&ask)).await?;
+        ensure!(answer == "ok", "{pod}: {answer}");
+    }
+
     // What the gateway sees of them.
     let seen = eventually(SOON, "both are connected", || async {
         let pets = bed

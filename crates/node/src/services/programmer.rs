@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube_pet_core::services::{Changes, Compiler, Event, Network};
+use kube_pet_core::services::{Changes, Compiler, Event};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::table::Table;
+use super::table::{Networks, Table};
 use crate::instruments::service_proxy as instruments;
 use crate::kernel_tables::{TableError, TableSlot};
 
@@ -16,15 +16,15 @@ const RETRY: Duration = Duration::from_secs(1);
 /// A proxy that has failed for so long counts as broken.
 const BROKEN: Duration = Duration::from_secs(60);
 
-/// Opens the kernel's table, for a node with these networks for pods.
-pub(super) type Open<T> = Arc<dyn Fn(&[Network]) -> Result<T, TableError> + Send + Sync>;
+/// Opens the kernel's table, for a node with these networks.
+pub(super) type Open<T> = Arc<dyn Fn(&Networks) -> Result<T, TableError> + Send + Sync>;
 
 /// Compiles events and programs what they change. Once nothing is known of what the kernel has, all of it is compared.
 pub(super) struct Programmer<T> {
     /// For people.
     name: &'static str,
     open: Open<T>,
-    pods: Vec<Network>,
+    networks: Networks,
     table: TableSlot<T>,
     compiler: Compiler,
     /// Whether the kernel has what the compiler has, but for `pending`.
@@ -43,7 +43,7 @@ impl<T: Table> Programmer<T> {
         Self {
             name,
             open,
-            pods: Vec::new(),
+            networks: Networks::default(),
             table: TableSlot::new(),
             compiler: Compiler::default(),
             in_step: false,
@@ -64,9 +64,9 @@ impl<T: Table> Programmer<T> {
     }
 
     /// The table depends on the node's networks: with others it is opened anew.
-    pub(super) fn use_networks(&mut self, pods: &[Network]) {
-        if self.pods != pods {
-            self.pods = pods.to_vec();
+    pub(super) fn use_networks(&mut self, networks: Networks) {
+        if self.networks != networks {
+            self.networks = networks;
             self.table.close();
             self.in_step = false;
             self.pending.clear();
@@ -159,7 +159,7 @@ impl<T: Table> Programmer<T> {
         &mut self,
         work: impl FnOnce(&mut T) -> Result<R, TableError> + Send + 'static,
     ) -> Result<R, TableError> {
-        let (open, pods) = (self.open.clone(), self.pods.clone());
-        self.table.work(move || open(&pods), work).await
+        let (open, networks) = (self.open.clone(), self.networks.clone());
+        self.table.work(move || open(&networks), work).await
     }
 }

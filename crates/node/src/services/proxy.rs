@@ -19,9 +19,10 @@ use super::health_checks::HealthChecks;
 use super::host_ports::Command;
 use super::programmer::{Open, Programmer};
 use super::status::ProxyStatus;
-use super::table::Table;
+use super::table::{Networks, Table};
 use super::watch::Update;
 use crate::instruments::service_proxy as instruments;
+use crate::masquerade::Masquerade;
 
 /// How often the kernel's rules are looked at.
 const VERIFY: Duration = Duration::from_secs(1);
@@ -38,6 +39,7 @@ pub(super) struct Parts<T> {
     pub(super) updates: mpsc::Receiver<Update>,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) node: watch::Receiver<Arc<NodeInfo>>,
+    pub(super) masquerade: Masquerade,
     /// Told how it goes.
     pub(super) status: ProxyStatus,
 }
@@ -48,6 +50,7 @@ pub(super) struct Proxy<T> {
     updates: mpsc::Receiver<Update>,
     commands: mpsc::UnboundedReceiver<Command>,
     node: watch::Receiver<Arc<NodeInfo>>,
+    masquerade: Masquerade,
     health_checks: HealthChecks,
     status: ProxyStatus,
     services_synced: bool,
@@ -59,13 +62,14 @@ pub(super) struct Proxy<T> {
 
 impl<T: Table> Proxy<T> {
     pub(super) fn new(parts: Parts<T>) -> Self {
-        let Parts { services, host_ports, updates, commands, node, status } = parts;
+        let Parts { services, host_ports, updates, commands, node, masquerade, status } = parts;
         Self {
             services: services.map(|open| Programmer::new("services", open)),
             host_ports: Programmer::new("host ports", host_ports),
             updates,
             commands,
             node,
+            masquerade,
             health_checks: HealthChecks::new(status.clone()),
             status,
             services_synced: false,
@@ -103,6 +107,7 @@ impl<T: Table> Proxy<T> {
                     }
                 }
                 Ok(()) = self.node.changed() => self.follow_node(),
+                () = self.masquerade.changed() => self.follow_node(),
                 _ = verify.tick() => {
                     self.host_ports.verify().await;
                     if let Some(services) = &mut self.services {
@@ -140,9 +145,9 @@ impl<T: Table> Proxy<T> {
     fn follow_node(&mut self) {
         let node = self.node.borrow_and_update().clone();
         let pods: Vec<Network> = node.pod_cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect();
-        self.host_ports.use_networks(&pods);
+        self.host_ports.use_networks(Networks { pods: pods.clone(), masquerade_except: self.masquerade.exceptions() });
         if let Some(services) = &mut self.services {
-            services.use_networks(&pods);
+            services.use_networks(Networks { pods, masquerade_except: None });
             services.take(Event::Zone(node.labels.get(ZONE).map(|zone| Arc::from(zone.as_str()))));
         }
     }

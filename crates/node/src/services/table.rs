@@ -20,6 +20,15 @@ pub trait Table: SharedTable {
     fn reconcile(&mut self, rules: Rules) -> Result<usize, TableError>;
 }
 
+/// The node's networks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Networks {
+    /// Its own for pods.
+    pub pods: Vec<Network>,
+    /// Pods' traffic to elsewhere than here, and than pods of this node, gets the node's address; none does if `None`.
+    pub masquerade_except: Option<Vec<Network>>,
+}
+
 /// How a table is to be.
 #[derive(Clone, Debug, Default)]
 pub struct TableOptions {
@@ -27,14 +36,12 @@ pub struct TableOptions {
     pub name: String,
     /// How the names of the node's ends of pods' links begin.
     pub link_prefix: String,
-    /// The node's own networks for pods.
-    pub pods: Vec<Network>,
     /// Whether the node's loopback is among its addresses.
     pub loopback: bool,
     /// Of two tables the one with the lower rank is asked first.
     pub rank: u8,
-    /// Pods' traffic to elsewhere than here gets the node's address; none does if `None`.
-    pub masquerade_except: Option<Vec<Network>>,
+    /// What the rules depend on beside Services.
+    pub networks: Networks,
     /// Shared by all tables of the agent's.
     pub changes: OwnChanges,
 }
@@ -62,12 +69,12 @@ impl KernelTable {
 }
 
 fn open(options: &TableOptions) -> Result<kernel::ServiceTable, TableError> {
-    let TableOptions { name, link_prefix, pods, loopback, rank, masquerade_except, changes } = options;
+    let TableOptions { name, link_prefix, networks: Networks { pods, masquerade_except }, loopback, rank, changes } = options;
     let config = kernel::Config {
         table: name.clone(),
         pod_links: link_prefix.clone(),
         local_pods: pods.clone(),
-        masquerade_except: masquerade_except.clone(),
+        masquerade_except: masquerade_except.as_ref().map(|except| [&**except, pods].concat()),
         node_addresses: None,
         loopback: *loopback,
         rank: *rank,

@@ -92,7 +92,12 @@ impl Known {
     }
 
     pub(super) fn allocation(&self) -> Allocation {
-        Allocation { addresses: self.addresses.clone(), pod_cidrs: self.pod_cidrs.clone() }
+        Allocation { addresses: self.addresses.clone(), pod_cidrs: self.pod_cidrs.clone(), networks: self.networks().into_iter().collect() }
+    }
+
+    /// The cluster's and the pets'.
+    fn networks(&self) -> BTreeSet<Network> {
+        self.cluster.iter().chain(&self.pets).filter_map(|text| text.parse().ok()).collect()
     }
 
     /// For [`kube_pet_tunnel::Paths::resume`].
@@ -129,7 +134,7 @@ impl Known {
             persistent_keepalive_seconds,
             mtu,
         } = settings;
-        let ranges: BTreeSet<Network> = self.cluster.iter().chain(&self.pets).filter_map(|text| text.parse().ok()).collect();
+        let ranges = self.networks();
         let mut peers = BTreeMap::new();
         for (name, gateway) in &self.gateways {
             let Ok(key) = gateway.public_key.parse() else { continue };

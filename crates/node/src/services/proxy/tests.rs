@@ -9,7 +9,9 @@ use kube_pet_core::services::{
 
 use super::super::HostPorts;
 use super::*;
+use crate::config::NodeConfiguration;
 use crate::kernel_tables::{Condition, SharedTable, TableError};
+use crate::tunnel::Allocation;
 
 /// What the fake kernel has, and how it behaves.
 #[derive(Default)]
@@ -19,7 +21,7 @@ struct Kernel {
     expected: BTreeMap<Frontend, Rule>,
     refuses: bool,
     reconciled: usize,
-    opened: Vec<usize>,
+    opened: Vec<Networks>,
     /// Somebody changes other tables all the time.
     others_are_busy: bool,
     /// How long it takes to read all rules, and when that was done.
@@ -37,8 +39,8 @@ impl Fake {
 
     fn open(&self) -> Open<Fake> {
         let fake = self.clone();
-        Arc::new(move |pods| {
-            fake.kernel().opened.push(pods.len());
+        Arc::new(move |networks| {
+            fake.kernel().opened.push(networks.clone());
             Ok(fake.clone())
         })
     }
@@ -106,6 +108,7 @@ struct Bed {
     host_ports: HostPorts,
     updates: mpsc::Sender<Update>,
     node: watch::Sender<Arc<NodeInfo>>,
+    tunnel: watch::Sender<Option<Allocation>>,
 }
 
 /// A proxy that runs, in a cluster.
@@ -115,16 +118,20 @@ fn bed(host_ports: impl FnOnce(&HostPorts)) -> Bed {
     let (node, node_rx) = watch::channel(Arc::new(NodeInfo::default()));
     let (handle, requests) = HostPorts::channel();
     host_ports(&handle);
+    let mut config = NodeConfiguration::defaults("/");
+    config.tunnel.enabled = true;
+    let (tunnel, allocation) = watch::channel(Some(Allocation::default()));
     let parts = Parts {
         services: Some(services.open()),
         host_ports: pods.open(),
         updates: rx,
         commands: requests.0,
         node: node_rx,
+        masquerade: Masquerade::new(&config, false, allocation),
         status: ProxyStatus::default(),
     };
     tokio::spawn(Proxy::new(parts).run());
-    Bed { services, pods, host_ports: handle, updates, node }
+    Bed { services, pods, host_ports: handle, updates, node, tunnel }
 }
 
 impl Bed {
@@ -309,5 +316,12 @@ async fn component_the_nodes_zone_and_networks_are_followed() {
     let labels = [(ZONE.to_owned(), "here".to_owned())].into();
     bed.node.send_replace(Arc::new(NodeInfo { labels, pod_cidrs: vec!["10.244.1.0/24".into()], ..NodeInfo::default() }));
     eventually("close endpoints", || endpoints(bed.services.has(CLUSTER_IP)) == 1).await;
-    assert_eq!(bed.services.kernel().opened, [0, 1]);
+    let pods = Networks { pods: vec!["10.244.1.0/24".parse().unwrap()], ..Networks::default() };
+    assert_eq!(bed.services.kernel().opened, [Networks::default(), pods.clone()]);
+    // Only host ports' table masquerades what goes to the world, and to it the tunnel's networks do not belong.
+    let networks = vec!["10.211.0.0/16".parse().unwrap()];
+    bed.tunnel.send_replace(Some(Allocation { networks: networks.clone(), ..Allocation::default() }));
+    let known = Networks { masquerade_except: Some(networks), ..pods.clone() };
+    eventually("the tunnel's networks", || bed.pods.kernel().opened.last() == Some(&known)).await;
+    assert_eq!(bed.services.kernel().opened.last(), Some(&pods));
 }
