@@ -43,8 +43,10 @@ const ENDPOINTS: u32 = 3;
 /// How many Services are looked at to know that all are there: spread over all.
 const SAMPLE: usize = 100;
 const CHANGES_A_SECOND: u32 = 10;
-/// Between two changes that are timed.
+/// Between two changes that are timed: kube-proxy writes at most once a second, and each finds it with that time behind it.
 const PAUSE: Duration = Duration::from_millis(1500);
+/// Between changes that come close together, as those of a rollout do.
+const CLOSE: Duration = Duration::from_millis(100);
 /// How long a proxy may take for anything.
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -237,11 +239,13 @@ impl Bench {
         row("start → all work", &cold);
         row("  of it at the kernel's rules, by its metrics", &full);
         let before = self.partial().await?;
-        let changes = self.changes(plan.changes).await?;
+        let changes = self.changes(plan.changes, PAUSE).await?;
         let after = self.partial().await?;
         row("one endpoint changed → traffic moves", &changes.map(|mut took| milliseconds(&mut took)));
         let mean = |index: usize| (after[index].seconds - before[index].seconds) / (after[index].times - before[index].times) * 1e3;
         row("  of it at the kernel's rules, mean", &[0, 1].map(mean).map(|mean: f64| format!("{mean:.2} ms")));
+        let close = self.changes(plan.changes, CLOSE).await?;
+        row("another one right after it → traffic moves", &close.map(|mut took| milliseconds(&mut took)));
         let mut connections = Vec::new();
         for subject in &self.subjects {
             connections.push(microseconds(&mut wire::connections(subject.pet.machine(), PROBE_IP, 2000).await?));
@@ -259,7 +263,7 @@ impl Bench {
     }
 
     /// How long each change takes, for each subject, from the moment that the API server is asked.
-    async fn changes(&self, count: u32) -> Result<[Vec<Duration>; 2]> {
+    async fn changes(&self, count: u32, pause: Duration) -> Result<[Vec<Duration>; 2]> {
         let [one, two] = &self.subjects;
         let mut took = [Vec::new(), Vec::new()];
         for number in 0..count {
@@ -273,8 +277,7 @@ impl Bench {
             )?;
             took[0].push(one.duration_since(start));
             took[1].push(two.duration_since(start));
-            // kube-proxy writes at most once a second: each change finds it with that time behind it.
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(pause).await;
         }
         Ok(took)
     }
