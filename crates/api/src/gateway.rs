@@ -36,6 +36,9 @@ pub struct PetGatewaySpec {
     /// Where pets reach it over UDP, best first.
     #[schemars(length(min = 1, max = 16))]
     pub endpoints: Vec<Endpoint>,
+    /// Where pets reach it over TCP, where UDP does not get through.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<Endpoint>,
     /// Its own addresses in the tunnel, if it has any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4), inner(length(max = 45)))]

@@ -1,6 +1,6 @@
 //! `kube-pet gateway`
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -31,6 +31,12 @@ pub struct GatewayOptions {
     /// The UDP port.
     #[arg(long, value_name = "PORT", default_value_t = 51820)]
     listen_port: u16,
+    /// Where pets reach it over TCP if UDP does not get through, as host:port; empty: they do not.
+    #[arg(long, value_name = "HOST:PORT", default_value = "", value_parser = relay)]
+    relay: RelayPlace,
+    /// Where it listens for them [default: all addresses, at the port of --relay].
+    #[arg(long, value_name = "ADDRESS")]
+    relay_listen: Option<SocketAddr>,
     /// The file of its private key, which is made if it is not there.
     #[arg(long, value_name = "FILE", default_value = "/var/lib/kube-pet-gateway/key")]
     key: PathBuf,
@@ -80,6 +86,10 @@ pub fn run(options: &GatewayOptions) -> Result<ExitCode> {
         endpoints: options.endpoints.clone(),
         tunnel_addresses: options.tunnel_addresses.clone(),
         listen_port: options.listen_port,
+        relay: options.relay.0.clone().map(|relay| {
+            let everywhere = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), relay.port);
+            (relay, options.relay_listen.unwrap_or(everywhere))
+        }),
         key: options.key.clone(),
         link: options.link.clone(),
         mode: match options.wireguard {
@@ -98,6 +108,14 @@ pub fn run(options: &GatewayOptions) -> Result<ExitCode> {
         gateway::run(client, settings, shutdown).await.map_err(anyhow::Error::from)
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// None if it is empty: a chart's value is always there.
+#[derive(Clone, Debug)]
+struct RelayPlace(Option<Endpoint>);
+
+fn relay(text: &str) -> Result<RelayPlace, String> {
+    if text.is_empty() { Ok(RelayPlace(None)) } else { endpoint(text).map(|relay| RelayPlace(Some(relay))) }
 }
 
 fn endpoint(text: &str) -> Result<Endpoint, String> {

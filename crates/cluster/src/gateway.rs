@@ -23,9 +23,10 @@ use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, Resource};
 use kube_pet_api::{Endpoint, GATEWAY_LEASE, Pet, PetGateway, PetGatewaySpec, PetNetwork};
-use kube_pet_tunnel::{KeyError, Mode, PrivateKey};
-use serde_json::json;
+use kube_pet_tunnel::{KeyError, Mode, PrivateKey, relay};
+use serde_json::{Value, json};
 use thiserror::Error;
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -62,6 +63,8 @@ pub struct Options {
     pub tunnel_addresses: Vec<IpAddr>,
     /// The UDP port.
     pub listen_port: u16,
+    /// Where pets reach it over TCP, where UDP does not get through; and where it listens for them.
+    pub relay: Option<(Endpoint, SocketAddr)>,
     /// The file of its private key, which is made if it is not there.
     pub key: PathBuf,
     /// The name of its link, and of its table of nf_tables.
@@ -82,6 +85,14 @@ pub enum GatewayError {
     /// Probes.
     #[error(transparent)]
     Probes(#[from] ProbesError),
+    /// The relay's port.
+    #[error("listening on {address} for pets without UDP")]
+    Relay {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The key.
     #[error("the gateway's key")]
     Key(#[from] KeyError),
@@ -144,6 +155,17 @@ pub async fn run(client: Client, options: Options, shutdown: CancellationToken) 
         probes::serve(listener, probed).await;
         "probes"
     });
+
+    if let Some((_, address)) = options.relay {
+        let listener = TcpListener::bind(address).await.map_err(|source| GatewayError::Relay { address, source })?;
+        info!(%address, "pets without UDP are taken over TCP");
+        let port = options.listen_port;
+        let (told, count) = watch::channel(0);
+        tasks.spawn(async move {
+            tokio::join!(relay::serve(listener, port, relay::Limits::default(), told), counters::count_relayed(count));
+            "the relay"
+        });
+    }
 
     let objects = follow_all(&mut tasks, &client);
     tasks.spawn(announce(client.clone(), options.clone(), key.public().to_string(), objects.clone()));
@@ -233,6 +255,7 @@ async fn announce(client: Client, options: Options, public_key: String, objects:
     let spec = PetGatewaySpec {
         public_key,
         endpoints: options.endpoints.clone(),
+        relay: options.relay.as_ref().map(|(endpoint, _)| endpoint.clone()),
         tunnel_addresses: options.tunnel_addresses.iter().map(ToString::to_string).collect(),
     };
     let _ = objects.gateways.wait_until_ready().await;
@@ -240,7 +263,7 @@ async fn announce(client: Client, options: Options, public_key: String, objects:
         let found = objects.gateways.state().into_iter().find(|gateway| gateway.metadata.name.as_deref() == Some(&options.name));
         let done = match found {
             Some(found) if found.spec == spec => Ok(()),
-            Some(_) => api.patch(&options.name, &PatchParams::default(), &Patch::Merge(json!({ "spec": spec }))).await.map(drop),
+            Some(_) => api.patch(&options.name, &PatchParams::default(), &Patch::Merge(whole(&spec))).await.map(drop),
             None => {
                 let metadata = ObjectMeta { name: Some(options.name.clone()), ..ObjectMeta::default() };
                 let gateway = PetGateway { metadata, spec: spec.clone(), status: None };
@@ -261,6 +284,17 @@ async fn announce(client: Client, options: Options, public_key: String, objects:
         // A burst of changes is one look.
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
+}
+
+/// A patch that takes back what is not there any more, too.
+fn whole(spec: &PetGatewaySpec) -> Value {
+    let mut spec = json!(spec);
+    if let Some(fields) = spec.as_object_mut() {
+        for field in ["relay", "tunnelAddresses"] {
+            fields.entry(field).or_insert(Value::Null);
+        }
+    }
+    json!({ "spec": spec })
 }
 
 /// Takes part in the election; whoever is elected tells pets and reports on them.

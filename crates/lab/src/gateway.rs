@@ -24,6 +24,7 @@ pub const NODE_NETWORK: &str = "10.210.0.0/20";
 /// Pods of pets.
 pub const PET_POD_NETWORK: &str = "10.211.0.0/16";
 const PORT: u16 = 51820;
+const RELAY_PORT: u16 = 443;
 
 /// A machine with a gateway.
 pub struct Gateway {
@@ -77,6 +78,7 @@ pub async fn start(lab: &Lab, name: &str) -> Result<Gateway> {
         "gateway".to_owned(),
         format!("--name={name}"),
         format!("--endpoint={address}:{PORT}"),
+        format!("--relay={address}:{RELAY_PORT}"),
         format!("--key={}", machine.dir.join("key").display()),
         format!("--kubeconfig={}", kubeconfig.display()),
         "--namespace=kube-pet".to_owned(),

@@ -14,6 +14,7 @@ mod claim;
 mod interface;
 mod model;
 mod neighbours;
+mod relays;
 mod rotation;
 mod watches;
 
@@ -35,6 +36,7 @@ use crate::paths::Paths;
 use claim::{Claim, Seen};
 use interface::Interface;
 use model::Known;
+use relays::Relays;
 use rotation::Rotation;
 use watches::{Objects, Update};
 
@@ -135,6 +137,7 @@ impl Task {
         let Self { mut updates, seen, wanted, talks, allocated, mut known, record, mut rotation, mut interface, mut objects } = self;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut relays = Relays::default();
         loop {
             tokio::select! {
                 update = updates.recv() => match update {
@@ -160,8 +163,9 @@ impl Task {
                 interface.set_key(key);
             }
             let report;
-            (interface, report) = interface.keep(&now, objects.neighbours()).await;
+            (interface, report) = interface.keep(&now, objects.neighbours(), &relays.addresses()).await;
             if let Some(report) = report {
+                relays.follow(now.relays(), report.port).await;
                 now.keep_paths(&report.paths);
                 // None are told while the interface is made again.
                 wanted.send_if_modified(|spec| !report.local.is_empty() && claim::set_local(spec, &report.local));

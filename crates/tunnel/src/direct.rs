@@ -256,7 +256,8 @@ impl Path {
 
     fn peer(&self) -> Option<Peer> {
         let Neighbour { name: _, networks, endpoints } = &self.neighbour;
-        let peer = Peer { endpoints: endpoints.clone(), keepalive: KEEPALIVE, allowed: BTreeSet::new(), accepted: networks.clone() };
+        let peer =
+            Peer { endpoints: endpoints.clone(), relay: None, keepalive: KEEPALIVE, allowed: BTreeSet::new(), accepted: networks.clone() };
         match self.stage {
             Stage::Gateway => None,
             Stage::Trying { .. } => Some(peer),

@@ -80,6 +80,8 @@ pub(crate) enum Step {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Path {
     wanted: Vec<Endpoint>,
+    /// When none of the wanted ones answers.
+    relay: Option<SocketAddr>,
     /// What is known of each wanted one.
     known: Vec<Vec<SocketAddr>>,
     /// The one that was written last.
@@ -92,10 +94,11 @@ pub(crate) struct Path {
 
 impl Path {
     /// What is wanted. If what was written last is not among it any more, another one is due, whatever WireGuard has learnt.
-    pub(crate) fn want(&mut self, wanted: &[Endpoint]) {
-        if self.wanted == wanted {
+    pub(crate) fn want(&mut self, wanted: &[Endpoint], relay: Option<SocketAddr>) {
+        if self.wanted == wanted && self.relay == relay {
             return;
         }
+        self.relay = relay;
         let old = std::mem::take(&mut self.known);
         let before = std::mem::replace(&mut self.wanted, wanted.to_vec());
         let known = |endpoint: &Endpoint| match endpoint.address() {
@@ -103,7 +106,7 @@ impl Path {
             None => before.iter().position(|b| b == endpoint).and_then(|at| old.get(at).cloned()).unwrap_or_default(),
         };
         self.known = wanted.iter().map(known).collect();
-        if self.written.is_some_and(|written| !self.addresses().contains(&written)) {
+        if self.written.is_some_and(|written| self.relay != Some(written) && !self.addresses().contains(&written)) {
             (self.written, self.tried, self.moved) = (None, None, true);
         }
         self.asked = None;
@@ -143,10 +146,12 @@ impl Path {
             self.asked = Some(now);
             return Step::Resolve(names);
         }
-        match addresses.get(next).or(addresses.first()) {
+        // The relay comes after all others, which are tried again after it.
+        let relay = self.relay.filter(|relay| self.written != Some(*relay));
+        match addresses.get(next).copied().or(relay).or(addresses.first().copied()).or(self.relay) {
             Some(address) => {
-                (self.written, self.tried, self.moved) = (Some(*address), Some(now), false);
-                Step::Write(*address)
+                (self.written, self.tried, self.moved) = (Some(address), Some(now), false);
+                Step::Write(address)
             }
             None => Step::Nothing,
         }
@@ -229,7 +234,7 @@ mod tests {
     #[test]
     fn addresses_are_tried_in_turn_until_one_answers_and_then_left_alone() {
         let mut path = Path::default();
-        path.want(&[endpoint("192.0.2.1:1"), endpoint("192.0.2.2:1")]);
+        path.want(&[endpoint("192.0.2.1:1"), endpoint("192.0.2.2:1")], None);
         let start = Instant::now();
         assert_eq!(path.step(false, start), Step::Write(address("192.0.2.1:1")));
         assert_eq!(path.step(false, after(start, 3)), Step::Nothing, "the handshake is under way");
@@ -243,11 +248,11 @@ mod tests {
     fn another_wanted_endpoint_is_written_at_once_and_more_of_them_are_not() {
         let mut path = Path::default();
         let start = Instant::now();
-        path.want(&[endpoint("192.0.2.1:1")]);
+        path.want(&[endpoint("192.0.2.1:1")], None);
         path.step(false, start);
-        path.want(&[endpoint("192.0.2.9:1"), endpoint("192.0.2.1:1")]);
+        path.want(&[endpoint("192.0.2.9:1"), endpoint("192.0.2.1:1")], None);
         assert_eq!(path.step(true, after(start, 1)), Step::Nothing);
-        path.want(&[endpoint("192.0.2.9:1")]);
+        path.want(&[endpoint("192.0.2.9:1")], None);
         path.adopt(after(start, 2));
         assert_eq!(path.step(true, after(start, 2)), Step::Write(address("192.0.2.9:1")));
     }
@@ -256,7 +261,7 @@ mod tests {
     fn names_are_asked_for_first_and_again_when_nothing_answers() {
         let mut path = Path::default();
         let name = endpoint("gateway.example:1");
-        path.want(std::slice::from_ref(&name));
+        path.want(std::slice::from_ref(&name), None);
         let start = Instant::now();
         assert_eq!(path.step(false, start), Step::Resolve(vec![name.clone()]));
         assert_eq!(path.step(false, after(start, 1)), Step::Nothing, "no answer yet");
@@ -272,9 +277,38 @@ mod tests {
     fn what_an_interface_had_when_it_was_taken_over_is_kept_while_it_works() {
         let mut path = Path::default();
         let start = Instant::now();
-        path.want(&[endpoint("192.0.2.1:1")]);
+        path.want(&[endpoint("192.0.2.1:1")], None);
         path.adopt(start);
         assert_eq!(path.step(true, after(start, 60)), Step::Nothing);
         assert_eq!(path.step(false, after(start, 300)), Step::Write(address("192.0.2.1:1")));
+    }
+
+    #[test]
+    fn the_relay_is_the_last_resort_and_others_are_tried_again_after_it() {
+        let mut path = Path::default();
+        let (name, relay) = (endpoint("gateway.example:1"), address("127.0.0.1:7"));
+        path.want(&[endpoint("192.0.2.1:1"), name.clone()], Some(relay));
+        let start = Instant::now();
+        assert_eq!(path.step(false, start), Step::Write(address("192.0.2.1:1")));
+        assert_eq!(path.step(false, after(start, 7)), Step::Resolve(vec![name.clone()]));
+        path.resolved(&name, vec![address("192.0.2.9:1")]);
+        assert_eq!(path.step(false, after(start, 8)), Step::Write(address("192.0.2.9:1")));
+        assert_eq!(path.step(false, after(start, 15)), Step::Write(relay));
+        assert_eq!(path.step(true, after(start, 16)), Step::Nothing);
+        assert_eq!(path.step(true, after(start, 900)), Step::Nothing, "it answers");
+        assert_eq!(path.step(false, after(start, 907)), Step::Write(address("192.0.2.1:1")), "the machine may be somewhere else now");
+    }
+
+    #[test]
+    fn a_relay_that_has_moved_is_written_anew_and_one_that_comes_later_moves_nothing() {
+        let mut path = Path::default();
+        let (wanted, start) = ([endpoint("192.0.2.1:1")], Instant::now());
+        path.want(&wanted, None);
+        path.step(false, start);
+        path.want(&wanted, Some(address("127.0.0.1:7")));
+        assert_eq!(path.step(true, after(start, 1)), Step::Nothing);
+        assert_eq!(path.step(false, after(start, 8)), Step::Write(address("127.0.0.1:7")));
+        path.want(&wanted, Some(address("127.0.0.1:8")));
+        assert_eq!(path.step(true, after(start, 9)), Step::Write(address("192.0.2.1:1")), "from the beginning");
     }
 }

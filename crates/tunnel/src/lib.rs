@@ -14,6 +14,7 @@ pub mod keeper;
 mod kernel;
 pub mod keys;
 mod plan;
+pub mod relay;
 mod tunnel;
 mod userspace;
 

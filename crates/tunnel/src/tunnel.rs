@@ -60,6 +60,8 @@ pub struct Config {
 pub struct Peer {
     /// Where it may be reached, the best first; empty where it is the one that begins.
     pub endpoints: Vec<Endpoint>,
+    /// Where it is reached when none of them answers: see [`crate::relay`].
+    pub relay: Option<SocketAddr>,
     /// Seconds between packets that keep the way open; 0 for none.
     pub keepalive: u16,
     /// What is sent to it, and may come from it.
@@ -115,7 +117,7 @@ impl Tunnel {
         self.peers.clone_from(peers);
         self.paths.retain(|key, _| peers.contains_key(key));
         for (key, peer) in peers {
-            self.paths.entry(*key).or_default().want(&peer.endpoints);
+            self.paths.entry(*key).or_default().want(&peer.endpoints, peer.relay);
         }
         self.tick()
     }

@@ -2,6 +2,8 @@
 
 use std::time::SystemTime;
 
+use tokio::sync::watch;
+
 use super::keeper::Seen;
 use super::report::is_connected;
 use crate::metrics::{Family, text};
@@ -18,6 +20,19 @@ pub(super) static CHANGES: Family =
 pub(super) static REPORTS_FAILED: Family =
     Family::counter("kube_pet_gateway_reports_failed_total", "Writes of a status that the API server did not take.", &[]);
 
+static RELAYED: Family = Family::gauge("kube_pet_gateway_relayed_connections", "Connections of pets without UDP.", &[]);
+
+/// Ends with whoever counts.
+pub(super) async fn count_relayed(mut count: watch::Receiver<usize>) {
+    loop {
+        #[allow(clippy::cast_precision_loss, reason = "metrics are floating-point numbers")]
+        RELAYED.set(&[], *count.borrow_and_update() as f64);
+        if count.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 pub(super) fn all(active: bool, seen: Option<&Seen>) -> String {
     ACTIVE.set(&[], f64::from(u8::from(active)));
     if let Some((seen, status)) = seen.and_then(|seen| Some((seen, seen.status.as_ref()?))) {
@@ -31,5 +46,5 @@ pub(super) fn all(active: bool, seen: Option<&Seen>) -> String {
         BYTES.set(&["sent"], number(status.peers.values().map(|peer| peer.sent).sum()));
         UP.set(&[&format!("{:?}", status.implementation).to_lowercase()], f64::from(u8::from(seen.trouble.is_none())));
     }
-    text(&[&ACTIVE, &PEERS, &BYTES, &UP, &CHANGE_SECONDS, &CHANGES, &REPORTS_FAILED])
+    text(&[&ACTIVE, &PEERS, &BYTES, &UP, &RELAYED, &CHANGE_SECONDS, &CHANGES, &REPORTS_FAILED])
 }

@@ -59,7 +59,7 @@ fn peers(pet: &Pet, seen: &BTreeMap<PublicKey, PeerStatus>) -> Vec<(PublicKey, P
     }
     let endpoints: Vec<_> = pet.spec.endpoints.iter().map(|e| Endpoint { host: e.host.clone(), port: e.port }).collect();
     // The pet keeps the way open: only it can, behind NAT.
-    let waiting = Peer { endpoints, keepalive: 0, allowed: BTreeSet::new(), accepted: networks.clone() };
+    let waiting = Peer { endpoints, relay: None, keepalive: 0, allowed: BTreeSet::new(), accepted: networks.clone() };
     let used = Peer { allowed: networks, ..waiting.clone() };
     let Some(next) = key(&status.next_public_key).filter(|next| *next != current) else { return vec![(current, used)] };
     let handshake = |key| seen.get(&key).and_then(|peer| peer.last_handshake);
@@ -80,6 +80,7 @@ mod tests {
             endpoints: Vec::new(),
             tunnel_addresses: Vec::new(),
             listen_port: 51820,
+            relay: None,
             key: "/key".into(),
             link: "pet-gateway".into(),
             mode: kube_pet_tunnel::Mode::Auto,

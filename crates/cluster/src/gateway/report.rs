@@ -137,9 +137,12 @@ fn news(gateway: &str, pet: &Pet, peer: &PeerStatus, now: SystemTime) -> Option<
     let written = old.last_handshake_time.as_ref().map(|Time(at)| *at);
     let newer =
         handshake.is_some_and(|at| written.is_none_or(|written| at.duration_since(written).as_secs() >= HANDSHAKE_EVERY.as_secs() as i64));
-    let endpoint = peer.endpoint.map(|endpoint| Endpoint { host: endpoint.ip().to_string(), port: endpoint.port() });
+    // Through the relay it comes from this machine: nobody else reaches it there.
+    let relayed = peer.endpoint.is_some_and(|endpoint| endpoint.ip().is_loopback());
+    let endpoint = peer.endpoint.filter(|_| !relayed).map(|endpoint| Endpoint { host: endpoint.ip().to_string(), port: endpoint.port() });
     let mut all = old.conditions.clone();
     let (reason, message) = match (connected, peer.last_handshake) {
+        (true, _) if relayed => ("Relay", format!("the gateway {gateway} hears from it over TCP")),
         (true, _) => ("Handshake", format!("the gateway {gateway} hears from it")),
         (false, Some(_)) => ("Silent", format!("the gateway {gateway} has not heard from it for some minutes")),
         (false, None) => ("NeverHeard", format!("the gateway {gateway} has never heard from it")),
@@ -159,7 +162,9 @@ fn news(gateway: &str, pet: &Pet, peer: &PeerStatus, now: SystemTime) -> Option<
     };
     if let (Some(fields), Some(last)) = (status.as_object_mut(), last) {
         fields.insert("lastHandshakeTime".into(), json!(last));
-        fields.insert("observedEndpoint".into(), json!(endpoint));
+        if let Some(endpoint) = endpoint {
+            fields.insert("observedEndpoint".into(), json!(endpoint));
+        }
         fields.insert("gateway".into(), json!(by));
     }
     Some(status)
@@ -197,6 +202,16 @@ mod tests {
         assert_eq!(news("gw2", &known, &peer(Some(0), 4), at(100)).unwrap()["gateway"], "gw2");
         let silent = news("gw", &known, &peer(Some(0), 4), at(300)).unwrap();
         assert_eq!((&silent["conditions"][0]["status"], &silent["conditions"][0]["reason"]), (&json!("False"), &json!("Silent")));
+    }
+
+    #[test]
+    fn a_pet_that_comes_through_the_relay_has_no_address_that_others_could_try() {
+        let known = pet(news("gw", &pet(json!({})), &peer(Some(0), 4), at(1)).unwrap());
+        let relayed = PeerStatus { endpoint: Some(([127, 0, 0, 1], 9).into()), ..peer(Some(5), 0) };
+        let told = news("gw", &known, &relayed, at(6)).unwrap();
+        assert_eq!(told.get("observedEndpoint"), None);
+        assert_eq!((&told["conditions"][0]["status"], &told["conditions"][0]["reason"]), (&json!("True"), &json!("Relay")));
+        assert_eq!(news("gw", &pet(told), &relayed, at(7)), None);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use crate::harness::{AGNHOST, Bed, SOON, condition, pod_ip};
 
 mod direct;
+mod relay;
 mod rotation;
 
 /// A server that tells its name and the address of who asks.

@@ -11,8 +11,9 @@ use kube_pet_host::namespaces::{Kind, create, run_in, run_in_netns};
 use kube_pet_host::{mounts, namespaces};
 
 use super::*;
-use crate::config::ServiceProxySettings;
+use crate::config::{NodeConfiguration, ServiceProxySettings};
 use crate::kernel_tables::OwnChanges;
+use crate::masquerade::Masquerade;
 use crate::services::{Services, ServicesOptions};
 
 /// A node: a network namespace, a root folder, and a runtime whose threads all live in that namespace (as those of an agent
@@ -206,7 +207,7 @@ fn start_with_proxy(node: &mut Node) -> tokio::task::JoinHandle<()> {
         node: tokio::sync::watch::channel(std::sync::Arc::default()).1,
         host_ports: requests,
         link_prefix: "t".to_owned(),
-        masquerade_except: None,
+        masquerade: Masquerade::new(&NodeConfiguration::defaults("/"), false, tokio::sync::watch::channel(None).1),
         own_changes: OwnChanges::default(),
         paths: Paths::new(node.folder.path()),
     });

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use kube_pet_net::addresses::{default_route, host_addresses};
 use kube_pet_net::services::Network;
-use kube_pet_tunnel::{Desired, Keeper, Look, Neighbour, Paths, PrivateKey, PublicKey, Settings, Turn};
+use kube_pet_tunnel::{Desired, Endpoint, Keeper, Look, Neighbour, Paths, PrivateKey, PublicKey, Settings, Turn};
 use tracing::{debug, info, warn};
 
 use super::model::{Known, MARK, TABLE};
@@ -34,6 +34,8 @@ pub(super) struct Interface {
 /// What a look at the interface has shown.
 #[derive(Default)]
 pub(super) struct Report {
+    /// WireGuard's UDP port; 0 if it is not known.
+    pub(super) port: u16,
     /// Where the machine has the tunnel's port.
     pub(super) local: Vec<SocketAddr>,
     /// Paths to other pets that are in use.
@@ -74,8 +76,13 @@ impl Interface {
     }
 
     /// Makes the tunnel what it should be. No report before the node has an address.
-    pub(super) async fn keep(mut self, known: &Known, neighbours: Option<Arc<BTreeMap<PublicKey, Neighbour>>>) -> (Self, Option<Report>) {
-        let Some(desired) = known.desired(&self.link, &self.settings) else { return (self, None) };
+    pub(super) async fn keep(
+        mut self,
+        known: &Known,
+        neighbours: Option<Arc<BTreeMap<PublicKey, Neighbour>>>,
+        relays: &BTreeMap<Endpoint, SocketAddr>,
+    ) -> (Self, Option<Report>) {
+        let Some(desired) = known.desired(&self.link, &self.settings, relays) else { return (self, None) };
         let kept = tokio::task::spawn_blocking(move || {
             let report = self.work(desired, neighbours.as_deref());
             (self, Some(report))
@@ -91,11 +98,11 @@ impl Interface {
     }
 
     fn work(&mut self, mut desired: Desired, neighbours: Option<&BTreeMap<PublicKey, Neighbour>>) -> Report {
+        let (port, peers) = self.keeper.status().map(|status| (status.listen_port, status.peers)).unwrap_or_default();
         if !self.settings.direct {
             self.keeper.keep(&desired);
-            return Report::default();
+            return Report { port, ..Report::default() };
         }
-        let (port, peers) = self.keeper.status().map(|status| (status.listen_port, status.peers)).unwrap_or_default();
         let talked_to = self.keeper.talked_to();
         let look = Look { peers: &peers, talked_to: &talked_to, now: Instant::now(), wall: SystemTime::now() };
         self.paths.look(neighbours, &look).iter().for_each(tell);
@@ -108,7 +115,7 @@ impl Interface {
         self.keeper.keep(&desired);
         self.look_at_addresses(&ranges);
         let local = self.addresses.iter().filter(|_| port != 0).map(|address| SocketAddr::new(*address, port)).collect();
-        Report { local, talks: !talked_to.is_empty() || !paths.is_empty(), paths }
+        Report { port, local, talks: !talked_to.is_empty() || !paths.is_empty(), paths }
     }
 
     fn look_at_addresses(&mut self, ranges: &BTreeSet<Network>) {

@@ -1,7 +1,7 @@
 //! What is known of the cluster's pet network, and what follows from it. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use kube_pet_api::{Pet, PetGateway, PetNetwork};
 use kube_pet_net::services::Network;
@@ -50,6 +50,8 @@ struct Path {
 struct Gateway {
     public_key: String,
     endpoints: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    relay: Option<String>,
     addresses: Vec<IpAddr>,
 }
 
@@ -119,8 +121,13 @@ impl Known {
         self.paths = paths.iter().map(|(key, neighbour)| (key.to_string(), write(neighbour))).collect();
     }
 
-    /// `None` before the node has an address.
-    pub(super) fn desired(&self, link: &str, settings: &TunnelSettings) -> Option<Desired> {
+    /// Where gateways are reached over TCP.
+    pub(super) fn relays(&self) -> BTreeSet<Endpoint> {
+        self.gateways.values().filter_map(Gateway::relay).collect()
+    }
+
+    /// `None` before the node has an address. `relays`: where on the loopback those that are open are.
+    pub(super) fn desired(&self, link: &str, settings: &TunnelSettings, relays: &BTreeMap<Endpoint, SocketAddr>) -> Option<Desired> {
         if self.addresses.is_empty() {
             return None;
         }
@@ -146,7 +153,8 @@ impl Known {
             let endpoints: Vec<Endpoint> = gateway.endpoints.iter().filter_map(|text| text.parse().ok()).collect();
             let keepalive = persistent_keepalive_seconds.unwrap_or(self.keepalive);
             // Also from one that is not active any more, and what another pet sends although a path of its own leads to it.
-            peers.insert(key, Peer { endpoints, keepalive, allowed, accepted: ranges.clone() });
+            let relay = gateway.relay().and_then(|relay| relays.get(&relay).copied());
+            peers.insert(key, Peer { endpoints, relay, keepalive, allowed, accepted: ranges.clone() });
         }
         let link = TunnelLink {
             name: link.to_owned(),
@@ -165,11 +173,16 @@ impl Known {
 }
 
 impl Gateway {
+    fn relay(&self) -> Option<Endpoint> {
+        self.relay.as_ref()?.parse().ok()
+    }
+
     fn of(gateway: &PetGateway) -> Self {
         let spec = &gateway.spec;
         Self {
             public_key: spec.public_key.clone(),
             endpoints: spec.endpoints.iter().map(ToString::to_string).collect(),
+            relay: spec.relay.as_ref().map(ToString::to_string),
             addresses: spec.tunnel_addresses.iter().filter_map(|address| address.parse().ok()).collect(),
         }
     }

@@ -114,7 +114,7 @@ fn packets_go_by_the_path_from_the_handshake_on_and_come_by_it_before() {
     bench.talk(KEY);
     bench.look();
     let networks = neighbour(KEY).networks;
-    let trying = Peer { endpoints: neighbour(KEY).endpoints, keepalive: 5, allowed: BTreeSet::new(), accepted: networks.clone() };
+    let trying = Peer { endpoints: neighbour(KEY).endpoints, keepalive: 5, accepted: networks.clone(), ..Peer::default() };
     assert_eq!(bench.peer(), Some(trying.clone()));
     bench.peers.insert(key(KEY), PeerStatus::default());
     assert_eq!(bench.look(), [], "an interface that has the peer proves nothing");

@@ -9,5 +9,6 @@ mod direct;
 mod keys;
 mod leaks;
 mod paths;
+mod relay;
 mod sizes;
 mod traffic;

@@ -240,7 +240,7 @@ impl<'a> End<'a> {
         let keepalive = if endpoint.is_some() { 25 } else { 0 };
         let endpoints = endpoint.into_iter().map(|e| e.parse::<Endpoint>().unwrap()).collect();
         let accepted = if other.place == "cloud" { allowed.clone() } else { BTreeSet::new() };
-        self.peers.insert(other.key(), Peer { endpoints, keepalive, allowed, accepted });
+        self.peers.insert(other.key(), Peer { endpoints, keepalive, allowed, accepted, ..Peer::default() });
     }
 
     /// Opens the tunnel if it is not, and tells it what should be.

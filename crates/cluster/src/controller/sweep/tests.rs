@@ -67,7 +67,7 @@ fn keys_are_free_with_their_owner() {
     assert_eq!(deeds(&known(&[], &[&key]), HOUR, at(0)), [Deed::Free(key)]);
     let of_gateway = allocation("g", "", Purpose::PublicKey, None);
     let gateway = |key: &str| {
-        let spec = PetGatewaySpec { public_key: key.into(), endpoints: Vec::new(), tunnel_addresses: Vec::new() };
+        let spec = PetGatewaySpec { public_key: key.into(), endpoints: Vec::new(), relay: None, tunnel_addresses: Vec::new() };
         vec![Arc::new(PetGateway::new("g", spec))]
     };
     let with = |gateways| Known { gateways, ..known(&[], &[&of_gateway]) };

@@ -41,8 +41,10 @@ fn nets(texts: &[&str]) -> BTreeSet<Network> {
 fn everything_goes_to_the_active_gateway_and_the_other_is_ready() {
     let gateways = [gateway("a", 1, true), gateway("b", 2, false)];
     let known = Known::default().learn(Some(&own()), Some(&network()), gateways.iter());
-    assert_eq!(known.allocation(), Allocation { addresses: vec!["10.99.0.7".parse().unwrap()], pod_cidrs: vec!["10.100.7.0/24".into()] });
-    let desired = known.desired("kp-tunnel", &TunnelSettings::default()).unwrap();
+    let networks = nets(&["10.1.0.0/16", "10.99.0.0/20", "10.100.0.0/16"]).into_iter().collect();
+    let given = Allocation { addresses: vec!["10.99.0.7".parse().unwrap()], pod_cidrs: vec!["10.100.7.0/24".into()], networks };
+    assert_eq!(known.allocation(), given);
+    let desired = known.desired("kp-tunnel", &TunnelSettings::default(), &BTreeMap::new()).unwrap();
     let all = nets(&["10.1.0.0/16", "10.99.0.0/20", "10.100.0.0/16"]);
     let peer = |number: u8| &desired.peers[&key(number)];
     assert_eq!((&peer(1).allowed, peer(1).keepalive), (&all, 20));
@@ -53,8 +55,25 @@ fn everything_goes_to_the_active_gateway_and_the_other_is_ready() {
     assert_eq!(desired.link.mtu, 1380);
     assert_eq!((&peer(1).accepted, &peer(2).accepted), (&all, &all), "packets under way count, whoever is active now");
     assert_eq!(desired.remembered, ["10.99.0.0/20".parse().unwrap(), "10.100.0.0/16".parse().unwrap()]);
-    let without = known.desired("kp-tunnel", &TunnelSettings { direct: false, ..TunnelSettings::default() }).unwrap();
+    let without = known.desired("kp-tunnel", &TunnelSettings { direct: false, ..TunnelSettings::default() }, &BTreeMap::new()).unwrap();
     assert_eq!(without.remembered, []);
+}
+
+#[test]
+fn a_gateways_relay_is_used_once_it_is_open_and_known_after_a_reboot() {
+    let mut with_relay = gateway("a", 1, true);
+    with_relay.spec.relay = Some(kube_pet_api::Endpoint { host: "a.example".into(), port: 443 });
+    let known = Known::default().learn(Some(&own()), Some(&network()), [with_relay, gateway("b", 2, false)].iter());
+    let text = serde_json::to_string(&known).unwrap();
+    let known: Known = serde_json::from_str(&text).unwrap();
+    let relay: Endpoint = "a.example:443".parse().unwrap();
+    assert_eq!(known.relays(), BTreeSet::from([relay.clone()]));
+    let relay_of = |open: &BTreeMap<Endpoint, SocketAddr>, number| {
+        known.desired("tunnel-kp", &TunnelSettings::default(), open).unwrap().peers[&key(number)].relay
+    };
+    assert_eq!(relay_of(&BTreeMap::new(), 1), None);
+    let open = BTreeMap::from([(relay, "127.0.0.1:7".parse().unwrap())]);
+    assert_eq!((relay_of(&open, 1), relay_of(&open, 2)), (Some("127.0.0.1:7".parse().unwrap()), None));
 }
 
 #[test]
@@ -73,7 +92,7 @@ fn paths_in_use_outlive_the_process() {
 #[test]
 fn what_is_guarded_stays_guarded_without_any_gateway() {
     let known = Known::default().learn(Some(&own()), Some(&network()), [].iter());
-    let desired = known.desired("kp-tunnel", &TunnelSettings::default()).unwrap();
+    let desired = known.desired("kp-tunnel", &TunnelSettings::default(), &BTreeMap::new()).unwrap();
     assert!(desired.peers.is_empty() && desired.link.routes.is_empty());
     assert_eq!(desired.link.guarded.len(), 3);
 }
@@ -100,13 +119,13 @@ fn a_node_keeps_what_it_has_when_the_cluster_says_nothing() {
     assert_eq!(known.learn(None, None, gateways.iter()), known);
     let text = serde_json::to_string(&known).unwrap();
     assert_eq!(serde_json::from_str::<Known>(&text).unwrap(), known, "also after a reboot");
-    assert_eq!(Known::default().desired("kp-tunnel", &TunnelSettings::default()), None);
+    assert_eq!(Known::default().desired("kp-tunnel", &TunnelSettings::default(), &BTreeMap::new()), None);
 }
 
 #[test]
 fn the_nodes_own_settings_come_first() {
     let known = Known::default().learn(Some(&own()), Some(&network()), [gateway("a", 1, true)].iter());
     let settings = TunnelSettings { mtu: Some(1300), persistent_keepalive_seconds: Some(5), ..TunnelSettings::default() };
-    let desired = known.desired("kp-tunnel", &settings).unwrap();
+    let desired = known.desired("kp-tunnel", &settings, &BTreeMap::new()).unwrap();
     assert_eq!((desired.link.mtu, desired.peers[&key(1)].keepalive), (1300, 5));
 }
