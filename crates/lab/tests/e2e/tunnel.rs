@@ -23,6 +23,7 @@ use crate::harness::{AGNHOST, Bed, SOON, condition, pod_ip};
 mod direct;
 mod relay;
 mod rotation;
+mod transfers;
 
 /// A server that tells its name and the address of who asks.
 fn server(name: &str, node: &str) -> serde_json::Value {
