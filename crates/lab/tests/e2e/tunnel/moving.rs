@@ -37,9 +37,7 @@ async fn e2e_a_home_gets_another_address_and_a_connection_goes_on() -> Result<()
         Ok(())
     })
     .await?;
-    // The API server is not behind the tunnel here. What it tells by connections to the old address does not come: the next agent begins
-    // anew (docs/tunnel.md, Limits).
-    b.kill_agent().await?;
-    b.start_agent().await?;
+    // The API server is not behind the tunnel here. What it tells by connections to the old address does not come: that the pods are to end is
+    // told by new ones.
     homes.end(&["client", "server"]).await
 }
