@@ -1,7 +1,10 @@
 //! `Pet`: what a pet says of itself, and what it gets.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
+use kube_pet_rules::Network;
 use serde::{Deserialize, Serialize};
 
 use crate::common::{Endpoint, KEY_MESSAGE, KEY_RULE, conditions, time};
@@ -36,7 +39,7 @@ pub const ROTATE_KEY_ANNOTATION: &str = "kube-pet.dev/rotate-key";
         name = "Handshake",
         type_ = "date",
         json_path = ".status.lastHandshakeTime",
-        description = "Since the last handshake with the gateway"
+        description = "Since a handshake with the gateway, of which one in five minutes is written down"
     ),
     printcolumn(name = "Gateway", type_ = "string", json_path = ".status.gateway", priority = 1),
     printcolumn(
@@ -67,6 +70,7 @@ pub struct PetSpec {
     /// Where other pets of the same network may reach it over UDP: addresses of the machine itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
+    #[x_kube(validation = Rule::new("self.all(e, isIP(e.host))").message("hosts of localEndpoints must be IP addresses"))]
     pub local_endpoints: Vec<Endpoint>,
     /// Whether other pets may send to it past the gateway, and it to them.
     #[serde(default)]
@@ -115,4 +119,29 @@ pub struct PetStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,
+}
+
+impl PetStatus {
+    /// What it was given of the tunnel's network: its own addresses and its pods'. What cannot be read is left out.
+    pub fn networks(&self) -> BTreeSet<Network> {
+        let nodes = self.node_addresses.iter().filter_map(|text| text.parse().ok().map(Network::single));
+        nodes.chain(self.pod_cidrs.iter().filter_map(|text| text.parse().ok())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_are_those_of_the_node_and_of_its_pods() {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let status = PetStatus {
+            node_addresses: texts(&["10.99.0.7", "fd99::7", "10.99.0"]),
+            pod_cidrs: texts(&["10.100.7.0/24", "10.100.7.0"]),
+            ..PetStatus::default()
+        };
+        let networks: Vec<String> = status.networks().iter().map(ToString::to_string).collect();
+        assert_eq!(networks, ["10.99.0.7/32", "10.100.7.0/24", "fd99::7/128"]);
+    }
 }

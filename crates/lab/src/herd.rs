@@ -88,6 +88,16 @@ async fn create_all(lab: &Lab, numbers: Range<u16>) -> Result<()> {
     futures::stream::iter(numbers).map(one).buffer_unordered(AT_ONCE).try_collect().await
 }
 
+/// What a race is to come to.
+pub struct Course {
+    /// How many Pets.
+    pub pets: u16,
+    /// Node addresses that each gets: one of each family that the PetNetwork has. Each gets one pod CIDR.
+    pub node_addresses: usize,
+    /// In which all have theirs, from the last one's creation on.
+    pub limit: Duration,
+}
+
 /// How a race went.
 pub struct Race {
     /// From the first Pet until all had addresses.
@@ -102,8 +112,9 @@ pub struct Race {
 /// middle the first, `leader`, is killed, and a third takes over. Then nothing is given twice, nor to nobody.
 ///
 /// # Errors
-/// When a Pet has no address in the end, or has another's.
-pub async fn race(lab: &Lab, leader: &Daemon, pets: u16) -> Result<Race> {
+/// When a Pet has no address in the end, too many of them, or another's.
+pub async fn race(lab: &Lab, leader: &Daemon, course: &Course) -> Result<Race> {
+    let Course { pets, node_addresses, limit } = *course;
     lab.kubectl_with_input(&["apply", "-f", "-"], ELSEWHERE).await?;
     let rival = controller::start(lab, 1, &["--namespace=other-lease"]).await?;
     let standby = controller::start(lab, 2, &[]).await?;
@@ -116,7 +127,7 @@ pub async fn race(lab: &Lab, leader: &Daemon, pets: u16) -> Result<Race> {
     leader.kill().await?;
     create_all(lab, pets / 2..pets).await?;
     let client = lab.client().await?;
-    let all = eventually(Duration::from_secs(300), "all pets are allocated", || async {
+    let all = eventually(limit, "all pets are allocated", || async {
         let list = objects(client.clone(), "Pet").list(&ListParams::default()).await?.items;
         let done = list.iter().filter(|pet| condition(&pet.data["status"], "Allocated") == "True").count();
         ensure!(done == usize::from(pets) && list.len() == done, "{done} of {pets}");
@@ -126,8 +137,9 @@ pub async fn race(lab: &Lab, leader: &Daemon, pets: u16) -> Result<Race> {
     let took = begun.elapsed();
     standby.logged("leading", SOON).await?;
 
-    for field in ["nodeAddresses", "podCIDRs"] {
+    for (field, each) in [("nodeAddresses", node_addresses), ("podCIDRs", 1)] {
         let values: Vec<_> = all.iter().flat_map(|pet| texts(&pet.data["status"][field])).collect();
+        ensure!(values.len() == usize::from(pets) * each, "{} {field}", values.len());
         distinct(&values)?;
     }
     // What one of the two has claimed beside what the status says is given back.
@@ -139,6 +151,8 @@ pub async fn race(lab: &Lab, leader: &Daemon, pets: u16) -> Result<Race> {
         let of_pets: Vec<_> = list.iter().filter(|one| !spec(one, "machineID").is_empty()).collect();
         let made: BTreeSet<(String, String)> = of_pets.iter().map(|one| (spec(one, "owner"), spec(one, "value"))).collect();
         ensure!(made.len() == of_pets.len(), "{} allocations of {} values", of_pets.len(), made.len());
+        // Beside its addresses a pod CIDR and a key.
+        ensure!(of_pets.len() == usize::from(pets) * (node_addresses + 2), "{} allocations", of_pets.len());
         let differences: Vec<_> = told.symmetric_difference(&made).collect();
         ensure!(differences.is_empty(), "{differences:?}");
         Ok(())

@@ -5,6 +5,7 @@
 //! yet, [`Identity::api`] holds a client whose calls fail with a clear text until the first certificate is there.
 
 mod backoff;
+mod client;
 mod clock;
 mod counting;
 mod credentials;

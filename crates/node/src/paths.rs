@@ -67,6 +67,10 @@ impl Paths {
     pub fn tunnel_next_key(&self) -> PathBuf {
         self.pki_dir().join("tunnel.key.next")
     }
+    /// The key that the tunnel had before, until the one that it has is known to work.
+    pub fn tunnel_key_before(&self) -> PathBuf {
+        self.pki_dir().join("tunnel.key.before")
+    }
     /// The last known ConfigMaps and Services of pods' namespaces, and Secrets if they are kept. Mode 0700.
     pub fn object_copies(&self) -> PathBuf {
         self.state_dir().join("objects")

@@ -19,7 +19,7 @@ mod rotation;
 mod watches;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -34,10 +34,9 @@ use crate::json_file;
 use crate::kernel_tables::OwnChanges;
 use crate::paths::Paths;
 use claim::{Claim, Seen};
-use interface::Interface;
+use interface::{Interface, Link};
 use model::Known;
-use relays::Relays;
-use rotation::Rotation;
+use rotation::{KeyFiles, Rotation};
 use watches::{Objects, Update};
 
 /// How often the interface is looked at.
@@ -103,7 +102,8 @@ impl Tunnel {
         };
         let (allocated, allocation) = watch::channel(Some(known.allocation()));
         let (seen, own) = watch::channel(Seen::Unknown);
-        let rotation = Rotation::open(paths.tunnel_key(), paths.tunnel_next_key(), settings.key_rotation)?;
+        let files = KeyFiles { key: paths.tunnel_key(), next: paths.tunnel_next_key(), before: paths.tunnel_key_before() };
+        let rotation = Rotation::open(files, settings.key_rotation)?;
         let mut spec = claim::spec(&key, &settings);
         spec.next_public_key = rotation.next();
         let (wanted, spec) = watch::channel(spec);
@@ -119,7 +119,7 @@ impl Tunnel {
     }
 }
 
-struct Task {
+struct Task<L> {
     updates: mpsc::Receiver<Update>,
     seen: watch::Sender<Seen>,
     wanted: watch::Sender<kube_pet_api::PetSpec>,
@@ -128,16 +128,16 @@ struct Task {
     known: Known,
     record: PathBuf,
     rotation: Rotation,
-    interface: Interface,
+    interface: L,
     objects: Objects,
 }
 
-impl Task {
+impl<L: Link> Task<L> {
     async fn run(self) {
         let Self { mut updates, seen, wanted, talks, allocated, mut known, record, mut rotation, mut interface, mut objects } = self;
+        let mut gateway = None;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut relays = Relays::default();
         loop {
             tokio::select! {
                 update = updates.recv() => match update {
@@ -151,43 +151,58 @@ impl Task {
                 },
                 _ = tick.tick() => {}
             }
-            let mut now = known.clone();
             if objects.are_complete() {
-                now = known.learn(objects.own.as_deref(), objects.network.as_deref(), objects.gateways.values().map(|g| &**g));
+                let now = known.learn(objects.own.as_deref(), objects.network.as_deref(), objects.gateways.values().map(|g| &**g));
+                // Before anything is done by it: what is refused from now on is refused after a power cut, too.
+                keep(&record, &mut known, now).await;
             }
             let key;
-            (rotation, key) = rotation.look(objects.own.as_deref()).await;
+            (rotation, key) = rotation.look(objects.own.as_deref(), gateway).await;
             let names = (key.as_ref().map(|key| key.public().to_string()), rotation.next());
             wanted.send_if_modified(|spec| claim::set_keys(spec, names));
             if let Some(key) = key {
                 interface.set_key(key);
             }
             let report;
-            (interface, report) = interface.keep(&now, objects.neighbours(), &relays.addresses()).await;
+            (interface, report) = interface.keep(&known, objects.neighbours()).await;
             if let Some(report) = report {
-                relays.follow(now.relays(), report.port).await;
+                gateway = report.gateway;
+                let mut now = known.clone();
                 now.keep_paths(&report.paths);
+                keep(&record, &mut known, now).await;
                 // None are told while the interface is made again.
                 wanted.send_if_modified(|spec| !report.local.is_empty() && claim::set_local(spec, &report.local));
                 talks.send_if_modified(|talks| report.talks && !std::mem::replace(talks, true));
             }
-            if now != known {
-                known = now;
-                save(&record, &known).await;
-                let allocation = known.allocation();
-                if allocated.send_if_modified(|old| old.replace(allocation.clone()) != Some(allocation.clone())) {
-                    info!(addresses = ?allocation.addresses, pods = ?allocation.pod_cidrs, "the cluster has given the node its addresses");
-                }
+            let allocation = known.allocation();
+            if allocated.send_if_modified(|old| old.replace(allocation.clone()) != Some(allocation.clone())) {
+                info!(addresses = ?allocation.addresses, pods = ?allocation.pod_cidrs, "the cluster has given the node its addresses");
             }
         }
     }
 }
 
-async fn save(record: &std::path::Path, known: &Known) {
-    let (path, content) = (record.to_owned(), known.clone());
-    match tokio::task::spawn_blocking(move || json_file::write_durable(&path, &content)).await {
-        Ok(Err(error)) => warn!(%error, "what is known of the tunnel is not kept for a start without the API server"),
-        Err(error) => warn!(%error, "what is known of the tunnel is not kept"),
-        Ok(Ok(())) => {}
+/// Takes it in, and writes it down, if it is news.
+async fn keep(record: &Path, known: &mut Known, now: Known) {
+    if *known == now {
+        return;
+    }
+    known.clone_from(&now);
+    let path = record.to_owned();
+    if let Err(error) = blocking(move || json_file::write_durable(&path, &now)).await {
+        warn!(%error, "what is known of the tunnel is not kept for a start without the API server");
     }
 }
+
+/// Does what may wait, on a thread for that. What panics there panics here: with the tunnel's task the agent ends, and is started again.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await.map_err(tokio::task::JoinError::try_into_panic) {
+        Ok(done) => done,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // The runtime ends, and with it this task.
+        Err(Err(_)) => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -35,6 +35,11 @@ pub struct Network {
 }
 
 impl Network {
+    /// The one that has only this address.
+    pub fn single(address: IpAddr) -> Self {
+        Self { address, prefix: if address.is_ipv4() { 32 } else { 128 } }
+    }
+
     /// Its first and its last address.
     pub fn range(&self) -> (IpAddr, IpAddr) {
         match (self.address, self.mask()) {
@@ -105,6 +110,9 @@ mod tests {
         let range = |n: Network| (n.range().0.to_string(), n.range().1.to_string());
         assert_eq!(range(network("10.0.0.9", 30)), ("10.0.0.8".into(), "10.0.0.11".into()));
         assert_eq!(range(network("10.0.0.9", 32)), ("10.0.0.9".into(), "10.0.0.9".into()));
+        for text in ["10.0.0.9", "fd00::9"] {
+            assert_eq!(range(Network::single(text.parse().unwrap())), (text.into(), text.into()));
+        }
         assert_eq!(range(network("fd00::1:2", 112)), ("fd00::1:0".into(), "fd00::1:ffff".into()));
         assert_eq!(network("10.0.0.0", 9).mask().to_string(), "255.128.0.0");
         assert_eq!(network("::", 16).mask().to_string(), "ffff::");

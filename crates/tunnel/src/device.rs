@@ -135,8 +135,8 @@ pub trait Wireguard: Send {
     /// Who runs it.
     fn implementation(&self) -> Implementation;
 
-    /// Tells it its key, port and mark. What is so already is not touched. A new key ends the sessions that there are: the next packet
-    /// makes new ones.
+    /// Tells it its key, port and mark. What is so already is not touched. A new key ends the sessions that there are, and makes new ones with
+    /// all peers whose place is known: they would send by the old ones.
     ///
     /// # Errors
     /// When the system refuses.

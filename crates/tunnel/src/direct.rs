@@ -12,12 +12,16 @@
 //!   NATs that let only answers in are opened by both sides' first packets. Each endpoint is tried for 7 s, all of them for 21 s at least.
 //! - **Promotion**: WireGuard has agreed on keys with that peer. From then on packets go to it, and no longer to the gateway.
 //! - **Demotion**: data was sent, and nothing was heard for 12 s: WireGuard answers what it gets after 10 s at the latest, if only by a
-//!   keepalive. Whoever has just answered with data does so sooner: then data in two looks and 5 s without an answer are enough.
+//!   keepalive. Whoever has just answered with data does so sooner: then data in two looks and 5 s without an answer are enough. Packets
+//!   of a handshake are no such answer: who only listens shakes hands, too.
 //!   Keepalives (every 5 s) prove nothing: the kernel's WireGuard sends none after it has received one.
-//! - **Back-off**: 1, 2, 4, 8, 16 minutes, each at full minutes of that number by the wall clock, so that both sides try at the same time.
+//! - **Back-off**: 1, 2, 4, 8, 16 minutes, each at full minutes of that number by the wall clock, so that both sides try at the same time. A
+//!   clock that is set back ends the wait.
 //! - **Receiving**: in every stage, what comes from a path's peer is taken, and so is what comes by the gateway. The two sides need not change
 //!   at the same moment, and nothing that is under way is lost. The kernel's WireGuard takes an address from one peer only: there, what
 //!   is under way in the moment of a change is lost, until the other side has changed, too, a second later.
+
+mod answers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -29,22 +33,14 @@ use crate::device::PeerStatus;
 use crate::endpoints::{Endpoint, TRY};
 use crate::keys::PublicKey;
 use crate::tunnel::{Peer, is_alive};
+use answers::{Answers, SILENT};
 
 /// How many paths there are at most: each costs a packet every 5 s.
 pub const MOST: usize = 64;
 /// Seconds between packets that keep a path's way through NAT open.
 const KEEPALIVE: u16 = 5;
-/// Bytes of a packet without data (`struct message_data` of WireGuard).
-const EMPTY: u64 = 32;
 /// Both sides have seen a packet and tried each other's endpoints in this time.
 const TRIED: Duration = Duration::from_secs(21);
-/// WireGuard's `KEEPALIVE_TIMEOUT` of 10 s, and the way there and back.
-const SILENT: Duration = Duration::from_secs(12);
-/// The same for who answers.
-const UNANSWERED: Duration = Duration::from_secs(5);
-const LOOKS: u32 = 2;
-/// An answer so long before the last sign of life was the newest one: a keepalive may come after it.
-const JUST: Duration = Duration::from_secs(3);
 /// After the minute for which an address is remembered.
 const IDLE: Duration = Duration::from_secs(60);
 /// The other side has noticed.
@@ -145,7 +141,7 @@ impl Paths {
             }
         }
         // Nothing is remembered of who may be tried at once.
-        self.paths.retain(|_, path| path.stage != Stage::Gateway || path.retry.is_some_and(|retry| retry > look.wall));
+        self.paths.retain(|_, path| path.stage != Stage::Gateway || !path.is_due(look.wall));
         turns
     }
 
@@ -193,9 +189,9 @@ impl Paths {
 impl Path {
     fn turn(&mut self, known: Option<&Neighbour>, peer: Option<&PeerStatus>, look: &Look<'_>, room: &mut usize) -> Option<Turn> {
         let Look { peers: _, talked_to: _, now, wall } = *look;
+        let due = self.is_due(wall);
         match &mut self.stage {
             Stage::Gateway => {
-                let due = self.retry.is_none_or(|retry| wall >= retry);
                 if let Some(known) = known.filter(|_| due && self.talked == now && *room > 0) {
                     *room -= 1;
                     self.neighbour.clone_from(known);
@@ -248,10 +244,16 @@ impl Path {
 
     /// The next full minute, the next but one, and so on: a number of minutes that both sides' clocks have at the same time.
     fn back_off(&mut self, wall: SystemTime) {
-        let period = BACK_OFF.saturating_mul(1 << self.failures.min(DOUBLINGS)).as_secs();
+        let period = period(self.failures).as_secs();
         self.failures = self.failures.saturating_add(1);
         let seconds = wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         self.retry = UNIX_EPOCH.checked_add(Duration::from_secs((seconds / period + 1) * period));
+    }
+
+    /// Whether it may be tried. A moment further away than the period that it was taken from is one of a clock that was ahead.
+    fn is_due(&self, wall: SystemTime) -> bool {
+        let longest = period(self.failures.saturating_sub(1));
+        self.retry.is_none_or(|retry| retry.duration_since(wall).map_or(true, |left| left.is_zero() || left > longest))
     }
 
     fn peer(&self) -> Option<Peer> {
@@ -267,39 +269,9 @@ impl Path {
     }
 }
 
-/// Whether a path's other side answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Answers {
-    heard: Instant,
-    received: u64,
-    sent: u64,
-    /// Looks in which data was sent since.
-    data: u32,
-    /// When data was heard.
-    answered: Option<Instant>,
-}
-
-impl Answers {
-    fn new(peer: &PeerStatus, now: Instant) -> Self {
-        Self { heard: now, received: peer.received, sent: peer.sent, data: 0, answered: None }
-    }
-
-    /// Takes the counters in.
-    fn are_missing(&mut self, peer: &PeerStatus, now: Instant) -> bool {
-        let sent = peer.sent.saturating_sub(std::mem::replace(&mut self.sent, peer.sent));
-        if peer.received != self.received {
-            if peer.received.saturating_sub(self.received) > EMPTY {
-                self.answered = Some(now);
-            }
-            (self.heard, self.received, self.data) = (now, peer.received, 0);
-            return false;
-        }
-        self.data += u32::from(sent > EMPTY);
-        let silence = now.duration_since(self.heard);
-        let answering = self.answered.is_some_and(|answered| self.heard.duration_since(answered) <= JUST);
-        let unanswered = answering && self.data >= LOOKS && silence >= UNANSWERED;
-        unanswered || (self.data > 0 && silence >= SILENT)
-    }
+/// How long a path is left alone that has failed so often before.
+fn period(failures: u32) -> Duration {
+    BACK_OFF.saturating_mul(1 << failures.min(DOUBLINGS))
 }
 
 /// Whose addresses are among them. Machines' networks do not overlap.

@@ -45,7 +45,7 @@ impl Keeper {
         Self { settings, mode, own_changes, tunnel: None, table: None, applied: None, trouble: None }
     }
 
-    /// Another key, from the next [`Keeper::keep`] on. Sessions end, and peers that the way to is kept open are asked for new ones at once.
+    /// Another key, from the next [`Keeper::keep`] on. Sessions end, and peers whose place is known are asked for new ones at once.
     pub fn set_key(&mut self, key: PrivateKey) {
         self.settings.private_key = key;
         self.applied = None;

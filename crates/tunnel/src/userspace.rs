@@ -147,7 +147,7 @@ impl Wireguard for UserspaceDevice {
                     if let Some(endpoint) = endpoint {
                         found.set_endpoint(*endpoint);
                     }
-                    if endpoint.is_some() || keepalive.is_some() {
+                    if (endpoint.is_some() || keepalive.is_some()) && found.keeps_alive() {
                         pump::greet_one(&self.shared, &found);
                     }
                 }

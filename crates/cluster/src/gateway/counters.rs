@@ -4,12 +4,17 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 
+use super::desired::pets;
 use super::keeper::Seen;
 use super::report::is_connected;
 use crate::metrics::{Family, text};
 
 static ACTIVE: Family = Family::gauge("kube_pet_gateway_active", "Whether this gateway carries the traffic.", &[]);
-static PEERS: Family = Family::gauge("kube_pet_gateway_peers", "Pets that are peers, by whether they are heard from.", &["connected"]);
+static PEERS: Family = Family::gauge(
+    "kube_pet_gateway_peers",
+    "Pets that are peers, by whether they are heard from; one that changes its key is one.",
+    &["connected"],
+);
 static BYTES: Family =
     Family::gauge("kube_pet_gateway_bytes", "Bytes of all peers that there are, as WireGuard counts them.", &["direction"]);
 static UP: Family = Family::gauge("kube_pet_gateway_tunnel_up", "Whether the tunnel is what it should be.", &["implementation"]);
@@ -37,11 +42,11 @@ pub(super) fn all(active: bool, seen: Option<&Seen>) -> String {
     ACTIVE.set(&[], f64::from(u8::from(active)));
     if let Some((seen, status)) = seen.and_then(|seen| Some((seen, seen.status.as_ref()?))) {
         let now = SystemTime::now();
-        let connected = status.peers.values().filter(|peer| is_connected(peer, now)).count();
+        let (all, connected) = (pets(&status.peers).count(), pets(&status.peers).filter(|peer| is_connected(peer, now)).count());
         #[allow(clippy::cast_precision_loss, reason = "metrics are floating-point numbers")]
         let number = |count: u64| count as f64;
         PEERS.set(&["true"], number(connected as u64));
-        PEERS.set(&["false"], number((status.peers.len() - connected) as u64));
+        PEERS.set(&["false"], number((all - connected) as u64));
         BYTES.set(&["received"], number(status.peers.values().map(|peer| peer.received).sum()));
         BYTES.set(&["sent"], number(status.peers.values().map(|peer| peer.sent).sum()));
         UP.set(&[&format!("{:?}", status.implementation).to_lowercase()], f64::from(u8::from(seen.trouble.is_none())));

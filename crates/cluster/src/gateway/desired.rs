@@ -1,10 +1,9 @@
 //! From Pets to peers. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use kube_pet_api::{Pet, PetNetworkSpec};
+use kube_pet_api::{Pet, PetNetworkSpec, PetStatus};
 use kube_pet_net::services::Network;
 use kube_pet_net::tunnel_links::{Mark, TunnelLink};
 use kube_pet_tunnel::{Desired, Endpoint, Peer, PeerStatus, PublicKey};
@@ -45,15 +44,26 @@ pub(super) fn desired(
     Some(Desired { link, peers, masquerade, remembered: Vec::new() })
 }
 
-/// A pet without accepted key or addresses is none yet. One that is about to change its key is two peers: packets go to the one that has
-/// agreed on keys last, and are taken from both.
+/// The keys of a pet: the one that packets go to, and one that is only waited for. Of two the first is the one that has agreed on keys last.
+pub(super) fn keys(status: &PetStatus, seen: &BTreeMap<PublicKey, PeerStatus>) -> Option<(PublicKey, Option<PublicKey>)> {
+    let key = |text: &Option<String>| text.as_ref().and_then(|text| text.parse::<PublicKey>().ok());
+    let current = key(&status.public_key)?;
+    let Some(next) = key(&status.next_public_key).filter(|next| *next != current) else { return Some((current, None)) };
+    let handshake = |key| seen.get(&key).and_then(|peer| peer.last_handshake);
+    Some(if handshake(next) > handshake(current) { (next, Some(current)) } else { (current, Some(next)) })
+}
+
+/// The peers that are sent to: one for each pet, also while it is about to change its key.
+pub(super) fn pets(peers: &BTreeMap<PublicKey, PeerStatus>) -> impl Iterator<Item = &PeerStatus> {
+    peers.values().filter(|peer| !peer.allowed.is_empty())
+}
+
+/// A pet without accepted key or addresses is none yet. One that is about to change its key is two peers: packets go to one of them, and are
+/// taken from both.
 fn peers(pet: &Pet, seen: &BTreeMap<PublicKey, PeerStatus>) -> Vec<(PublicKey, Peer)> {
     let Some(status) = &pet.status else { return Vec::new() };
-    let key = |text: &Option<String>| text.as_ref().and_then(|text| text.parse::<PublicKey>().ok());
-    let Some(current) = key(&status.public_key) else { return Vec::new() };
-    let single = |address: IpAddr| Network { address, prefix: if address.is_ipv4() { 32 } else { 128 } };
-    let nodes = status.node_addresses.iter().filter_map(|text| text.parse().ok().map(single));
-    let networks: BTreeSet<Network> = nodes.chain(status.pod_cidrs.iter().filter_map(|text| text.parse().ok())).collect();
+    let Some((used_by, waits)) = keys(status, seen) else { return Vec::new() };
+    let networks = status.networks();
     if networks.is_empty() {
         return Vec::new();
     }
@@ -61,10 +71,7 @@ fn peers(pet: &Pet, seen: &BTreeMap<PublicKey, PeerStatus>) -> Vec<(PublicKey, P
     // The pet keeps the way open: only it can, behind NAT.
     let waiting = Peer { endpoints, relay: None, keepalive: 0, allowed: BTreeSet::new(), accepted: networks.clone() };
     let used = Peer { allowed: networks, ..waiting.clone() };
-    let Some(next) = key(&status.next_public_key).filter(|next| *next != current) else { return vec![(current, used)] };
-    let handshake = |key| seen.get(&key).and_then(|peer| peer.last_handshake);
-    let (used_by, waits) = if handshake(next) > handshake(current) { (next, current) } else { (current, next) };
-    vec![(used_by, used), (waits, waiting)]
+    [(used_by, used)].into_iter().chain(waits.map(|waits| (waits, waiting))).collect()
 }
 
 #[cfg(test)]
@@ -133,6 +140,9 @@ mod tests {
             let with: Vec<_> = peers.iter().filter(|(_, peer)| peer.allowed == allowed).map(|(key, _)| *key).collect();
             assert_eq!((peers.len(), with), (2, vec![used]), "{of_old:?} {of_new:?}");
             assert!(peers.values().all(|peer| peer.accepted == allowed), "what is under way is taken");
+            let is = |peer: &Peer| PeerStatus { allowed: peer.allowed.clone(), ..PeerStatus::default() };
+            let interface = peers.iter().map(|(key, peer)| (*key, is(peer))).collect();
+            assert_eq!(super::pets(&interface).count(), 1, "two peers, and one pet");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What a gateway tells of itself, and the active one of the pets.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
@@ -8,12 +8,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
 use kube_pet_api::{Endpoint, Pet, PetGateway, condition, conditions, set_condition};
-use kube_pet_tunnel::{PeerStatus, PublicKey, Status};
+use kube_pet_tunnel::{PeerStatus, PublicKey};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::counters::REPORTS_FAILED;
+use super::desired::{keys, pets};
 use super::keeper::Seen;
 use super::{MANAGER, Objects, RETRY};
 
@@ -73,7 +74,7 @@ impl Reporter {
             }
             let status = seen.borrow().as_ref().and_then(|seen| seen.status.clone());
             if let Some(status) = status {
-                self.report(&status).await;
+                self.report(&status.peers).await;
             }
             tokio::time::sleep(EVERY).await;
         }
@@ -90,13 +91,11 @@ impl Reporter {
     }
 
     /// Writes what has changed.
-    async fn report(&self, status: &Status) {
-        let by_key: HashMap<PublicKey, &PeerStatus> = status.peers.iter().map(|(key, peer)| (*key, peer)).collect();
+    async fn report(&self, peers: &BTreeMap<PublicKey, PeerStatus>) {
         let (now, api) = (SystemTime::now(), Api::<Pet>::all(self.client.clone()));
         for pet in self.objects.pets.state() {
             let Some(name) = pet.metadata.name.clone() else { continue };
-            let key = pet.status.as_ref().and_then(|status| status.public_key.as_ref()?.parse::<PublicKey>().ok());
-            let Some(peer) = key.and_then(|key| by_key.get(&key)) else { continue };
+            let Some(peer) = peer(&pet, peers) else { continue };
             let Some(status) = news(&self.name, &pet, peer, now) else { continue };
             let patch =
                 json!({"apiVersion": "kube-pet.dev/v1alpha1", "kind": "Pet", "metadata": {"uid": pet.metadata.uid}, "status": status});
@@ -125,8 +124,14 @@ fn connected_pets(seen: &watch::Receiver<Option<Seen>>) -> u32 {
     let now = SystemTime::now();
     let seen = seen.borrow();
     let peers = seen.as_ref().and_then(|seen| seen.status.as_ref()).map(|status| &status.peers);
-    let count = peers.into_iter().flatten().filter(|(_, peer)| is_connected(peer, now)).count();
+    let count = peers.map_or(0, |peers| pets(peers).filter(|peer| is_connected(peer, now)).count());
     u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// What is seen of a pet, by the key that it uses.
+fn peer<'a>(pet: &Pet, peers: &'a BTreeMap<PublicKey, PeerStatus>) -> Option<&'a PeerStatus> {
+    let (used_by, _) = keys(pet.status.as_ref()?, peers)?;
+    peers.get(&used_by)
 }
 
 /// The gateway's part of a Pet's status, if it says something else than what is written.
@@ -172,6 +177,8 @@ fn news(gateway: &str, pet: &Pet, peer: &PeerStatus, now: SystemTime) -> Option<
 
 #[cfg(test)]
 mod tests {
+    use kube_pet_tunnel::{Implementation, Status};
+
     use super::*;
 
     fn pet(status: Value) -> Pet {
@@ -184,30 +191,31 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds)
     }
 
-    fn peer(handshake: Option<u64>, port: u16) -> PeerStatus {
+    fn seen(handshake: Option<u64>, port: u16) -> PeerStatus {
         PeerStatus { endpoint: Some(([198, 51, 100, 2], port).into()), last_handshake: handshake.map(at), ..PeerStatus::default() }
     }
 
     #[test]
     fn a_pet_is_told_of_once_and_again_when_something_changes() {
-        let first = news("gw", &pet(json!({})), &peer(Some(0), 4), at(1)).unwrap();
+        let first = news("gw", &pet(json!({})), &seen(Some(0), 4), at(1)).unwrap();
         assert_eq!(first["gateway"], "gw");
         assert_eq!(first["observedEndpoint"], json!({"host": "198.51.100.2", "port": 4}));
         assert_eq!((&first["conditions"][0]["type"], &first["conditions"][0]["status"]), (&json!("Connected"), &json!("True")));
         let known = pet(first);
-        assert_eq!(news("gw", &known, &peer(Some(0), 4), at(100)), None);
-        assert_eq!(news("gw", &known, &peer(Some(20), 4), at(21)), None, "not every handshake");
-        assert!(news("gw", &known, &peer(Some(300), 4), at(301)).is_some());
-        assert!(news("gw", &known, &peer(Some(0), 5), at(100)).is_some(), "it has another address");
-        assert_eq!(news("gw2", &known, &peer(Some(0), 4), at(100)).unwrap()["gateway"], "gw2");
-        let silent = news("gw", &known, &peer(Some(0), 4), at(300)).unwrap();
+        assert_eq!(news("gw", &known, &seen(Some(0), 4), at(100)), None);
+        assert_eq!(news("gw", &known, &seen(Some(20), 4), at(21)), None, "not every handshake");
+        assert_eq!(news("gw", &known, &seen(Some(299), 4), at(300)), None, "one in five minutes");
+        assert!(news("gw", &known, &seen(Some(300), 4), at(301)).is_some());
+        assert!(news("gw", &known, &seen(Some(0), 5), at(100)).is_some(), "it has another address");
+        assert_eq!(news("gw2", &known, &seen(Some(0), 4), at(100)).unwrap()["gateway"], "gw2");
+        let silent = news("gw", &known, &seen(Some(0), 4), at(300)).unwrap();
         assert_eq!((&silent["conditions"][0]["status"], &silent["conditions"][0]["reason"]), (&json!("False"), &json!("Silent")));
     }
 
     #[test]
     fn a_pet_that_comes_through_the_relay_has_no_address_that_others_could_try() {
-        let known = pet(news("gw", &pet(json!({})), &peer(Some(0), 4), at(1)).unwrap());
-        let relayed = PeerStatus { endpoint: Some(([127, 0, 0, 1], 9).into()), ..peer(Some(5), 0) };
+        let known = pet(news("gw", &pet(json!({})), &seen(Some(0), 4), at(1)).unwrap());
+        let relayed = PeerStatus { endpoint: Some(([127, 0, 0, 1], 9).into()), ..seen(Some(5), 0) };
         let told = news("gw", &known, &relayed, at(6)).unwrap();
         assert_eq!(told.get("observedEndpoint"), None);
         assert_eq!((&told["conditions"][0]["status"], &told["conditions"][0]["reason"]), (&json!("True"), &json!("Relay")));
@@ -215,9 +223,25 @@ mod tests {
     }
 
     #[test]
+    fn a_pet_that_changes_its_key_is_seen_by_the_one_that_it_uses() {
+        let (old, new) = (PublicKey::from([7; 32]), PublicKey::from([8; 32]));
+        let changing = pet(json!({"publicKey": old.to_string(), "nextPublicKey": new.to_string()}));
+        let peers = |of_new| BTreeMap::from([(old, seen(Some(10), 4)), (new, seen(of_new, 5))]);
+        let port = |of_new| peer(&changing, &peers(of_new)).unwrap().endpoint.unwrap().port();
+        assert_eq!((port(None), port(Some(20))), (4, 5));
+        let (tell, told) = watch::channel(None);
+        let mut both = peers(Some(20));
+        both.get_mut(&new).unwrap().allowed.insert("10.99.0.7/32".parse().unwrap());
+        both.values_mut().for_each(|peer| peer.last_handshake = Some(SystemTime::now()));
+        let status = Status { implementation: Implementation::Userspace, listen_port: 1, peers: both };
+        tell.send_replace(Some(Seen { at: std::time::Instant::now(), status: Some(status), trouble: None }));
+        assert_eq!(connected_pets(&told), 1);
+    }
+
+    #[test]
     fn a_gateway_that_has_never_heard_of_it_takes_back_nothing_but_the_condition() {
-        let known = pet(news("gw", &pet(json!({})), &peer(Some(0), 4), at(1)).unwrap());
-        let told = news("gw2", &known, &peer(None, 4), at(100)).unwrap();
+        let known = pet(news("gw", &pet(json!({})), &seen(Some(0), 4), at(1)).unwrap());
+        let told = news("gw2", &known, &seen(None, 4), at(100)).unwrap();
         assert_eq!((&told["gateway"], &told["conditions"][0]["reason"]), (&json!("gw"), &json!("NeverHeard")));
     }
 }

@@ -44,7 +44,8 @@ pub async fn run(plan: &Plan) -> Result<()> {
     let gateway = gateway::start(&lab, "gateway").await?;
     gateway.daemon.logged("this gateway is active", Duration::from_secs(30)).await?;
     say(format!("\n{} pets at once, two controllers that both work, one of which is killed in the middle and replaced", plan.pets));
-    let race = herd::race(&lab, &leader, plan.pets).await?;
+    let course = herd::Course { pets: plan.pets, node_addresses: 1, limit: Duration::from_secs(300) };
+    let race = herd::race(&lab, &leader, &course).await?;
     let rate = f64::from(plan.pets) / race.took.as_secs_f64();
     row("all have addresses after", &format!("{:.1} s, {rate:.0} a second, creation included", race.took.as_secs_f64()));
     row("conflicts, none of which became a double", &format!("{:.0}", race.conflicts));

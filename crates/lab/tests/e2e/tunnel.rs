@@ -21,6 +21,8 @@ use tokio::task::JoinHandle;
 use crate::harness::{AGNHOST, Bed, SOON, condition, pod_ip};
 
 mod direct;
+mod moving;
+mod numbers;
 mod relay;
 mod rotation;
 mod transfers;

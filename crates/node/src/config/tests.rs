@@ -183,12 +183,25 @@ kubernetes: 5
 }
 
 #[test]
+fn a_key_lasts_an_hour_at_least_or_for_ever() {
+    for (text, expected) in [("0", Duration::ZERO), ("0s", Duration::ZERO), ("1h", Duration::from_secs(3600))] {
+        let config = load(&format!("tunnel: {{keyRotation: {text:?}}}\n")).unwrap();
+        assert_eq!(config.tunnel.key_rotation, expected, "{text}");
+    }
+}
+
+#[test]
 fn a_tunnel_beside_what_it_gives_is_an_error() {
     for (text, expected) in [
         ("nodeIP: 10.0.0.5\ntunnel: {enabled: true}\n", "tunnel.enabled: contradicts nodeIP: the cluster's PetNetwork gives it"),
         ("podCIDR: 10.1.0.0/24\ntunnel: {enabled: true}\n", "tunnel.enabled: contradicts podCIDR"),
         ("tunnel: {mode: fast}\n", "tunnel.mode: \"fast\" is not a choice; write auto or kernel or userspace"),
         ("tunnel: {endpoints: [\"2001:db8::1\"]}\n", "tunnel.endpoints[0]: \"2001:db8::1\" is not an endpoint"),
+        (
+            "tunnel: {keyRotation: 59m}\n",
+            "tunnel.keyRotation: 59m0s is too short: each change takes half a minute; write at least 1h, or 0 for a key that stays",
+        ),
+        ("tunnel: {keyRotation: 1ns}\n", "tunnel.keyRotation: 1ns is too short"),
         ("tunnel: {mtu: 500}\n", "tunnel.mtu: 500 is out of range; write a number from 1280 to 9000"),
     ] {
         let errors = load(text).unwrap_err();

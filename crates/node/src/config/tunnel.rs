@@ -52,6 +52,7 @@ impl Default for TunnelSettings {
     }
 }
 
+const SHORTEST_ROTATION: Duration = Duration::from_secs(3600);
 const MODES: [(&str, Mode); 3] = [("auto", Mode::Auto), ("kernel", Mode::Kernel), ("userspace", Mode::Userspace)];
 
 /// After the settings of the network, which it replaces.
@@ -66,6 +67,10 @@ pub(super) fn read(top: &Section<'_>, config: &mut NodeConfiguration) {
     section.list("endpoints", endpoint, &mut tunnel.endpoints);
     section.bool("direct", &mut tunnel.direct);
     section.duration("keyRotation", Duration::ZERO, &mut tunnel.key_rotation);
+    if !tunnel.key_rotation.is_zero() && tunnel.key_rotation < SHORTEST_ROTATION {
+        let what = format!("{} is too short: each change takes half a minute", duration::format(tunnel.key_rotation));
+        section.conflict("keyRotation", &what, "write at least 1h, or 0 for a key that stays");
+    }
     if let Some(seconds) = section.field("persistentKeepaliveSeconds").and_then(|field| field.number(0..=3600)) {
         tunnel.persistent_keepalive_seconds = Some(seconds);
     }

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use rustls_pki_types::CertificateDer;
 use serde_json::json;
 
 use super::IdentityError;
+use super::client::build;
 use super::counting::CountRequests;
 use super::credentials::{Credential, CredentialError, leaf_validity, write_private};
 use crate::instruments;
@@ -47,8 +47,7 @@ pub(super) fn client(config: Config) -> Result<Client, IdentityError> {
     if let Some(end) = client_certificate_end(&config) {
         instruments::CLIENT_CERTIFICATE_END.ends_at(end);
     }
-    let builder = ClientBuilder::try_from(config).map_err(|source| IdentityError::Client { server, source: Box::new(source) })?;
-    Ok(builder.with_layer(&counting).build())
+    build(config, &counting).map_err(|source| IdentityError::Client { server, source: Box::new(source) })
 }
 
 /// The same cluster with a node credential instead of the kubeconfig's user.

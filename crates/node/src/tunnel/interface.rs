@@ -8,10 +8,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use kube_pet_net::addresses::{default_route, host_addresses};
 use kube_pet_net::services::Network;
-use kube_pet_tunnel::{Desired, Endpoint, Keeper, Look, Neighbour, Paths, PrivateKey, PublicKey, Settings, Turn};
+use kube_pet_tunnel::{Desired, Keeper, Look, Neighbour, Paths, PrivateKey, PublicKey, Settings, Turn};
 use tracing::{debug, info, warn};
 
+use super::blocking;
 use super::model::{Known, MARK, TABLE};
+use super::relays::Relays;
 use crate::config::TunnelSettings;
 use crate::instruments;
 use crate::kernel_tables::OwnChanges;
@@ -27,6 +29,7 @@ pub(super) struct Interface {
     settings: TunnelSettings,
     keeper: Keeper,
     paths: Paths,
+    relays: Relays,
     addresses: Vec<IpAddr>,
     looked: Option<Instant>,
 }
@@ -35,13 +38,28 @@ pub(super) struct Interface {
 #[derive(Default)]
 pub(super) struct Report {
     /// WireGuard's UDP port; 0 if it is not known.
-    pub(super) port: u16,
+    port: u16,
+    /// The last handshake with a gateway.
+    pub(super) gateway: Option<SystemTime>,
     /// Where the machine has the tunnel's port.
     pub(super) local: Vec<SocketAddr>,
     /// Paths to other pets that are in use.
     pub(super) paths: BTreeMap<PublicKey, Neighbour>,
     /// Whether another pet was talked to in the last minute, or such a path is left from before.
     pub(super) talks: bool,
+}
+
+/// The interface, or what stands for it in a test.
+pub(super) trait Link: Sized + Send {
+    /// From the next [`Link::keep`] on.
+    fn set_key(&mut self, key: PrivateKey);
+
+    /// Makes the tunnel what it should be. No report before the node has an address.
+    fn keep(
+        self,
+        known: &Known,
+        neighbours: Option<Arc<BTreeMap<PublicKey, Neighbour>>>,
+    ) -> impl Future<Output = (Self, Option<Report>)> + Send;
 }
 
 /// Its name, and its table's. It does not begin as pods' links do: what comes from those is treated as the node's own pods' traffic.
@@ -65,43 +83,18 @@ impl Interface {
             keeper: Keeper::new(wanted, settings.mode, own_changes),
             settings,
             paths: Paths::resume(kept, Instant::now()),
+            relays: Relays::default(),
             addresses: Vec::new(),
             looked: None,
         }
     }
 
-    /// From the next [`Interface::keep`] on.
-    pub(super) fn set_key(&mut self, key: PrivateKey) {
-        self.keeper.set_key(key);
-    }
-
-    /// Makes the tunnel what it should be. No report before the node has an address.
-    pub(super) async fn keep(
-        mut self,
-        known: &Known,
-        neighbours: Option<Arc<BTreeMap<PublicKey, Neighbour>>>,
-        relays: &BTreeMap<Endpoint, SocketAddr>,
-    ) -> (Self, Option<Report>) {
-        let Some(desired) = known.desired(&self.link, &self.settings, relays) else { return (self, None) };
-        let kept = tokio::task::spawn_blocking(move || {
-            let report = self.work(desired, neighbours.as_deref());
-            (self, Some(report))
-        });
-        match kept.await {
-            Ok(kept) => kept,
-            Err(error) => {
-                // With it the interface is gone, where this process runs it: the agent is started again, and with it the tunnel.
-                warn!(%error, "the tunnel broke down");
-                std::future::pending().await
-            }
-        }
-    }
-
     fn work(&mut self, mut desired: Desired, neighbours: Option<&BTreeMap<PublicKey, Neighbour>>) -> Report {
         let (port, peers) = self.keeper.status().map(|status| (status.listen_port, status.peers)).unwrap_or_default();
+        let gateway = desired.peers.keys().filter_map(|key| peers.get(key)?.last_handshake).max();
         if !self.settings.direct {
             self.keeper.keep(&desired);
-            return Report { port, ..Report::default() };
+            return Report { port, gateway, ..Report::default() };
         }
         let talked_to = self.keeper.talked_to();
         let look = Look { peers: &peers, talked_to: &talked_to, now: Instant::now(), wall: SystemTime::now() };
@@ -115,7 +108,7 @@ impl Interface {
         self.keeper.keep(&desired);
         self.look_at_addresses(&ranges);
         let local = self.addresses.iter().filter(|_| port != 0).map(|address| SocketAddr::new(*address, port)).collect();
-        Report { port, local, talks: !talked_to.is_empty() || !paths.is_empty(), paths }
+        Report { port, gateway, local, talks: !talked_to.is_empty() || !paths.is_empty(), paths }
     }
 
     fn look_at_addresses(&mut self, ranges: &BTreeSet<Network>) {
@@ -127,6 +120,23 @@ impl Interface {
             Ok(addresses) => self.addresses = addresses,
             Err(error) => debug!(%error, "the machine's addresses are not known"),
         }
+    }
+}
+
+impl Link for Interface {
+    fn set_key(&mut self, key: PrivateKey) {
+        self.keeper.set_key(key);
+    }
+
+    async fn keep(mut self, known: &Known, neighbours: Option<Arc<BTreeMap<PublicKey, Neighbour>>>) -> (Self, Option<Report>) {
+        let Some(desired) = known.desired(&self.link, &self.settings, &self.relays.addresses()) else { return (self, None) };
+        let (mut kept, report) = blocking(move || {
+            let report = self.work(desired, neighbours.as_deref());
+            (self, report)
+        })
+        .await;
+        kept.relays.follow(known.relays(), report.port).await;
+        (kept, Some(report))
     }
 }
 

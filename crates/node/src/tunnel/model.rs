@@ -146,7 +146,7 @@ impl Known {
         for (name, gateway) in &self.gateways {
             let Ok(key) = gateway.public_key.parse() else { continue };
             // The others are kept ready: a change of the active one is a move of networks, without a handshake.
-            let mut allowed: BTreeSet<Network> = gateway.addresses.iter().map(|address| single(*address)).collect();
+            let mut allowed: BTreeSet<Network> = gateway.addresses.iter().copied().map(Network::single).collect();
             if self.active.as_ref() == Some(name) {
                 allowed.extend(ranges.iter().copied());
             }
@@ -186,10 +186,6 @@ impl Gateway {
             addresses: spec.tunnel_addresses.iter().filter_map(|address| address.parse().ok()).collect(),
         }
     }
-}
-
-pub(super) fn single(address: IpAddr) -> Network {
-    Network { address, prefix: if address.is_ipv4() { 32 } else { 128 } }
 }
 
 #[cfg(test)]

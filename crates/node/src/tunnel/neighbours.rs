@@ -1,13 +1,11 @@
 //! Other pets, as far as paths straight to them go. Pure.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use kube_pet_api::Pet;
 use kube_pet_tunnel::{Endpoint, Neighbour, PublicKey};
-
-use super::model::single;
 
 /// More than these are not tried: each takes 7 s.
 const MOST: usize = 8;
@@ -22,11 +20,11 @@ pub(super) struct Other {
 }
 
 impl Other {
-    /// `None`: it takes no part, is about to change its key, or has no accepted key or no addresses yet.
+    /// `None`: it takes no part, is about to change its key, or has no accepted key or no addresses yet. A next key that it only names may be
+    /// another's.
     pub(super) fn of(pet: &Pet) -> Option<Self> {
-        let status = pet.status.as_ref().filter(|_| pet.spec.direct && pet.spec.next_public_key.is_none())?;
-        let nodes = status.node_addresses.iter().filter_map(|text| text.parse().ok().map(single));
-        let networks: BTreeSet<_> = nodes.chain(status.pod_cidrs.iter().filter_map(|text| text.parse().ok())).collect();
+        let status = pet.status.as_ref().filter(|status| pet.spec.direct && status.next_public_key.is_none())?;
+        let networks = status.networks();
         let endpoint = |endpoint: &kube_pet_api::Endpoint| Endpoint { host: endpoint.host.clone(), port: endpoint.port };
         let endpoints = pet.spec.endpoints.iter().map(endpoint).collect();
         let key = status.public_key.as_ref()?.parse().ok()?;
@@ -34,7 +32,8 @@ impl Other {
         (!networks.is_empty()).then(|| Self {
             key,
             neighbour: Neighbour { name, networks, endpoints },
-            local: pet.spec.local_endpoints.iter().map(endpoint).collect(),
+            // A name may lead anywhere.
+            local: pet.spec.local_endpoints.iter().map(endpoint).filter(|endpoint| endpoint.address().is_some()).collect(),
             observed: status.observed_endpoint.as_ref().map(endpoint),
         })
     }
@@ -125,6 +124,13 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_no_address_of_the_machine_itself() {
+        let own = pet(1, "198.51.100.1:1", &[]);
+        let near = pet(2, "198.51.100.1:2", &["elsewhere.example:51820", "192.168.1.11:51820"]);
+        assert_eq!(endpoints(&own, &near), ["192.168.1.11:51820", "198.51.100.1:2"]);
+    }
+
+    #[test]
     fn what_is_configured_comes_before_what_is_seen_and_nothing_twice() {
         let own = pet(1, "198.51.100.1:1", &[]);
         let mut other = pet(2, "203.0.113.1:51820", &["203.0.113.1:51820"]);
@@ -152,6 +158,8 @@ mod tests {
         (status.node_addresses, status.pod_cidrs) = (Vec::new(), Vec::new());
         let mut changing = whole.clone();
         changing.spec.next_public_key = Some(PublicKey::from([9; 32]).to_string());
+        assert_eq!(Other::of(&changing), Other::of(&whole), "nobody has accepted that key yet");
+        changing.status.as_mut().unwrap().next_public_key = changing.spec.next_public_key.clone();
         for pet in [unwilling, changing, without_key, without_addresses, Pet { status: None, ..whole }] {
             assert_eq!(Other::of(&pet), None);
         }

@@ -24,7 +24,7 @@ pub(super) enum Update {
 }
 
 /// Three lists: what is not known yet is not gone.
-const LISTS: [&str; 3] = [Own::NAME, Gateways::NAME, Networks::NAME];
+pub(super) const LISTS: [&str; 3] = [Own::NAME, Gateways::NAME, Networks::NAME];
 
 /// All watches, to be run while the node is identified. `talks`: whether another pet was talked to; before that, other Pets cost the API
 /// server nothing: each change of one of a thousand would be told to a thousand.
@@ -65,7 +65,9 @@ pub(super) struct Objects {
 }
 
 impl Objects {
+    /// `seen` is told of the node's Pet, and of nothing else: each time it is compared with what it should be, and written.
     pub(super) fn take(&mut self, update: Update, seen: &watch::Sender<Seen>) {
+        let is_own = matches!(update, Update::Own(_) | Update::Synced(Own::NAME));
         match update {
             Update::Own(pet) => {
                 self.own = pet;
@@ -90,7 +92,7 @@ impl Objects {
                 }
             }
         }
-        if self.synced.contains(&Own::NAME) {
+        if is_own && self.synced.contains(&Own::NAME) {
             let _ = seen.send(self.own.clone().map_or(Seen::Absent, Seen::Present));
         }
     }
@@ -100,10 +102,11 @@ impl Objects {
         LISTS.iter().all(|list| self.synced.contains(list))
     }
 
-    /// The other pets; `None` before they are known. None of them while the node is about to change its key: they see that, too, and a
-    /// path between two keys ends with either.
+    /// The other pets; `None` before they are known. None of them while the node is about to change its key, which the controller has
+    /// accepted: they see that, too, and a path between two keys ends with either.
     pub(super) fn neighbours(&mut self) -> Option<Arc<BTreeMap<PublicKey, Neighbour>>> {
-        if self.own.as_ref().is_some_and(|own| own.spec.next_public_key.is_some()) {
+        let status = self.own.as_ref().and_then(|own| own.status.as_ref());
+        if status.is_some_and(|status| status.next_public_key.is_some()) {
             return Some(Arc::default());
         }
         if !self.synced.contains(&Others::NAME) {
@@ -190,5 +193,65 @@ impl Kind for Others {
     }
     fn synced(&mut self) -> Update {
         Update::Synced(Self::NAME)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pet(name: &str, number: u8) -> Pet {
+        let key = PublicKey::from([number; 32]).to_string();
+        serde_json::from_value(json!({
+            "apiVersion": "kube-pet.dev/v1alpha1", "kind": "Pet", "metadata": {"name": name},
+            "spec": {"publicKey": key, "machineID": "12345678", "direct": true},
+            "status": {"publicKey": key, "nodeAddresses": [format!("10.99.0.{number}")]},
+        }))
+        .unwrap()
+    }
+
+    fn other(number: u8) -> Update {
+        Update::Other(format!("/{number}").into(), Other::of(&pet("other", number)).map(Box::new))
+    }
+
+    #[test]
+    fn the_nodes_pet_is_compared_when_it_has_changed_and_not_with_each_change_of_others() {
+        let (seen, mut own) = watch::channel(Seen::Unknown);
+        let mut objects = Objects::default();
+        let is_told = |objects: &mut Objects, own: &mut watch::Receiver<Seen>, update| {
+            objects.take(update, &seen);
+            let told = own.has_changed().unwrap();
+            own.mark_unchanged();
+            told
+        };
+        assert!(!is_told(&mut objects, &mut own, Update::Own(Some(Box::new(pet("own", 1))))), "the list is not complete");
+        assert!(is_told(&mut objects, &mut own, Update::Synced(Own::NAME)));
+        for update in [Update::Synced(Gateways::NAME), Update::Synced(Others::NAME), Update::Network(None), other(2), other(3)] {
+            assert!(!is_told(&mut objects, &mut own, update));
+        }
+        assert!(is_told(&mut objects, &mut own, Update::Own(None)));
+        assert!(matches!(*own.borrow(), Seen::Absent));
+    }
+
+    #[test]
+    fn paths_are_left_for_a_next_key_that_is_accepted() {
+        let (seen, _own) = watch::channel(Seen::Unknown);
+        let mut objects = Objects::default();
+        for update in [Update::Synced(Others::NAME), other(2)] {
+            objects.take(update, &seen);
+        }
+        let mut neighbours = |own: &Pet| {
+            objects.take(Update::Own(Some(Box::new(own.clone()))), &seen);
+            objects.neighbours().unwrap().len()
+        };
+        let mut own = pet("own", 1);
+        let next = Some(PublicKey::from([9; 32]).to_string());
+        assert_eq!(neighbours(&own), 1);
+        own.spec.next_public_key.clone_from(&next);
+        assert_eq!(neighbours(&own), 1, "it may be another's");
+        own.status.as_mut().unwrap().next_public_key = next;
+        assert_eq!(neighbours(&own), 0);
     }
 }

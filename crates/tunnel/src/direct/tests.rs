@@ -1,3 +1,4 @@
+use super::answers::EMPTY;
 use super::*;
 
 const KEY: u8 = 7;
@@ -24,6 +25,8 @@ struct Bench {
     begun: Instant,
     /// Seconds since.
     at: u64,
+    /// Seconds by which the wall clock was set back.
+    back: u64,
 }
 
 /// A full number of all periods' minutes.
@@ -36,7 +39,8 @@ fn wall(at: u64) -> SystemTime {
 impl Bench {
     fn new(numbers: impl IntoIterator<Item = u8>) -> Self {
         let neighbours = Some(numbers.into_iter().map(|number| (key(number), neighbour(number))).collect());
-        Self { paths: Paths::default(), neighbours, peers: BTreeMap::new(), talked_to: BTreeSet::new(), begun: Instant::now(), at: 0 }
+        let (peers, talked_to) = (BTreeMap::new(), BTreeSet::new());
+        Self { paths: Paths::default(), neighbours, peers, talked_to, begun: Instant::now(), at: 0, back: 0 }
     }
 
     /// With a path that is used.
@@ -63,9 +67,9 @@ impl Bench {
     }
 
     fn look(&mut self) -> Vec<Turn> {
-        let Self { paths, neighbours, peers, talked_to, begun, at } = self;
+        let Self { paths, neighbours, peers, talked_to, begun, at, back } = self;
         let now = *begun + Duration::from_secs(*at);
-        let look = Look { peers, talked_to, now, wall: wall(*at) };
+        let look = Look { peers, talked_to, now, wall: wall(*at) - Duration::from_secs(*back) };
         *at += 1;
         let turns = paths.look(neighbours.as_ref(), &look);
         peers.retain(|key, _| paths.peers().contains_key(key));
@@ -137,6 +141,18 @@ fn who_answers_nothing_is_tried_again_at_full_minutes_that_double() {
     assert_eq!(tried, [0, 60, 120, 240, 480, 960, 1920]);
 }
 
+/// By less than the minute that it waits for, it waits on: up to that minute.
+#[test]
+fn a_clock_that_is_set_back_does_not_make_the_wait_longer_than_its_period() {
+    for (back, waits) in [(0, 39), (10, 49), (30, 0), (365 * 86_400, 0)] {
+        let mut bench = Bench::new([KEY]);
+        bench.talk(KEY);
+        assert_eq!(bench.until(60), Some((21, Turn::Unreachable)));
+        bench.back = back;
+        assert_eq!(bench.until_tried(100), Some(21 + waits.max(1)), "{back}");
+    }
+}
+
 #[test]
 fn each_endpoint_has_its_turn() {
     let mut bench = Bench::new([KEY]);
@@ -204,6 +220,54 @@ fn a_keepalive_after_the_last_answer_makes_the_silence_no_longer() {
             bench.look().first().map(|turn| (at - cut, *turn))
         });
         assert_eq!(ended, Some((after, Turn::Silent)), "{between}");
+    }
+}
+
+/// As the kernel's WireGuard: it says that it has heard something after 10 s.
+#[test]
+fn a_handshake_is_no_answer_of_who_only_listens() {
+    // What is heard in the look before the keys are agreed on, and in that look. The other's first packet has 148 bytes, its answer to ours 92.
+    for (before, with) in [(0, 92), (0, 148 + EMPTY), (148, EMPTY)] {
+        let mut bench = Bench::direct();
+        for second in 1..=600 {
+            let heard = match second % 120 {
+                1 => before,
+                2 => with,
+                other if other % 10 == 0 => EMPTY,
+                _ => 0,
+            };
+            bench.moves(1000, heard);
+            if second % 120 == 2 {
+                bench.shake_hands(KEY);
+            }
+            assert_eq!(bench.look(), [], "{before} {with} after {second} s");
+        }
+    }
+}
+
+#[test]
+fn a_handshake_in_a_conversation_makes_the_silence_no_longer() {
+    // Looks between the handshake and the cut.
+    for more in 0..4 {
+        let mut bench = Bench::direct();
+        for _ in 0..20 {
+            bench.moves(100, 100);
+            assert_eq!(bench.look(), []);
+        }
+        bench.shake_hands(KEY);
+        bench.moves(100, 192);
+        assert_eq!(bench.look(), []);
+        for _ in 0..more {
+            bench.moves(100, 100);
+            assert_eq!(bench.look(), []);
+        }
+        let cut = bench.at - 1;
+        let ended = (0..60).find_map(|_| {
+            bench.moves(100, 0);
+            let at = bench.at;
+            bench.look().first().map(|turn| (at - cut, *turn))
+        });
+        assert_eq!(ended, Some((5, Turn::Silent)), "{more}");
     }
 }
 

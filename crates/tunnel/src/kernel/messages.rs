@@ -29,18 +29,28 @@ pub(super) fn configure(name: &str, settings: &Settings, status: &DeviceStatus) 
     (attributes.len() > 1).then_some(WireguardMessage { cmd: WireguardCmd::SetDevice, attributes })
 }
 
-/// Makes the kernel speak to those that are spoken to in intervals: a new private key is told to nobody before the next packet, which may
-/// be a whole interval away. `None` where there are none.
+/// Makes the kernel speak to all whose place is known: a new private key is told to nobody before the next packet, which may be a whole
+/// interval away, or never be sent by us. `None` where there are none.
 pub(super) fn wake(name: &str, status: &DeviceStatus) -> Option<WireguardMessage> {
-    let kept = status.peers.iter().filter(|(_, peer)| peer.keepalive > 0);
-    let peers: Vec<_> = kept.flat_map(|(key, peer)| [silence(key), WireguardPeer(interval(key, peer.keepalive))]).collect();
+    let woken = status.peers.iter().map(|(key, peer)| match peer.keepalive {
+        0 if peer.endpoint.is_none() => Vec::new(),
+        // An interval for as long as it takes to send by it.
+        0 => vec![update(key, 1), silence(key)],
+        seconds => vec![silence(key), WireguardPeer(interval(key, seconds))],
+    });
+    let peers: Vec<_> = woken.flatten().collect();
     (!peers.is_empty()).then(|| set_peers(name, peers))
 }
 
 /// No interval any more, if the peer is there. The kernel sends a packet when an interval follows on none; one that follows on another
 /// waits for the end of that.
 fn silence(peer: &PublicKey) -> WireguardPeer {
-    let mut attributes = interval(peer, 0);
+    update(peer, 0)
+}
+
+/// Another interval, if the peer is there.
+fn update(peer: &PublicKey, seconds: u16) -> WireguardPeer {
+    let mut attributes = interval(peer, seconds);
     attributes.push(WireguardPeerAttribute::Flags(WireguardPeerFlags::UpdateOnly));
     WireguardPeer(attributes)
 }
@@ -217,7 +227,20 @@ mod tests {
     }
 
     #[test]
-    fn only_those_that_are_spoken_to_in_intervals_are_woken() {
+    fn who_is_not_spoken_to_in_intervals_is_woken_by_one_that_is_taken_back() {
+        let peer = PeerStatus { endpoint: Some("192.0.2.1:1".parse().unwrap()), ..PeerStatus::default() };
+        let status = DeviceStatus { peers: [([9; 32].into(), peer)].into(), ..DeviceStatus::default() };
+        let message = wake("wg", &status).unwrap();
+        let only_if_there = WireguardPeerAttribute::Flags(WireguardPeerFlags::UpdateOnly);
+        let told = [1, 0].map(|seconds| {
+            let interval = WireguardPeerAttribute::PersistentKeepalive(seconds);
+            WireguardPeer(vec![WireguardPeerAttribute::PublicKey([9; 32]), interval, only_if_there.clone()])
+        });
+        assert_eq!(message.attributes[1], WireguardAttribute::Peers(told.to_vec()));
+    }
+
+    #[test]
+    fn only_those_that_are_spoken_to_in_intervals_or_whose_place_is_known_are_woken() {
         let peer = |keepalive| PeerStatus { keepalive, ..PeerStatus::default() };
         let mut status = DeviceStatus { peers: [([7; 32].into(), peer(25)), ([8; 32].into(), peer(0))].into(), ..DeviceStatus::default() };
         let message = wake("wg", &status).unwrap();

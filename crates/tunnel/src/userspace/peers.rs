@@ -19,6 +19,8 @@ use crate::plan::first;
 
 /// Numbers of peers have 24 bits: the other 8 count a peer's sessions.
 const NUMBERS: u32 = 1 << 24;
+/// Milliseconds; two handshakes are further apart.
+const SAME_HANDSHAKE: u64 = 500;
 
 pub(super) struct Peer {
     pub(super) key: PublicKey,
@@ -55,8 +57,11 @@ impl Peer {
         }
     }
 
+    /// Sessions end, and with them what was known of the last handshake.
     pub(super) fn rekey(&self, keys: &Keys) {
-        lock(&self.session).set_static_private(keys.private.0.clone(), keys.public, Some(Arc::clone(&keys.limiter)));
+        let mut session = lock(&self.session);
+        session.set_static_private(keys.private.0.clone(), keys.public, Some(Arc::clone(&keys.limiter)));
+        self.handshake.store(0, Ordering::Relaxed);
     }
 
     pub(super) fn endpoint(&self) -> Option<SocketAddr> {
@@ -109,11 +114,14 @@ impl Peer {
         due
     }
 
-    /// Remembers the last handshake: a session forgets it when it ends.
+    /// Remembers the last handshake: a session forgets it when it ends. The same one, computed by two clocks again, is the same moment.
     pub(super) fn note_handshake(&self, session: &Tunn) {
         let Some(ago) = session.time_since_last_handshake() else { return };
         let at = SystemTime::now().checked_sub(ago).and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-        self.handshake.store(u64::try_from(at.as_millis()).unwrap_or_default(), Ordering::Relaxed);
+        let at = u64::try_from(at.as_millis()).unwrap_or_default();
+        if at.abs_diff(self.handshake.load(Ordering::Relaxed)) >= SAME_HANDSHAKE {
+            self.handshake.store(at, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn status(&self, allowed: BTreeSet<Network>) -> PeerStatus {

@@ -183,9 +183,9 @@ pub(super) fn tick(shared: &Shared) {
     }
 }
 
-/// Agrees on keys with a peer at once, where something has changed and it is to be kept reachable.
+/// Agrees on keys with a peer at once, if its place is known.
 pub(super) fn greet_one(shared: &Shared, peer: &Peer) {
-    let Some(endpoint) = peer.endpoint().filter(|_| peer.keeps_alive()) else { return };
+    let Some(endpoint) = peer.endpoint() else { return };
     let mut buffer = vec![0; PACKET];
     let mut session = lock(&peer.session);
     if let TunnResult::WriteToNetwork(packet) = session.format_handshake_initiation(&mut buffer, true) {
@@ -193,7 +193,7 @@ pub(super) fn greet_one(shared: &Shared, peer: &Peer) {
     }
 }
 
-/// With all of them.
+/// With all of them: each has a session with another key of ours, and may be the next who has something to say.
 pub(super) fn greet(shared: &Shared) {
     let peers: Vec<Arc<Peer>> = read(&shared.table).all().cloned().collect();
     for peer in peers {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use kube_pet_net::tables::OwnChanges;
 use kube_pet_net::tunnel_table::{TunnelRules, TunnelTable};
+use kube_pet_testkit::capability::available;
 use kube_pet_tunnel::{Implementation, Look, Neighbour, Paths, PublicKey, Turn};
 
 use crate::world::{CLOUD, CLOUD_OUTSIDE, End, HOME, OTHER, World, eventually, nets};
@@ -111,6 +112,15 @@ impl<'a> Pets<'a> {
         self.home.is_direct() && self.other.is_direct()
     }
 
+    /// How many packets of a [`Conversation`] a change of the path may lose: none, but with the kernel's WireGuard, which takes an address from
+    /// one peer only, those of two seconds.
+    fn may_be_lost(&mut self) -> u32 {
+        match self.home.end.implementation() {
+            Implementation::Userspace => 0,
+            Implementation::Kernel => 2 * A_SECOND,
+        }
+    }
+
     /// Bytes that the cloud has had from both.
     fn through_the_cloud(&mut self) -> u64 {
         let keys = [self.home.end.key(), self.other.end.key()];
@@ -127,7 +137,10 @@ impl<'a> Pets<'a> {
     }
 }
 
-/// Questions from home to other, 200 in a second, each answered.
+/// Questions in a second.
+const A_SECOND: u32 = 200;
+
+/// Questions from home to other, each answered.
 struct Conversation {
     stop: Arc<AtomicBool>,
     ask: JoinHandle<u32>,
@@ -174,7 +187,7 @@ impl Conversation {
                 // Nobody listens there for a moment, it may say.
                 let _ = client.send(&sent.to_be_bytes());
                 sent += 1;
-                std::thread::sleep((Duration::from_millis(5) * sent).saturating_sub(begun.elapsed()));
+                std::thread::sleep((Duration::from_secs(1) / A_SECOND * sent).saturating_sub(begun.elapsed()));
             }
             sent
         });
@@ -210,7 +223,8 @@ fn netns_two_on_one_lan_leave_the_cloud_and_come_back_when_it_is_cut() {
     pets.look_until("both send directly", Pets::are_direct);
     pets.costs_the_cloud_nothing();
     let (lost, _) = conversation.end();
-    assert_eq!(lost, 0, "a change of the path loses nothing");
+    let limit = pets.may_be_lost();
+    assert!(lost <= limit, "a change of the path has lost {lost}");
 
     let conversation = Conversation::begin(&world);
     let begun = Instant::now();
@@ -232,7 +246,8 @@ fn netns_two_on_one_lan_leave_the_cloud_and_come_back_when_it_is_cut() {
     }
     pets.look_until("both send directly again", Pets::are_direct);
     pets.costs_the_cloud_nothing();
-    assert_eq!(conversation.end().0, 0);
+    let (lost, _) = conversation.end();
+    assert!(lost <= limit, "the way back has lost {lost}");
 }
 
 #[test]
@@ -244,7 +259,8 @@ fn netns_two_behind_nat_open_it_from_both_sides() {
     let conversation = Conversation::begin(&world);
     pets.look_until("both send directly", Pets::are_direct);
     pets.costs_the_cloud_nothing();
-    assert_eq!(conversation.end().0, 0);
+    let (lost, limit) = (conversation.end().0, pets.may_be_lost());
+    assert!(lost <= limit, "a change of the path has lost {lost}");
 
     let conversation = Conversation::begin(&world);
     let rules = "ip saddr 198.51.100.2 ip daddr 192.0.2.2 drop; ip saddr 192.0.2.2 ip daddr 198.51.100.2 drop;";
@@ -284,8 +300,8 @@ fn netns_behind_symmetric_nat_the_cloud_stays_the_way() {
 fn netns_one_side_alone_may_have_changed() {
     let world = World::new();
     let mut pets = Pets::new(&world);
-    if pets.home.end.whole_status().implementation == Implementation::Kernel {
-        println!("skipped: the kernel's WireGuard takes an address from one peer only");
+    let userspace = pets.home.end.implementation() == Implementation::Userspace;
+    if !available("a WireGuard that takes an address from more than one peer (the kernel's does not)", userspace) {
         return;
     }
     let (home, other) = pets.observed();

@@ -74,7 +74,11 @@ async fn e2e_addresses_are_free_again_after_the_time_of_reclaim_after() -> Resul
 #[tokio::test]
 async fn e2e_200_pets_at_once_and_a_killed_controller_make_no_double() -> Result<()> {
     let cluster = Cluster::start("168h").await?;
-    let race = herd::race(&cluster.lab, &cluster.controller, 200).await?;
+    let course = herd::Course { pets: 200, node_addresses: 2, limit: Duration::from_secs(120) };
+    let race = herd::race(&cluster.lab, &cluster.controller, &course).await?;
+    // No other Pet or gateway is there: nothing else is allocated.
+    let allocations = cluster.all("PetAllocation").list(&ListParams::default()).await?.items;
+    ensure!(allocations.len() == 800, "{}", allocations.len());
     println!("all have addresses after {:?}; conflicts: {}", race.took, race.conflicts);
     for controller in race.controllers {
         controller.stop(Duration::from_secs(10)).await?;

@@ -115,6 +115,12 @@ async fn e2e_invalid_objects_are_refused_with_a_clear_text() -> Result<()> {
         ("Pet", "p", pet("machineID", json!("with blank")), "machineID may have letters"),
         ("Pet", "p", pet("endpoints", json!([{"host": "no_name", "port": 1}])), "host must be an IP address or a DNS name"),
         ("Pet", "p", pet("endpoints", json!([{"host": "a.example", "port": 0}])), "spec.endpoints[0].port"),
+        (
+            "Pet",
+            "p",
+            pet("localEndpoints", json!([{"host": "10.0.0.5", "port": 1}, {"host": "a.example", "port": 1}])),
+            "hosts of localEndpoints must be IP addresses",
+        ),
         ("PetGateway", "g", json!({"publicKey": key(1), "endpoints": []}), "spec.endpoints"),
         ("PetGateway", "g", json!({"publicKey": "x", "endpoints": [{"host": "a", "port": 1}]}), "must be a WireGuard public key"),
     ];

@@ -1,7 +1,5 @@
 //! Two homes whose pets send to each other past the gateway.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube_pet_lab::{Pet, eventually, gateway, machine::Machine};
@@ -12,11 +10,38 @@ use crate::harness::{BUSYBOX, Bed, SOON, condition, pod_ip};
 
 const SILENT: &str = "kube_pet_tunnel_path_changes_total{to=\"silent\"} ";
 
-/// A number of the agent's metrics.
-async fn metric(bed: &Bed, pet: &Pet, name: &str) -> Result<f64> {
+/// A number of the agent's metrics; `None` if they do not have it (yet).
+async fn metric(bed: &Bed, pet: &Pet, name: &str) -> Result<Option<f64>> {
     let text = bed.lab.kubectl(&["get", "--raw", &format!("/api/v1/nodes/{}/proxy/metrics", pet.name())]).await?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name} of {}", pet.name()))?;
-    line.trim().parse().with_context(|| format!("{name}{line}"))
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.map(|line| line.trim().parse().with_context(|| format!("{name}{line}"))).transpose()
+}
+
+/// Until it has a path to the other.
+async fn sends_directly(bed: &Bed, pet: &Pet) -> Result<()> {
+    eventually(SOON, &format!("{} sends directly", pet.name()), || async {
+        let paths = metric(bed, pet, "kube_pet_tunnel_direct_paths ").await?;
+        ensure!(paths.is_some_and(|paths| paths >= 1.0), "{paths:?} paths\n{}", pet.agent_log());
+        Ok(())
+    })
+    .await
+}
+
+/// How many answers the pod has had. Read on its machine: nothing of that goes through the tunnel.
+async fn answers(pet: &Pet) -> Result<usize> {
+    let count = pet.shell("cat /var/log/pods/*_a_*/c/*.log | grep -c ' b$' || true").await?;
+    count.trim().parse().with_context(|| count)
+}
+
+/// Until the pod has had so many more.
+async fn hears(pet: &Pet, more: usize) -> Result<()> {
+    let before = answers(pet).await?;
+    eventually(SOON, &format!("{more} more answers"), || async {
+        let now = answers(pet).await?;
+        ensure!(now >= before + more, "{before}, {now}");
+        Ok(())
+    })
+    .await
 }
 
 /// Bytes that the gateway has had from pets.
@@ -56,20 +81,21 @@ async fn e2e_pets_behind_nat_send_to_each_other_past_the_gateway_while_they_can(
     bed.pod("a", json!({"containers": [{"name": "c", "image": BUSYBOX, "command": ["sh", "-c", ask]}]})).await?;
     bed.phase("a", "Running").await?;
     for pet in [&bed.pet, b] {
-        let what = format!("{} sends directly", pet.name());
-        eventually(SOON, &what, || async {
-            let paths = metric(bed, pet, "kube_pet_tunnel_direct_paths ").await?;
-            ensure!(paths >= 1.0, "{paths} paths\n{}", pet.agent_log());
-            Ok(())
-        })
-        .await?;
+        sends_directly(bed, pet).await?;
     }
 
-    // Ten seconds of conversation are some 40 kB. The gateway has nothing of it but what keeps the ways open. It counts once a second: what
-    // it cost to ask for the numbers above is counted by then.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    // Forty questions and answers are some 40 kB. The gateway has nothing of them but what keeps the ways open. It counts once a second, in
+    // which four are asked: what it cost to ask for the numbers above is counted when so many have made no difference.
+    eventually(SOON, "the gateway has nothing of the conversation", || async {
+        let before = received(gateway).await?;
+        hears(&bed.pet, 12).await?;
+        let passed = received(gateway).await? - before;
+        ensure!(passed < 1200.0, "{passed} bytes");
+        Ok(())
+    })
+    .await?;
     let before = received(gateway).await?;
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    hears(&bed.pet, 40).await?;
     let passed = received(gateway).await? - before;
     ensure!(passed < 4000.0, "{passed} bytes have passed the gateway");
     let gap = longest_gap(&bed.logs("a").await?)?;
@@ -78,25 +104,22 @@ async fn e2e_pets_behind_nat_send_to_each_other_past_the_gateway_while_they_can(
     // An agent that is started again goes on by the same path.
     bed.pet.kill_agent().await?;
     bed.pet.start_agent().await?;
-    eventually(SOON, "the next agent sends directly", || async {
-        let paths = metric(bed, &bed.pet, "kube_pet_tunnel_direct_paths ").await?;
-        ensure!(paths >= 1.0, "{paths} paths");
-        Ok(())
-    })
-    .await?;
-    ensure!(metric(bed, b, SILENT).await.is_err(), "the other side has noticed a restart:\n{}", b.agent_log());
+    sends_directly(bed, &bed.pet).await?;
+    hears(&bed.pet, 10).await?;
+    let silent = metric(bed, b, SILENT).await?;
+    ensure!(silent.is_none(), "the other side has noticed a restart:\n{}", b.agent_log());
 
     block(&bed.pet, b).await?;
     for pet in [&bed.pet, b] {
         let what = format!("{} sends through the gateway again", pet.name());
         eventually(SOON, &what, || async {
             let silent = metric(bed, pet, SILENT).await?;
-            ensure!(silent > 0.0);
+            ensure!(silent.is_some_and(|times| times > 0.0), "{silent:?}");
             Ok(())
         })
         .await?;
     }
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    hears(&bed.pet, 10).await?;
     let log = bed.logs("a").await?;
     let gap = longest_gap(&log)?;
     kube_pet_lab::progress::say(format!("the longest time without an answer was {gap} s"));

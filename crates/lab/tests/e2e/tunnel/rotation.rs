@@ -1,50 +1,21 @@
 //! Another key under a connection.
 
-use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::Pod;
-use kube_pet_lab::{Lab, eventually};
+use anyhow::{Result, ensure};
+use kube_pet_lab::{Lab, daemon::Daemon, eventually};
 use serde_json::json;
 
-use super::Homes;
-use crate::harness::{BUSYBOX, SOON, condition, pod_ip};
+use super::{Homes, numbers};
+use crate::harness::SOON;
 
 async fn key(lab: &Lab, field: &str) -> Result<String> {
     lab.kubectl(&["get", "pet", "home-a", "-o", &format!("jsonpath={{.{field}}}")]).await
-}
-
-/// The client's lines are `when number`; numbers come from the one connection that the server takes.
-fn read(log: &str) -> Result<Vec<(u64, u64)>> {
-    let line = |line: &str| -> Result<(u64, u64)> {
-        let (when, number) = line.split_once(' ').context("when and what")?;
-        Ok((when.parse()?, number.parse()?))
-    };
-    log.lines().map(|text| line(text).with_context(|| format!("{text:?}"))).collect()
 }
 
 #[tokio::test]
 async fn e2e_a_pet_changes_its_key_and_a_connection_goes_on() -> Result<()> {
     let homes = Homes::start("rotation", &["gw1"], json!({"enabled": true})).await?;
     let Homes { bed, b, .. } = &homes;
-    // Ten numbers in a second, to the first who comes and nobody else.
-    let count = "n=0; (while :; do echo $n; n=$((n+1)); sleep 0.1; done) | nc -l -p 9000; sleep 1000";
-    bed.create::<Pod>(json!({"metadata": {"name": "server"}, "spec": {
-        "nodeName": b.name(), "terminationGracePeriodSeconds": 1,
-        "containers": [{"name": "c", "image": BUSYBOX, "command": ["sh", "-c", count]}],
-    }}))
-    .await?;
-    let pod = bed.until("server", SOON, "is ready", |pod| condition(pod, "Ready") == "True").await?;
-    let ip = pod_ip(&pod).context("a running pod has an address")?;
-    let read_all = format!("sleep 2; nc {ip} 9000 | while read n; do echo $(date +%s) $n; done; echo the connection is closed");
-    bed.pod(
-        "client",
-        json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": BUSYBOX, "command": ["sh", "-c", read_all]}]}),
-    )
-    .await?;
-    eventually(SOON, "numbers come", || async {
-        ensure!(read(&bed.logs("client").await?)?.len() > 20);
-        Ok(())
-    })
-    .await?;
+    numbers::begin(bed, b).await?;
 
     let old = key(&bed.lab, "status.publicKey").await?;
     bed.lab.kubectl(&["annotate", "pet", "home-a", "kube-pet.dev/rotate-key=now"]).await?;
@@ -58,29 +29,50 @@ async fn e2e_a_pet_changes_its_key_and_a_connection_goes_on() -> Result<()> {
     ensure!(!key(&bed.lab, "metadata.annotations").await?.contains("rotate-key"), "the wish is fulfilled");
 
     // The old key is nobody's, the gateway hears the pet by the new one, and what is said goes on.
-    let before = read(&bed.logs("client").await?)?.len();
-    let all = eventually(SOON, "numbers go on", || async {
-        let all = read(&bed.logs("client").await?)?;
-        ensure!(all.len() > before + 50, "{} after {before}", all.len());
-        Ok(all)
-    })
-    .await?;
-    let gap = all.windows(2).map(|pair| pair[1].0 - pair[0].0).max().unwrap_or_default();
-    kube_pet_lab::progress::say(format!("the longest pause was {gap} s"));
-    ensure!(gap <= 3, "{gap} s without a number");
-    ensure!(all.windows(2).all(|pair| pair[1].1 == pair[0].1 + 1), "numbers are missing");
+    let now = numbers::go_on_after(bed, numbers::read(bed).await?.len() + 50, 3).await?;
 
     // The next agent has the new key, too.
     bed.pet.kill_agent().await?;
     bed.pet.start_agent().await?;
-    let now = all.len();
-    eventually(SOON, "numbers go on by the next agent", || async {
-        let all = read(&bed.logs("client").await?)?;
-        ensure!(all.len() > now + 20, "{} after {now}", all.len());
+    numbers::go_on_after(bed, now + 20, u64::MAX).await?;
+    ensure!(key(&bed.lab, "status.publicKey").await? == new);
+
+    homes.end(&["client", "server"]).await
+}
+
+/// The only gateway is away when the key changes: nobody answers to the new one.
+#[tokio::test]
+async fn e2e_a_key_that_no_gateway_answers_to_gives_way_to_the_one_before() -> Result<()> {
+    let homes = Homes::start("unproved", &["gw1"], json!({"enabled": true, "direct": false})).await?;
+    let Homes { bed, b, gateways, .. } = &homes;
+    numbers::begin(bed, b).await?;
+    let old = key(&bed.lab, "spec.publicKey").await?;
+    bed.lab.kubectl(&["annotate", "pet", "home-a", "kube-pet.dev/rotate-key=now"]).await?;
+    eventually(SOON, "the next key is accepted", || async {
+        ensure!(!key(&bed.lab, "status.nextPublicKey").await?.is_empty());
         Ok(())
     })
     .await?;
-    ensure!(key(&bed.lab, "status.publicKey").await? == new);
+    let before = numbers::read(bed).await?.len();
+    let gateway = &gateways[0];
+    gateway.daemon.kill().await?;
+    for is_old in [false, true] {
+        eventually(SOON, if is_old { "the key before is used again" } else { "the next key is used" }, || async {
+            ensure!((key(&bed.lab, "spec.publicKey").await? == old) == is_old, "{}", bed.pet.agent_log());
+            Ok(())
+        })
+        .await?;
+    }
+    ensure!(bed.pet.agent_log().contains("no gateway has shaken hands with the tunnel's key"), "and the log says why");
 
+    // Each second has ten numbers, and these are more than half a minute's: the connection has outlived all that.
+    let _next = Daemon::start(&gateway.machine, gateway.daemon.spec.clone()).await?;
+    numbers::go_on_after(bed, before + 350, u64::MAX).await?;
+    eventually(SOON, "the other key is forgotten", || async {
+        ensure!(!bed.pet.path("/var/lib/kube-pet/pki/tunnel.key.before").exists());
+        Ok(())
+    })
+    .await?;
+    ensure!(key(&bed.lab, "spec.publicKey").await? == old);
     homes.end(&["client", "server"]).await
 }
