@@ -34,6 +34,7 @@ use crate::log_rotation::LogRotator;
 use crate::node_status::{NodeManager, NodeManagerOptions};
 use crate::objects::{Copies, ObjectFetcher};
 use crate::podman_service::PodmanService;
+use crate::podman_store::PodmanStore;
 use crate::pods::inventory::{Inventory, InventoryHealth, Subscribers};
 use crate::pods::manager::{ManagerInputs, PodManager};
 use crate::pods::mirror::Mirrors;
@@ -148,12 +149,13 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
     };
     let objects = ObjectFetcher::with_copies(api.clone(), Some(copies));
     // The machine: images, sandboxes, volumes.
+    let podman_store = PodmanStore::new(podman.clone());
     let images = ImageManager::new(
         podman.clone(),
         ImageManagerOptions {
             limits: PullLimits { parallel: Some(config.max_parallel_image_pulls as usize), ..PullLimits::default() },
             records: Some(paths.image_pulls()),
-            store: Some(config.podman.store()),
+            store: Some(podman_store.clone()),
         },
     );
     let (host_ports, host_port_requests) = HostPorts::channel();
@@ -280,7 +282,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         shutdown: shutdown_of_machine,
         flusher: flusher.clone(),
     }));
-    tasks.spawn("the disk", flusher.run(vec![paths.pods_dir(), config.podman.store()]));
+    tasks.spawn("the disk", flusher.run(paths.pods_dir(), podman_store));
     let (updates_tx, updates) = mpsc::channel(256);
     let mirrors = Mirrors::default();
     let sources = match mode {
