@@ -283,6 +283,11 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         flusher: flusher.clone(),
     }));
     tasks.spawn("the disk", flusher.run(paths.pods_dir(), podman_store));
+    // The machine as a pod, whose name no static pod may have.
+    let host_pod = config.host_pod.enabled.then(|| {
+        let (namespace, boot_time) = (config.host_pod.namespace.clone(), kube_pet_host::machine::boot_time().ok());
+        HostPod::new(namespace, config.node_name.clone(), boot_id.clone(), boot_time, node.clone())
+    });
     let (updates_tx, updates) = mpsc::channel(256);
     let mirrors = Mirrors::default();
     let sources = match mode {
@@ -295,7 +300,8 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
             BTreeSet::from([Source::Api, Source::File])
         }
         Mode::Cluster => {
-            tasks.spawn("static pods", sources::files::watch(config.static_pod_path.clone(), config.node_name.clone(), updates_tx.clone()));
+            let (folder, reserved) = (config.static_pod_path.clone(), host_pod.as_ref().map(HostPod::key));
+            tasks.spawn("static pods", sources::files::watch(folder, config.node_name.clone(), reserved, updates_tx.clone()));
             if let Some(api) = &api {
                 let pods = sources::api::watch(api.clone(), config.node_name.clone(), updates_tx);
                 tasks.spawn("the pod watch", after(identified.clone(), pods));
@@ -311,10 +317,6 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         tasks.spawn("container logs", LogRotator::new(podman.clone(), paths.clone(), store.clone(), policy).run());
     }
 
-    let host_pod = config.host_pod.enabled.then(|| {
-        let (namespace, boot_time) = (config.host_pod.namespace.clone(), kube_pet_host::machine::boot_time().ok());
-        HostPod::new(namespace, config.node_name.clone(), boot_id.clone(), boot_time, node.clone())
-    });
     if let Some((host_pod, api)) = host_pod.clone().zip(api.clone()) {
         tasks.spawn("the host's pod", host_pod.run(api, mirrors));
     }

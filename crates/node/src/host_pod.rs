@@ -55,6 +55,11 @@ impl HostPod {
         format!("host-{}", self.node_name)
     }
 
+    /// Its namespace and name, which no other pod of the node may have.
+    pub(crate) fn key(&self) -> (String, String) {
+        (self.namespace.clone(), self.name())
+    }
+
     /// The pod as it is now, if this is its name.
     pub(crate) fn find(&self, namespace: &str, name: &str) -> Option<Pod> {
         (namespace == self.namespace && name == self.name()).then(|| self.pod())
