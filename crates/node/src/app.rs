@@ -143,9 +143,8 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
     // What came of it before, for when it does not answer.
     let copies = {
         let (paths, secrets) = (paths.clone(), config.secrets_at_rest);
-        tokio::task::spawn_blocking(move || Copies::open(&paths, secrets))
-            .await
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?
+        let opened = tokio::task::spawn_blocking(move || Copies::open(&paths, secrets)).await;
+        opened.map_err(|_| StartError::Ended("the reading of copies of objects"))??
     };
     let objects = ObjectFetcher::with_copies(api.clone(), Some(copies));
     // The machine: images, sandboxes, volumes.
