@@ -40,6 +40,7 @@ mod observed;
 mod patch;
 mod plan;
 mod probes;
+mod replacement;
 mod resizing;
 mod rounds;
 mod spec;

@@ -30,6 +30,15 @@ pub enum FileError {
         #[source]
         source: io::Error,
     },
+    /// What was written to a file system could not be brought to its disk.
+    #[error("flushing the file system of {path}: {source}")]
+    Flush {
+        /// A file or folder on it.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
     /// The file is larger than the caller accepts.
     #[error("reading {path}: larger than {limit} bytes")]
     TooLarge {
@@ -43,7 +52,10 @@ pub enum FileError {
 impl FileError {
     /// Whether the file does not exist.
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Read { source, .. } | Self::Write { source, .. } if source.kind() == io::ErrorKind::NotFound)
+        match self {
+            Self::Read { source, .. } | Self::Write { source, .. } | Self::Flush { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            Self::TooLarge { .. } => false,
+        }
     }
 }
 
@@ -61,7 +73,7 @@ pub fn write_durable(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileErr
 /// Everything that was written to the file system of `path` until now is on its disk when this returns. Blocks for as long as that takes.
 pub fn flush_file_system(path: &Path) -> Result<(), FileError> {
     let flushed = File::open(path).and_then(|file| Ok(rustix::fs::syncfs(file)?));
-    flushed.map_err(|source| FileError::Write { path: path.into(), source })
+    flushed.map_err(|source| FileError::Flush { path: path.into(), source })
 }
 
 fn replace(path: &Path, bytes: &[u8], mode: u32, durable: bool) -> io::Result<()> {

@@ -82,8 +82,7 @@ mod tests {
 
     #[test]
     fn mounts_below_are_read_only_too_and_later_ones_do_not_appear() {
-        if !is_supported() {
-            println!("skipped: the kernel has no mount_setattr");
+        if !kube_pet_testkit::capability::available("mount_setattr(2)", is_supported()) {
             return;
         }
         let dir = Folder(tempfile::tempdir().unwrap());

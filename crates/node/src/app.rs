@@ -1,21 +1,23 @@
 //! The agent, put together: one paragraph per component, in the order in which they depend on each other.
 
+mod error;
+mod settings;
+mod tasks;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Pod;
-use kube_pet_core::image_collection;
-use kube_pet_core::node::NodeInfo;
-use kube_pet_core::pod::BackoffPolicy;
 use rustls::server::ResolvesServerCert;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+pub use self::error::StartError;
+use self::settings::{collection_policy, log_policy, pod_settings};
+use self::tasks::{Tasks, after, follow_networks, hold_open, return_memory};
 use crate::config::{AuthorizationMode, NodeConfiguration};
 use crate::dns_cache::{DnsCache, DnsCacheOptions};
 use crate::events::{EventRate, EventRecorder, EventType};
@@ -28,15 +30,16 @@ use crate::identity::{self, IdentityOptions, ServingNames, ServingOptions};
 use crate::images::collection::ImageCollector;
 use crate::images::{ImageManager, ImageManagerOptions, PullLimits};
 use crate::kernel_tables::OwnChanges;
-use crate::log_rotation::{LogPolicy, LogRotator};
+use crate::log_rotation::LogRotator;
 use crate::masquerade::Masquerade;
 use crate::node_status::{NodeManager, NodeManagerOptions};
 use crate::objects::{Copies, ObjectFetcher};
 use crate::podman_service::PodmanService;
+use crate::podman_store::PodmanStore;
 use crate::pods::inventory::{Inventory, InventoryHealth, Subscribers};
 use crate::pods::manager::{ManagerInputs, PodManager};
 use crate::pods::mirror::Mirrors;
-use crate::pods::runtime::{PodRuntime, PodRuntimeParts, PodSettings};
+use crate::pods::runtime::{PodRuntime, PodRuntimeParts};
 use crate::pods::sources::{self, Source};
 use crate::pods::store::PodStoreWriter;
 use crate::policies::{Policies, PoliciesOptions};
@@ -48,69 +51,12 @@ use crate::stats::{StatsOptions, StatsProvider};
 use crate::tunnel::{Tunnel, TunnelOptions};
 use crate::volumes::VolumeManager;
 
-/// The agent cannot start. Everything that time can heal is retried instead.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A folder of the agent's cannot be made.
-    #[error("cannot make the folder {path}")]
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: std::io::Error,
-    },
-    /// Copies of objects.
-    #[error(transparent)]
-    Copies(#[from] crate::objects::CopiesError),
-    /// No way to talk to the API server is configured.
-    #[error("the node's identity")]
-    Identity(#[from] identity::IdentityError),
-    /// No certificate to serve with.
-    #[error("the serving certificate")]
-    Serving(#[from] identity::ServingError),
-    /// Podman cannot be set up.
-    #[error("the Podman service")]
-    Podman(#[from] crate::podman_service::PodmanServiceError),
-    /// Probes and hooks.
-    #[error(transparent)]
-    Handlers(#[from] crate::handlers::TlsSettingsError),
-    /// Port 10250 or 10248.
-    #[error("the node's API")]
-    Server(#[from] server::ServerError),
-    /// The tunnel's key.
-    #[error("the tunnel's key")]
-    TunnelKey(#[from] kube_pet_tunnel::KeyError),
-    /// A manifest given to `kube-pet run`.
-    #[error(transparent)]
-    Manifest(#[from] sources::files::ManifestError),
-    /// A part of the agent ended although it must not.
-    #[error("{0} ended unexpectedly; the supervisor starts the agent again, and no container is touched")]
-    Ended(&'static str),
-}
-
 /// Where this run's pods come from.
 enum Mode {
     Cluster,
     Standalone(Vec<Pod>),
     /// There are none: all that is left of earlier ones ends.
     Leaving,
-}
-
-/// A named task of the agent's.
-struct Tasks {
-    set: JoinSet<&'static str>,
-    shutdown: CancellationToken,
-}
-
-impl Tasks {
-    fn spawn(&mut self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
-        let shutdown = self.shutdown.clone();
-        self.set.spawn(async move {
-            shutdown.run_until_cancelled(Box::pin(work)).await;
-            name
-        });
-    }
 }
 
 /// `kube-pet node`: runs as a node of a cluster until `shutdown`. Containers are left as they are. `version` is the build's name,
@@ -148,7 +94,7 @@ pub async fn run_nothing(config: NodeConfiguration, version: &str, shutdown: Can
 async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: CancellationToken) -> Result<(), StartError> {
     let paths = config.paths();
     make_folders(&paths)?;
-    let mut tasks = Tasks { set: JoinSet::new(), shutdown: shutdown.clone() };
+    let mut tasks = Tasks::new(shutdown.clone());
     let boot_id = kube_pet_host::machine::boot_id().unwrap_or_default();
 
     // Podman: our own service, watched and replaced when it hangs.
@@ -198,18 +144,18 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
     // What came of it before, for when it does not answer.
     let copies = {
         let (paths, secrets) = (paths.clone(), config.secrets_at_rest);
-        tokio::task::spawn_blocking(move || Copies::open(&paths, secrets))
-            .await
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?
+        let opened = tokio::task::spawn_blocking(move || Copies::open(&paths, secrets)).await;
+        opened.map_err(|_| StartError::Ended("the reading of copies of objects"))??
     };
     let objects = ObjectFetcher::with_copies(api.clone(), Some(copies));
     // The machine: images, sandboxes, volumes.
+    let podman_store = PodmanStore::new(podman.clone());
     let images = ImageManager::new(
         podman.clone(),
         ImageManagerOptions {
             limits: PullLimits { parallel: Some(config.max_parallel_image_pulls as usize), ..PullLimits::default() },
             records: Some(paths.image_pulls()),
-            store: Some(config.podman.store()),
+            store: Some(podman_store.clone()),
         },
     );
     let (host_ports, host_port_requests) = HostPorts::channel();
@@ -337,7 +283,12 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         shutdown: shutdown_of_machine,
         flusher: flusher.clone(),
     }));
-    tasks.spawn("the disk", flusher.run(vec![paths.pods_dir(), config.podman.store()]));
+    tasks.spawn("the disk", flusher.run(paths.pods_dir(), podman_store));
+    // The machine as a pod, whose name no static pod may have.
+    let host_pod = config.host_pod.enabled.then(|| {
+        let (namespace, boot_time) = (config.host_pod.namespace.clone(), kube_pet_host::machine::boot_time().ok());
+        HostPod::new(namespace, config.node_name.clone(), boot_id.clone(), boot_time, node.clone())
+    });
     let (updates_tx, updates) = mpsc::channel(256);
     let mirrors = Mirrors::default();
     let sources = match mode {
@@ -350,7 +301,8 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
             BTreeSet::from([Source::Api, Source::File])
         }
         Mode::Cluster => {
-            tasks.spawn("static pods", sources::files::watch(config.static_pod_path.clone(), config.node_name.clone(), updates_tx.clone()));
+            let (folder, reserved) = (config.static_pod_path.clone(), host_pod.as_ref().map(HostPod::key));
+            tasks.spawn("static pods", sources::files::watch(folder, config.node_name.clone(), reserved, updates_tx.clone()));
             if let Some(api) = &api {
                 let pods = sources::api::watch(api.clone(), config.node_name.clone(), updates_tx);
                 tasks.spawn("the pod watch", after(identified.clone(), pods));
@@ -366,10 +318,6 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         tasks.spawn("container logs", LogRotator::new(podman.clone(), paths.clone(), store.clone(), policy).run());
     }
 
-    let host_pod = config.host_pod.enabled.then(|| {
-        let (namespace, boot_time) = (config.host_pod.namespace.clone(), kube_pet_host::machine::boot_time().ok());
-        HostPod::new(namespace, config.node_name.clone(), boot_id.clone(), boot_time, node.clone())
-    });
     if let Some((host_pod, api)) = host_pod.clone().zip(api.clone()) {
         tasks.spawn("the host's pod", host_pod.run(api, mirrors));
     }
@@ -497,88 +445,6 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         None => Ok(()),
         Some(name) => Err(StartError::Ended(name)),
     }
-}
-
-/// Work that makes no sense before the node has its first certificate.
-async fn after(mut identified: watch::Receiver<bool>, work: impl Future<Output = ()>) {
-    if identified.wait_for(|ready| *ready).await.is_ok() {
-        work.await;
-    }
-}
-
-/// Tells the sandboxes the node's networks whenever they change: a change that pods are in the way of shows in the Node's
-/// conditions before the next pod comes. Looked at again now and then, because the pods may be gone meanwhile.
-async fn follow_networks(sandboxes: SandboxManager, mut node: watch::Receiver<Arc<NodeInfo>>) {
-    loop {
-        let networks = node.borrow_and_update().pod_cidrs.clone();
-        // An error is kept as the conflict, and logged, where it is found.
-        let _ = sandboxes.use_networks(&networks);
-        if let Ok(Err(_)) = tokio::time::timeout(Duration::from_secs(10), node.changed()).await {
-            // The node manager has ended, and with it the agent.
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-/// Keeps a source's channel open after it has told everything.
-async fn hold_open<F: Future<Output = ()>>(
-    tx: mpsc::Sender<sources::PodUpdate>,
-    source: impl FnOnce(mpsc::Sender<sources::PodUpdate>) -> F,
-) {
-    source(tx.clone()).await;
-    tx.closed().await;
-}
-
-fn pod_settings(config: &NodeConfiguration) -> PodSettings {
-    PodSettings {
-        node_name: config.node_name.clone(),
-        cluster_dns: config.cluster_dns.iter().map(ToString::to_string).collect(),
-        cluster_domain: config.cluster_domain.clone(),
-        dns_cache: config.dns_cache.enabled.then(|| config.dns_cache.address.to_string()),
-        resolv_conf: config.resolv_conf.clone(),
-        cgroup_root: config.pods_cgroup(),
-        allowed_unsafe_sysctls: config.allowed_unsafe_sysctls.clone(),
-        max_pods: config.max_pods,
-        pod_pids_limit: (config.pod_pids_limit > 0).then_some(config.pod_pids_limit),
-        // Without the setting the kubelet's default: what the machine can do.
-        oom_group: !config.single_process_oom_kill.unwrap_or(!kube_pet_host::cgroups::is_unified()),
-        crash: BackoffPolicy {
-            initial: BackoffPolicy::default().initial,
-            max: u32::try_from(config.crash_loop_back_off.max_container_restart_period.as_secs()).unwrap_or(300),
-        },
-        seccomp_dir: config.paths().seccomp_dir(),
-        recursive_read_only: kube_pet_host::read_only::is_supported(),
-        app_armor: std::path::Path::new("/sys/kernel/security/apparmor/profiles").exists(),
-    }
-}
-
-fn collection_policy(config: &NodeConfiguration) -> image_collection::Policy {
-    let age = |age: Duration| SignedDuration::try_from(age).unwrap_or(SignedDuration::MAX);
-    image_collection::Policy {
-        high_percent: config.image_gc_high_threshold_percent,
-        low_percent: config.image_gc_low_threshold_percent,
-        min_age: age(config.image_minimum_gc_age),
-        max_age: age(config.image_maximum_gc_age),
-    }
-}
-
-/// What a burst of work has left is given back within half a minute.
-async fn return_memory() {
-    loop {
-        tokio::time::sleep(Duration::from_secs(30)).await;
-        let _ = tokio::task::spawn_blocking(kube_pet_host::memory::trim).await;
-    }
-}
-
-/// `None`: logs grow without limit.
-fn log_policy(config: &NodeConfiguration) -> Option<LogPolicy> {
-    let max_size = kube_pet_core::quantity::Amount::of(&config.container_log_max_size).ok()?.value();
-    Some(LogPolicy {
-        max_size: u64::try_from(max_size).ok()?,
-        max_files: config.container_log_max_files as usize,
-        workers: config.container_log_max_workers as usize,
-        interval: config.container_log_monitor_interval,
-    })
 }
 
 /// The names of the serving certificate follow the node's addresses.

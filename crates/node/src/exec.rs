@@ -58,7 +58,7 @@ pub(crate) enum ExecError {
     #[error("OCI runtime exec failed: {0}")]
     Runtime(String),
     /// This machine's.
-    #[error("{doing} to run a command in a container: {source}")]
+    #[error("{doing} to run a command: {source}")]
     Machine {
         /// What was being done.
         doing: &'static str,

@@ -12,14 +12,14 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use kube_pet_core::node::NodeInfo;
-use kube_pet_core::pod::status_patch;
+use kube_pet_core::pod::{status_differs, status_patch};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use tracing::{debug, info};
 
 use crate::api::ApiHandle;
-use crate::pods::mirror::Mirrors;
+use crate::pods::mirror::{Mirrors, newest_status, resource_version};
 
 /// The one container's name, and what stands for its image.
 const CONTAINER: &str = "host";
@@ -53,6 +53,11 @@ impl HostPod {
     /// Its name: `host-<node>`, as static pods are named.
     fn name(&self) -> String {
         format!("host-{}", self.node_name)
+    }
+
+    /// Its namespace and name, which no other pod of the node may have.
+    pub(crate) fn key(&self) -> (String, String) {
+        (self.namespace.clone(), self.name())
     }
 
     /// The pod as it is now, if this is its name.
@@ -123,21 +128,25 @@ impl HostPod {
         }))
     }
 
-    /// Keeps the mirror pod there, with its status, until dropped.
+    /// Keeps the mirror pod there, with its status, until dropped. Others write to it, too: the controllers set all pods of a node to not
+    /// ready that they do not hear of for a while, and it is the node that takes that back.
     pub async fn run(self, api: ApiHandle, mirrors: Mirrors) {
         let pod = Arc::new(self.object());
         info!(namespace = self.namespace, name = self.name(), "a pod stands for this machine: who may exec into it is root here");
         mirrors.want(pod.clone());
-        let mut written: Option<(String, PodStatus)> = None;
+        let mut written: Option<(u64, PodStatus)> = None;
         loop {
-            if let Some(uid) = mirrors.uid_for(&pod) {
+            if let Some(mirror) = mirrors.of(&pod) {
                 let status = self.status();
-                if written.as_ref() != Some(&(uid.clone(), status.clone())) {
+                let known = newest_status(written.as_ref(), Some((mirror.version, &mirror.status)));
+                if known.is_none_or(|known| status_differs(known, &status)) {
                     let pods: Api<Pod> = Api::namespaced(api.client(), &self.namespace);
-                    let body = Patch::Strategic(status_patch(&uid, &status));
+                    let body = Patch::Strategic(status_patch(&mirror.uid, &status));
                     match pods.patch_status(&self.name(), &PatchParams::default(), &body).await {
-                        Ok(_) => written = Some((uid, status)),
-                        Err(error) => debug!(%error, "the status of the host's pod is not written yet"),
+                        Ok(pod) => written = Some((resource_version(&pod), status)),
+                        Err(error) => {
+                            debug!(%error, namespace = self.namespace, name = self.name(), "the status of the host's pod is not written yet");
+                        }
                     }
                 }
             }
@@ -153,6 +162,11 @@ fn of_json<T: serde::de::DeserializeOwned + Default>(value: Value) -> T {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use kube_pet_testkit::api;
+
     use super::*;
 
     fn host() -> (HostPod, watch::Sender<Arc<NodeInfo>>) {
@@ -173,6 +187,53 @@ mod tests {
         assert_eq!((container.name.as_str(), container.container_id.as_deref()), ("host", Some("host://b1")));
         let since = container.state.as_ref().unwrap().running.as_ref().unwrap().started_at.as_ref().unwrap();
         assert_eq!(since.0.as_second(), 1_800_000_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn component_its_status_is_written_again_when_others_have_changed_it() {
+        let (host, _sender) = host();
+        let (mirrors, version) = (Mirrors::default(), Arc::new(AtomicU64::new(10)));
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let (noted, counted) = (written.clone(), version.clone());
+        let client = api::client(move |request, body| {
+            assert_eq!((request.method.as_str(), request.uri.path()), ("PATCH", "/api/v1/namespaces/kube-system/pods/host-pet/status"));
+            noted.lock().unwrap().push(serde_json::from_slice::<Value>(&body).unwrap());
+            let version = counted.fetch_add(1, Ordering::SeqCst) + 1;
+            Ok(api::reply(200, &json!({"metadata": {"name": "host-pet", "resourceVersion": version.to_string()}})))
+        });
+        let seen = |uid: &str, status: PodStatus| {
+            let mut mirror = host.object();
+            let hash = mirror.metadata.annotations.as_ref().unwrap()["kubernetes.io/config.hash"].clone();
+            mirror.metadata.annotations.as_mut().unwrap().insert("kubernetes.io/config.mirror".into(), hash);
+            mirror.metadata.uid = Some(uid.into());
+            mirror.metadata.resource_version = Some(version.load(Ordering::SeqCst).to_string());
+            mirror.status = Some(status);
+            mirrors.seen(&mirror);
+        };
+        let task = tokio::spawn(host.clone().run(ApiHandle::new(client).1, mirrors.clone()));
+        let writes = async || {
+            tokio::time::sleep(LOOK_EVERY * 3).await;
+            std::mem::take(&mut *written.lock().unwrap())
+        };
+        assert_eq!(writes().await, Vec::<Value>::new(), "there is no mirror");
+        seen("m1", PodStatus { phase: Some("Pending".into()), ..PodStatus::default() });
+        assert_eq!(writes().await.len(), 1);
+        // As the API server shows it, with what it adds.
+        seen("m1", PodStatus { qos_class: Some("BestEffort".into()), ..host.status() });
+        assert_eq!(writes().await, Vec::<Value>::new());
+        version.fetch_add(1, Ordering::SeqCst);
+        let mut unready = host.status();
+        unready.conditions.as_mut().unwrap().iter_mut().find(|c| c.type_ == "Ready").unwrap().status = "False".into();
+        seen("m1", unready);
+        let again = writes().await;
+        assert_eq!((again.len(), &again[0]["metadata"]["uid"]), (1, &json!("m1")));
+        let ready = again[0]["status"]["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Ready").unwrap().clone();
+        assert_eq!(ready["status"], "True");
+        version.fetch_add(1, Ordering::SeqCst);
+        seen("m2", PodStatus::default());
+        let new = writes().await;
+        assert_eq!((new.len(), &new[0]["metadata"]["uid"]), (1, &json!("m2")));
+        task.abort();
     }
 
     #[test]

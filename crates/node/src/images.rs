@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ContainerImage;
-use kube_pet_host::files::flush_file_system;
 use kube_pet_podman::{Client, ImageInspect};
 
 pub use self::keyring::{Credential, Keyring, KeyringError, SecretSource};
@@ -22,6 +21,7 @@ pub use self::reference::{InvalidReference, Reference};
 
 use self::pulls::{PullFailure, Pulls};
 use self::records::PullRecords;
+use crate::podman_store::PodmanStore;
 
 /// Names of one image in the node's status (`MaxNamesPerImageInNodeStatus`).
 const MAX_NAMES: usize = 5;
@@ -183,8 +183,8 @@ pub struct ImageManagerOptions {
     pub limits: PullLimits,
     /// Where it is remembered which images were pulled with whose credentials; without it, only in memory.
     pub records: Option<PathBuf>,
-    /// The folder of Podman's store, whose file system is flushed after a pull; without it, none is.
-    pub store: Option<PathBuf>,
+    /// Podman's storage, which is flushed after a pull; without it, none is.
+    pub store: Option<PodmanStore>,
 }
 
 /// The images of this node. Cheap to clone.
@@ -197,7 +197,9 @@ struct Inner {
     podman: Client,
     pulls: Pulls,
     records: PullRecords,
-    store: Option<PathBuf>,
+    store: Option<PodmanStore>,
+    /// Held while what a pull has left is removed.
+    clearing: tokio::sync::Mutex<()>,
     inspected: Mutex<HashMap<String, (Instant, Arc<ImageInspect>)>>,
     /// When a pod last asked for an image, by ID.
     asked_for: Mutex<HashMap<String, Timestamp>>,
@@ -212,6 +214,7 @@ impl ImageManager {
                 pulls: Pulls::new(podman.clone(), limits),
                 records: PullRecords::open(records),
                 store,
+                clearing: tokio::sync::Mutex::default(),
                 inspected: Mutex::default(),
                 asked_for: Mutex::default(),
                 podman,
@@ -259,19 +262,14 @@ impl ImageManager {
         on_pulling: impl FnOnce(),
     ) -> Result<PulledImage, ImageError> {
         let records = &self.inner.records;
-        if records.take_cut_off(name) {
-            // A power cut leaves layers of empty files that the store takes for whole: a pull would find that it has them already.
-            if let Err(error) = self.inner.podman.remove_image(name).await {
-                tracing::warn!(image, %error, "a pull was cut off, and what it has left cannot be removed");
-            }
-            self.forget(name);
-        }
+        self.clear_cut_off(image, name).await?;
         // Whose the image is, if it turns out to be the one that is there already.
         let before =
             self.inspect(name).await.map_err(|source| ImageError::Inspect { image: image.to_owned(), source: Arc::new(source) })?;
+        let before = before.map(|image| image.id.clone());
         let unrecorded = |source| ImageError::Record { image: image.to_owned(), source: Arc::new(source) };
-        let owned = name.to_owned();
-        self.blocking(move |records| records.intend(&owned)).await.map_err(unrecorded)?;
+        let (owned, had) = (name.to_owned(), before.clone());
+        let alone = self.blocking(move |records| records.intend(&owned, had.as_deref())).await.map_err(unrecorded)?;
         on_pulling();
         let begin = Instant::now();
         let fetched = match self.inner.pulls.pull(name, credentials).await {
@@ -289,17 +287,15 @@ impl ImageManager {
             // Podman names what it pulled by ID: good enough where the name was taken by another pull since.
             None => Arc::new(self.inner.podman.inspect_image(&fetched.id).await.map_err(inspect)?),
         };
+        // The store notes at once that it has an image, and the kernel writes its files half a minute later. Until all of it is on the disk
+        // the pull counts as one that was cut off. What was on it before has not been fetched again.
+        let had_it = alone && before.as_ref() == Some(&found.id) && records.is_whole(&found.id);
+        if let Some(store) = self.inner.store.as_ref().filter(|_| !had_it) {
+            store.flush().await.map_err(|error| unrecorded(std::io::Error::other(error)))?;
+        }
         let (owned, repository) = (name.to_owned(), reference.repository().to_owned());
-        let (id, before, used) = (found.id.clone(), before.map(|image| image.id.clone()), fetched.used);
-        let store = self.inner.store.clone();
-        let record = move |records: PullRecords| {
-            // The store notes at once that it has an image, and the kernel writes its files half a minute later. Until all of it is on
-            // the disk the pull counts as one that was cut off.
-            if let Some(store) = &store {
-                flush_file_system(store).map_err(std::io::Error::other)?;
-            }
-            records.pulled(&owned, &repository, &id, before.as_deref(), used.as_ref())
-        };
+        let (id, used) = (found.id.clone(), fetched.used);
+        let record = move |records: PullRecords| records.pulled(&owned, &repository, &id, before.as_deref(), used.as_ref());
         self.blocking(record).await.map_err(unrecorded)?;
         self.note_use(&found.id);
         let message = format!(
@@ -311,7 +307,30 @@ impl ImageManager {
         Ok(pulled_image(reference, found, message, true))
     }
 
-    async fn blocking(&self, write: impl FnOnce(PullRecords) -> std::io::Result<()> + Send + 'static) -> std::io::Result<()> {
+    /// Removes what a pull of this name has left that was cut off before this run: a power cut leaves layers of empty files that the store
+    /// takes for whole, and a pull would find that it has them already. An image that was whole before that pull began stays.
+    async fn clear_cut_off(&self, image: &str, name: &str) -> Result<(), ImageError> {
+        // One after the other: who finds nothing to clear goes on with what is there.
+        let _turn = self.inner.clearing.lock().await;
+        let records = &self.inner.records;
+        let Some(whole) = records.cut_off(name) else { return Ok(()) };
+        self.forget(name);
+        let left = self.inspect(name).await.map_err(|source| ImageError::Inspect { image: image.to_owned(), source: Arc::new(source) })?;
+        if left.is_some_and(|left| whole.as_ref() != Some(&left.id)) {
+            self.inner.podman.remove_image(name).await.map_err(|error| ImageError::Pull {
+                image: image.to_owned(),
+                message: format!("a pull was cut off, and what it has left cannot be removed: {error}"),
+            })?;
+            self.forget(name);
+        }
+        records.cleared(name);
+        Ok(())
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(PullRecords) -> std::io::Result<T> + Send + 'static,
+    ) -> std::io::Result<T> {
         let records = self.inner.records.clone();
         tokio::task::spawn_blocking(move || write(records)).await.map_err(std::io::Error::other)?
     }

@@ -25,6 +25,7 @@ pub mod node_status;
 pub mod objects;
 pub mod paths;
 pub mod podman_service;
+pub mod podman_store;
 pub mod pods;
 pub mod policies;
 pub mod sandboxes;

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::PodStatus;
 use super::probes::ProbeKind;
 use super::spec::ContainerKind;
 use crate::ids::{ContainerId, ContainerName};
-use crate::resize::Resizing;
+use crate::resize::{Actuated, Resizing};
 
 /// What to do next with one pod.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +32,29 @@ pub struct Plan {
     pub replaced: BTreeSet<ContainerId>,
     /// Nothing is left to do for this pod, ever: its worker can end.
     pub finished: bool,
+}
+
+impl Plan {
+    /// Containers whose end is not to be their own: others take their place. An agent that starts again has to know, so that is written
+    /// down before they end.
+    pub fn replaces(&self) -> BTreeSet<ContainerId> {
+        self.resize.restarts.union(&self.replaced).cloned().collect()
+    }
+
+    /// Notes [`Plan::replaces`] among what the kernel was told.
+    pub fn note_replaced(&self, actuated: &mut Actuated) {
+        actuated.restarts.extend(self.resize.restarts.iter().cloned());
+        actuated.replaced.extend(self.replaced.iter().cloned());
+    }
+
+    /// Leaves those alone after all: their ends could not be written down.
+    pub fn replace_nothing(&mut self) {
+        let spared = self.replaces();
+        self.actions.retain(|action| match action {
+            Action::PreStop { id, .. } | Action::Signal { id, .. } | Action::Kill { id, .. } => !spared.contains(id),
+            _ => true,
+        });
+    }
 }
 
 /// Whether the containers have what the pod was given.

@@ -8,7 +8,8 @@ use k8s_openapi::api::core::v1::Pod;
 use super::memory::Memory;
 use super::observed::{Observed, ObservedContainer};
 use super::plan::ResizeStanding;
-use super::spec::ContainerKind;
+use super::replacement::is_replaced;
+use super::spec::{ContainerKind, restarts_after};
 use crate::ids::ContainerId;
 use crate::resize::{Actuated, ContainerAmounts, PodAmounts, Resizing, Update};
 
@@ -36,7 +37,9 @@ impl Differences {
         let (mut out, mut updates) = (Self::default(), Vec::new());
         for (_, container) in &containers {
             let Some(newest) = observed.newest(&container.name) else { continue };
-            out.unfollowed |= memory.actuated.restarts.contains(&newest.id);
+            let follows =
+                || newest.exit().is_none_or(|exit| restarts_after(pod, container, exit.code) || is_replaced(memory, observed, newest));
+            out.unfollowed |= memory.actuated.restarts.contains(&newest.id) && follows();
             let to = ContainerAmounts::of(pod, container);
             let Some(from) = actual(&memory.actuated, newest).filter(|from| newest.is_running() && *from != to) else { continue };
             if from.restarts(&to, container) {

@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
 
+use kube_pet_testkit::capability::available;
+
 use super::*;
 
 /// A group of its own, removed also if the test fails.
@@ -95,12 +97,12 @@ fn on_v1_no_group_has_more_than_the_one_around_it() {
 #[test]
 fn a_group_has_the_huge_pages_that_it_is_given_and_no_others() {
     let group = Group::new("huge");
-    let Some(size) = crate::machine::huge_pages().into_iter().find(|(size, _)| *size == 2 << 20) else { return };
-    let read = |v1: &str, v2: &str| group.read(("hugetlb", v1), v2);
-    // Kernels and cgroup mounts without the controller count no huge pages.
-    if !layout().unwrap().has("hugetlb") {
+    let size = crate::machine::huge_pages().into_iter().find(|(size, _)| *size == 2 << 20);
+    if !available("huge pages of 2 MiB", size.is_some()) || !available("the cgroup controller hugetlb", layout().unwrap().has("hugetlb")) {
         return;
     }
+    let size = size.unwrap();
+    let read = |v1: &str, v2: &str| group.read(("hugetlb", v1), v2);
     ensure(&group.pod(), &Limits::default()).unwrap();
     limit_huge_pages(&group.pod(), &[("2MB".to_owned(), 2 * size.0)].into()).unwrap();
     assert_eq!(read("hugetlb.2MB.limit_in_bytes", "hugetlb.2MB.max"), (4 << 20).to_string());

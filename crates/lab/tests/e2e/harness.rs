@@ -4,7 +4,8 @@ use std::{ops::Deref, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Event, Pod};
-use kube::api::{DeleteParams, ListParams};
+use kube::Api;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 pub use kube_pet_lab::space::{BUSYBOX, container, ended, phase_of, pod_ip, shell};
 use kube_pet_lab::{Lab, LabOptions, Pet, PetOptions, eventually, space::Space};
 use serde_json::{Value, json};
@@ -166,6 +167,19 @@ pub fn restarts(pod: &Pod, name: &str) -> i32 {
 /// Why a container waits; empty when it does not.
 pub fn waiting<'a>(pod: &'a Pod, name: &str) -> &'a str {
     container(pod, name).and_then(|status| status.state.as_ref()?.waiting.as_ref()?.reason.as_deref()).unwrap_or("")
+}
+
+/// Says of a pod's status what controllers say of pods whose node they do not hear of, and waits until the node has taken it back.
+pub async fn is_ready_again(pods: &Api<Pod>, name: &str) -> Result<()> {
+    let unready = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
+    let told = pods.patch_status(name, &PatchParams::default(), &Patch::Strategic(unready)).await.context("set a pod to not ready")?;
+    ensure!(condition(&told, "Ready") == "False", "{:?}", told.status);
+    eventually(SOON, &format!("pod {name} is ready again"), || async {
+        let pod = pods.get(name).await?;
+        ensure!(condition(&pod, "Ready") == "True", "{:?}", pod.status);
+        Ok(())
+    })
+    .await
 }
 
 /// When a running container was started.

@@ -7,7 +7,7 @@ use kube::api::DeleteParams;
 use kube_pet_lab::eventually;
 use serde_json::json;
 
-use crate::harness::{Bed, SOON, condition, phase_of};
+use crate::harness::{Bed, SOON, condition, is_ready_again, phase_of};
 
 #[tokio::test]
 async fn e2e_the_machine_has_a_pod_only_where_it_is_wanted() -> Result<()> {
@@ -39,6 +39,7 @@ async fn e2e_the_machine_has_a_pod_only_where_it_is_wanted() -> Result<()> {
     ensure!(log.contains(&line), "{log}");
     let one = kubectl(&["logs", "--tail=1"]).await?;
     ensure!(one.lines().count() == 1, "{one}");
+    is_ready_again(&pods, &name).await?;
     // It is nobody's to end, and comes back.
     let old = pod.metadata.uid;
     pods.delete(&name, &DeleteParams::default().grace_period(0)).await?;

@@ -9,37 +9,60 @@ use crate::harness::{Bed, SOON, shell};
 
 const PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
 
-/// The machine's pages, as many as wanted for the time of a test.
+/// Some more pages than the machine has set aside, for the time of a test.
 struct Pages {
-    before: String,
+    before: u64,
+    now: u64,
 }
 
 impl Pages {
-    fn set_aside(count: u64) -> Option<Self> {
-        let before = std::fs::read_to_string(PAGES).ok()?;
-        let pages = Self { before };
-        std::fs::write(PAGES, count.to_string()).ok()?;
-        let now = std::fs::read_to_string(PAGES).ok()?;
-        (now.trim().parse() == Ok(count)).then_some(pages)
+    fn add(count: u64) -> Option<Self> {
+        let before = read(PAGES).ok()?;
+        // From here on they are given back, whatever comes.
+        let mut pages = Self { before, now: before };
+        std::fs::write(PAGES, (before + count).to_string()).ok()?;
+        pages.now = read(PAGES).ok()?;
+        (pages.now == before + count).then_some(pages)
+    }
+
+    /// Exactly what there was. Pages that are in use go when they are free.
+    fn give_back(&self) -> Result<()> {
+        std::fs::write(PAGES, self.before.to_string()).context("give huge pages back")?;
+        let left = read(PAGES)?;
+        ensure!(left == self.before, "the machine has {left} huge pages instead of {}", self.before);
+        Ok(())
     }
 }
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        let _ = std::fs::write(PAGES, self.before.trim());
+        let _ = self.give_back();
     }
+}
+
+fn read(path: &str) -> Result<u64> {
+    std::fs::read_to_string(path)?.trim().parse().with_context(|| format!("a number in {path}"))
+}
+
+/// `16Mi`, `1Gi` as MiB.
+fn mebibytes(quantity: &str) -> Option<u64> {
+    let number = |suffix| quantity.strip_suffix(suffix)?.parse::<u64>().ok();
+    number("Mi").or_else(|| Some(number("Gi")? << 10))
 }
 
 #[tokio::test]
 async fn e2e_huge_pages_are_counted_limited_and_mounted() -> Result<()> {
-    let pages = Pages::set_aside(8);
+    let pages = Pages::add(8);
     if !available("huge pages that can be set aside", pages.is_some()) {
         return Ok(());
     }
+    let pages = pages.context("huge pages")?;
+    let free = PAGES.replace("nr_", "free_");
+    let before = read(&free)?;
     let bed = Bed::own("hugepages").await?;
     eventually(SOON, "the node offers them", || async {
         let offered = bed.kubectl(&["get", "node", bed.pet.name(), "-o", r"jsonpath={.status.allocatable.hugepages-2Mi}"]).await?;
-        ensure!(offered == "16Mi", "{offered:?}");
+        ensure!(mebibytes(&offered) == Some(2 * pages.now), "{offered:?} of {} pages", pages.now);
         Ok(())
     })
     .await?;
@@ -65,7 +88,8 @@ async fn e2e_huge_pages_are_counted_limited_and_mounted() -> Result<()> {
     ensure!(log.lines().last() == Some("none"), "{log}");
     bed.delete("p").await?;
     bed.gone("p", SOON).await?;
-    let used = std::fs::read_to_string(PAGES.replace("nr_", "free_"))?;
-    ensure!(used.trim() == "8", "{used} pages are free");
+    let left = read(&free)?;
+    ensure!(left == before, "{left} of {before} pages are free");
+    pages.give_back()?;
     bed.done().await
 }

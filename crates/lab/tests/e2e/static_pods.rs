@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::DeleteParams};
 use serde_json::json;
 
-use crate::harness::{Bed, PAUSE, SOON, phase_of};
+use crate::harness::{Bed, PAUSE, SOON, is_ready_again, phase_of};
 
 #[tokio::test]
 async fn e2e_a_static_pod_runs_and_has_a_mirror() -> Result<()> {
@@ -31,6 +31,7 @@ async fn e2e_a_static_pod_runs_and_has_a_mirror() -> Result<()> {
     let owner = pod.metadata.owner_references.unwrap_or_default();
     ensure!(owner.iter().any(|owner| owner.kind == "Node" && owner.name == bed.pet.name()));
     let containers = bed.pet.podman(&["ps", "--quiet"]).await?;
+    is_ready_again(&pods, &mirror).await?;
     // The mirror is only a mirror: deleting it ends nothing, and it comes again.
     let old = pod.metadata.uid;
     pods.delete(&mirror, &DeleteParams::default().grace_period(0)).await?;

@@ -50,7 +50,8 @@ impl PodmanSettings {
         self.program.as_deref().unwrap_or(Path::new("podman"))
     }
 
-    /// The folder of its images and containers: Podman's own default where nothing else is set.
+    /// The folder whose file system is measured for images and containers: Podman's own default where nothing else is set. What Podman itself
+    /// says is in [`PodmanStore`](crate::podman_store::PodmanStore), once it answers.
     pub fn store(&self) -> PathBuf {
         self.root.clone().unwrap_or_else(|| "/var/lib/containers/storage".into())
     }

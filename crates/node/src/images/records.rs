@@ -39,9 +39,10 @@ struct Record {
 pub struct PullRecords {
     dir: Option<PathBuf>,
     known: Arc<Mutex<HashMap<String, Record>>>,
-    pulling: Arc<Mutex<BTreeSet<String>>>,
-    /// Pulls of an earlier run that never came to an end.
-    cut_off: Arc<Mutex<BTreeSet<String>>>,
+    /// Pulls that have not come to an end, by name; with the image that had the name before, and was whole.
+    pulling: Arc<Mutex<HashMap<String, Option<String>>>>,
+    /// Those of an earlier run.
+    cut_off: Arc<Mutex<HashMap<String, Option<String>>>>,
 }
 
 impl PullRecords {
@@ -49,7 +50,7 @@ impl PullRecords {
     /// pulled by someone unknown: it must be pulled again, which is the safe side.
     pub fn open(dir: Option<PathBuf>) -> Self {
         let mut known = HashMap::new();
-        let mut pulling = BTreeSet::new();
+        let mut pulling = HashMap::new();
         for path in files(dir.as_deref(), "pulled") {
             let record = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
             let id = file_stem(&path);
@@ -59,8 +60,9 @@ impl PullRecords {
             known.insert(id.clone(), record.unwrap_or(Record { image_ref: id, ..Record::default() }));
         }
         for path in files(dir.as_deref(), "pulling") {
-            if let Ok(reference) = std::fs::read_to_string(&path) {
-                pulling.insert(reference);
+            if let Ok(intent) = std::fs::read_to_string(&path) {
+                let mut lines = intent.lines().map(str::to_owned);
+                pulling.insert(lines.next().unwrap_or_default(), lines.next());
             }
         }
         let cut_off = Arc::new(Mutex::new(pulling.clone()));
@@ -73,7 +75,7 @@ impl PullRecords {
         let Some(record) = known.get(id) else {
             // Not ours: somebody put it there for everybody, unless our own pull of it was cut off before it was recorded.
             let pulling = self.pulling.lock().unwrap_or_else(PoisonError::into_inner);
-            return !pulling.contains(reference);
+            return pulling.get(reference).is_none_or(|before| before.as_deref() == Some(id));
         };
         let Some(access) = record.credential_mapping.get(repository) else {
             return false;
@@ -89,18 +91,37 @@ impl PullRecords {
             })
     }
 
-    /// Whether a pull of this name was cut off before this run; asked again, it was not.
-    pub fn take_cut_off(&self, reference: &str) -> bool {
-        self.cut_off.lock().unwrap_or_else(PoisonError::into_inner).remove(reference)
+    /// Whether a pull of this name was cut off before this run, and what it has left has not been dealt with; with the image that had the
+    /// name before, and was whole.
+    pub fn cut_off(&self, reference: &str) -> Option<Option<String>> {
+        self.cut_off.lock().unwrap_or_else(PoisonError::into_inner).get(reference).cloned()
     }
 
-    /// A pull begins: an image that appears from now on is not somebody else's. Blocks for a small file.
-    pub fn intend(&self, reference: &str) -> std::io::Result<()> {
-        let fresh = self.pulling.lock().unwrap_or_else(PoisonError::into_inner).insert(reference.to_owned());
-        match &self.dir {
-            Some(dir) if fresh => write(&dir.join("pulling"), &file_name(reference), reference.as_bytes()),
-            _ => Ok(()),
+    /// What the pull has left that was cut off is dealt with.
+    pub fn cleared(&self, reference: &str) {
+        self.cut_off.lock().unwrap_or_else(PoisonError::into_inner).remove(reference);
+    }
+
+    /// A pull begins: an image that appears from now on is not somebody else's, and not whole before the pull has come to its end. `before`
+    /// is the image that has the name now. Whether this is the only pull of it. Blocks for a small file.
+    pub fn intend(&self, reference: &str, before: Option<&str>) -> std::io::Result<bool> {
+        {
+            let mut pulling = self.pulling.lock().unwrap_or_else(PoisonError::into_inner);
+            if pulling.contains_key(reference) {
+                return Ok(false);
+            }
+            pulling.insert(reference.to_owned(), before.map(str::to_owned));
         }
+        if let Some(dir) = &self.dir {
+            let lines: Vec<&str> = [reference].into_iter().chain(before).collect();
+            write(&dir.join("pulling"), &file_name(reference), lines.join("\n").as_bytes())?;
+        }
+        Ok(true)
+    }
+
+    /// Whether a pull of this image has come to its end, so that it is on the disk.
+    pub fn is_whole(&self, id: &str) -> bool {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id)
     }
 
     /// Whether the agent brought the image, in every repository that it has a name in. One that was there before, or that somebody
@@ -215,7 +236,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let records = PullRecords::open(Some(dir.path().into()));
         assert!(records.allows("r/a:1", "r/a", "id", &[]), "preloaded: free for all");
-        records.intend("r/a:1").unwrap();
+        records.intend("r/a:1", None).unwrap();
         assert!(!records.allows("r/a:1", "r/a", "id", &[]), "being pulled: not free");
         let own = credential("u1", "h1");
         records.pulled("r/a:1", "r/a", "id", None, Some(&own.source)).unwrap();
@@ -234,11 +255,27 @@ mod tests {
     #[test]
     fn a_pull_that_was_cut_off_is_remembered_over_a_restart() {
         let dir = tempfile::tempdir().unwrap();
-        PullRecords::open(Some(dir.path().into())).intend("r/a:1").unwrap();
+        PullRecords::open(Some(dir.path().into())).intend("r/a:1", None).unwrap();
         let records = PullRecords::open(Some(dir.path().into()));
         assert!(!records.allows("r/a:1", "r/a", "id", &[]));
+        assert_eq!(records.cut_off("r/a:1"), Some(None));
+        records.cleared("r/a:1");
+        assert_eq!(records.cut_off("r/a:1"), None);
         records.abandon("r/a:1");
         assert!(PullRecords::open(Some(dir.path().into())).allows("r/a:1", "r/a", "id", &[]));
+    }
+
+    #[test]
+    fn what_was_there_before_a_pull_that_was_cut_off_is_known_and_stays_usable() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(PullRecords::open(Some(dir.path().into())).intend("r/a:1", Some("old")).unwrap());
+        let records = PullRecords::open(Some(dir.path().into()));
+        assert_eq!(records.cut_off("r/a:1"), Some(Some("old".to_owned())));
+        assert!(records.allows("r/a:1", "r/a", "old", &[]) && !records.allows("r/a:1", "r/a", "new", &[]));
+        // What is there now may be what the first one has left.
+        assert!(!records.intend("r/a:1", Some("new")).unwrap());
+        let later = PullRecords::open(Some(dir.path().into()));
+        assert_eq!(later.cut_off("r/a:1"), Some(Some("old".to_owned())));
     }
 
     #[test]

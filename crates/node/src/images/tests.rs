@@ -1,7 +1,7 @@
 //! The kubelet's pull rules against a store and a registry that the test plays.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
@@ -33,6 +33,11 @@ struct World {
     registry: Mutex<BTreeMap<String, Registry>>,
     pulls: Mutex<Vec<String>>,
     removals: Mutex<Vec<String>>,
+    /// What a removal waits for.
+    removes: Mutex<Option<Arc<Notify>>>,
+    /// A container uses the images.
+    in_use: AtomicBool,
+    flushes: Mutex<Vec<PathBuf>>,
     begun: Notify,
     inspections: AtomicUsize,
 }
@@ -54,14 +59,12 @@ impl Fixture {
                 tokio::spawn(serve(stream, Arc::clone(&served)));
             }
         });
-        let mut fixture = Self { world, images: manager(&dir, limits), dir };
-        fixture.restart(limits);
-        fixture
+        Self { images: manager(&dir, &world, limits), world, dir }
     }
 
     /// A new agent over the same disk.
     fn restart(&mut self, limits: PullLimits) {
-        self.images = manager(&self.dir, limits);
+        self.images = manager(&self.dir, &self.world, limits);
     }
 
     fn registry(&self, name: &str, what: Registry) {
@@ -76,6 +79,27 @@ impl Fixture {
         self.world.pulls.lock().unwrap().clone()
     }
 
+    fn removals(&self) -> Vec<String> {
+        self.world.removals.lock().unwrap().clone()
+    }
+
+    /// The folders that were flushed since the last time.
+    fn flushes(&self) -> Vec<PathBuf> {
+        std::mem::take(&mut *self.world.flushes.lock().unwrap())
+    }
+
+    /// A pull begins, and the agent goes.
+    async fn cut_off(&mut self, image: &'static str, policy: PullPolicy) {
+        self.registry(image, Registry::Stalls);
+        let (images, before) = (self.images.clone(), self.pulls().len());
+        let pull = tokio::spawn(async move { images.ensure(image, policy, &Keyring::default(), || {}).await });
+        self.until_pulls(before + 1).await;
+        pull.abort();
+        assert!(pull.await.unwrap_err().is_cancelled());
+        self.restart(PullLimits::default());
+        self.registry(image, Registry::Gives);
+    }
+
     async fn until_pulls(&self, count: usize) {
         while self.pulls().len() < count {
             self.world.begun.notified().await;
@@ -87,9 +111,13 @@ impl Fixture {
     }
 }
 
-fn manager(dir: &tempfile::TempDir, limits: PullLimits) -> ImageManager {
-    let options = ImageManagerOptions { limits, records: Some(dir.path().join("records")), store: None };
-    ImageManager::new(Client::new(dir.path().join("s")), options)
+fn manager(dir: &tempfile::TempDir, world: &Arc<World>, limits: PullLimits) -> ImageManager {
+    let (podman, world) = (Client::new(dir.path().join("s")), world.clone());
+    let store = PodmanStore::with_flush(podman.clone(), move |path| {
+        world.flushes.lock().unwrap().push(path.to_owned());
+        Ok(())
+    });
+    ImageManager::new(podman, ImageManagerOptions { limits, records: Some(dir.path().join("records")), store: Some(store) })
 }
 
 async fn serve(mut stream: UnixStream, world: Arc<World>) {
@@ -107,7 +135,22 @@ async fn serve(mut stream: UnixStream, world: Arc<World>) {
             let auth = head.lines().find_map(|l| l.strip_prefix("x-registry-auth: "));
             return pull(stream, &world, &name, auth.unwrap_or_default()).await;
         }
+        if path == "/info" {
+            let info = br#"{"store":{"graphRoot":"/graph"}}"#;
+            stream.write_all(format!("HTTP/1.1 200 X\r\nContent-Length: {}\r\n\r\n", info.len()).as_bytes()).await.unwrap();
+            stream.write_all(info).await.unwrap();
+            continue;
+        }
         if let Some(name) = path.strip_prefix("/images/").filter(|_| head.starts_with("DELETE")) {
+            let gate = world.removes.lock().unwrap().clone();
+            if let Some(gate) = gate {
+                gate.notified().await;
+            }
+            if world.in_use.load(Ordering::SeqCst) {
+                let body = r#"{"cause":"image is in use by a container","message":"image used by c1","response":409}"#;
+                stream.write_all(format!("HTTP/1.1 409 X\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes()).await.unwrap();
+                continue;
+            }
             world.removals.lock().unwrap().push(name.to_owned());
             world.present.lock().unwrap().retain(|present| present != name);
             stream.write_all(b"HTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\n{}").await.unwrap();
@@ -252,7 +295,7 @@ async fn component_what_a_pull_has_left_that_was_cut_off_is_removed_before_the_n
     }
     fixture.ensure("r.io/whole:1", PullPolicy::IfNotPresent).await.unwrap();
     // The power went after the store had noted the image and before its files were on the disk.
-    PullRecords::open(Some(fixture.dir.path().join("records"))).intend("r.io/cut:1").unwrap();
+    PullRecords::open(Some(fixture.dir.path().join("records"))).intend("r.io/cut:1", None).unwrap();
     fixture.preload("r.io/cut:1");
     fixture.restart(PullLimits::default());
     for _ in 0..2 {
@@ -265,19 +308,109 @@ async fn component_what_a_pull_has_left_that_was_cut_off_is_removed_before_the_n
 }
 
 #[tokio::test]
+async fn component_what_was_whole_before_a_pull_that_was_cut_off_stays() {
+    let mut fixture = Fixture::new(PullLimits::default());
+    fixture.registry("r.io/good:1", Registry::Gives);
+    fixture.ensure("r.io/good:1", PullPolicy::Always).await.unwrap();
+    fixture.preload("r.io/preloaded:1");
+    for image in ["r.io/good:1", "r.io/preloaded:1"] {
+        fixture.cut_off(image, PullPolicy::Always).await;
+        // Also without the registry.
+        assert!(!fixture.ensure(image, PullPolicy::Never).await.unwrap().pulled, "{image}");
+        fixture.ensure(image, PullPolicy::Always).await.unwrap();
+    }
+    assert_eq!(fixture.removals(), Vec::<String>::new());
+    // What the pull has brought in place of it does not.
+    fixture.registry("r.io/good:2", Registry::Gives);
+    fixture.cut_off("r.io/good:2", PullPolicy::Always).await;
+    fixture.preload("r.io/good:2");
+    fixture.ensure("r.io/good:2", PullPolicy::Always).await.unwrap();
+    assert_eq!(fixture.removals(), ["r.io/good:2"]);
+}
+
+#[tokio::test]
+async fn component_nobody_pulls_while_what_was_cut_off_is_removed() {
+    let mut fixture = Fixture::new(PullLimits::default());
+    fixture.cut_off("r.io/cut:1", PullPolicy::Always).await;
+    fixture.preload("r.io/cut:1");
+    let gate = Arc::new(Notify::new());
+    *fixture.world.removes.lock().unwrap() = Some(gate.clone());
+    let tasks: Vec<_> = (0..3)
+        .map(|_| {
+            let images = fixture.images.clone();
+            tokio::spawn(async move { images.ensure("r.io/cut:1", PullPolicy::IfNotPresent, &Keyring::default(), || {}).await })
+        })
+        .collect();
+    let early = tokio::time::timeout(Duration::from_millis(300), fixture.until_pulls(2)).await;
+    assert!(early.is_err(), "{:?}", fixture.pulls());
+    gate.notify_one();
+    for task in tasks {
+        task.await.unwrap().unwrap();
+    }
+    assert_eq!(fixture.removals(), ["r.io/cut:1"]);
+}
+
+#[tokio::test]
+async fn component_what_was_cut_off_and_cannot_be_removed_is_not_used() {
+    let mut fixture = Fixture::new(PullLimits::default());
+    fixture.cut_off("r.io/cut:1", PullPolicy::Always).await;
+    fixture.preload("r.io/cut:1");
+    fixture.world.in_use.store(true, Ordering::SeqCst);
+    for _ in 0..2 {
+        let error = fixture.ensure("r.io/cut:1", PullPolicy::IfNotPresent).await.unwrap_err();
+        assert_eq!((error.reason(), error.backs_off()), ("ErrImagePull", true));
+        assert!(error.to_string().starts_with("a pull was cut off, and what it has left cannot be removed: "), "{error}");
+    }
+    assert_eq!(fixture.pulls().len(), 1, "only the one that was cut off");
+    fixture.world.in_use.store(false, Ordering::SeqCst);
+    assert!(fixture.ensure("r.io/cut:1", PullPolicy::IfNotPresent).await.unwrap().pulled);
+    assert_eq!(fixture.removals(), ["r.io/cut:1"]);
+}
+
+#[tokio::test]
+async fn component_the_disk_is_waited_for_only_when_something_was_fetched() {
+    let mut fixture = Fixture::new(PullLimits::default());
+    fixture.registry("r.io/a:1", Registry::Gives);
+    let pull = async |fixture: &Fixture| fixture.ensure("r.io/a:1", PullPolicy::Always).await.unwrap();
+    pull(&fixture).await;
+    assert_eq!(fixture.flushes(), [PathBuf::from("/graph")]);
+    pull(&fixture).await;
+    assert_eq!(fixture.flushes(), Vec::<PathBuf>::new());
+    // Nobody knows whether what somebody else has put there a moment ago is on the disk.
+    fixture.registry("r.io/preloaded:1", Registry::Gives);
+    fixture.preload("r.io/preloaded:1");
+    fixture.ensure("r.io/preloaded:1", PullPolicy::Always).await.unwrap();
+    assert_eq!(fixture.flushes().len(), 1);
+    // Nor what a pull that was cut off has brought.
+    fixture.cut_off("r.io/a:1", PullPolicy::Always).await;
+    pull(&fixture).await;
+    assert_eq!(fixture.flushes().len(), 1);
+    fixture.world.present.lock().unwrap().clear();
+    pull(&fixture).await;
+    assert_eq!(fixture.flushes().len(), 1);
+}
+
+#[tokio::test]
 async fn component_pods_that_want_the_same_share_one_pull() {
     let fixture = Fixture::new(PullLimits::default());
     let gate = Arc::new(Notify::new());
     fixture.registry("r.io/a:1", Registry::Waits(Arc::clone(&gate)));
-    let tasks: Vec<_> = (0..5)
-        .map(|_| {
-            let images = fixture.images.clone();
-            tokio::spawn(async move { images.ensure("r.io/a:1", PullPolicy::Always, &Keyring::default(), || {}).await })
+    let asked = Arc::new(AtomicUsize::new(0));
+    let ensure = |keyring: Keyring| {
+        let (images, asked) = (fixture.images.clone(), asked.clone());
+        tokio::spawn(async move {
+            let pulling = || {
+                asked.fetch_add(1, Ordering::SeqCst);
+            };
+            images.ensure("r.io/a:1", PullPolicy::Always, &keyring, pulling).await
         })
-        .collect();
-    let other = fixture.images.clone();
-    let other = tokio::spawn(async move { other.ensure("r.io/a:1", PullPolicy::Always, &keyring("s", "p"), || {}).await });
-    fixture.until_pulls(2).await;
+    };
+    let tasks: Vec<_> = (0..5).map(|_| ensure(Keyring::default())).collect();
+    let other = ensure(keyring("s", "p"));
+    // One that asks when a pull has ended begins another.
+    while asked.load(Ordering::SeqCst) < 6 || fixture.pulls().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     // One waiter that goes away ends the pull for nobody else.
     tasks[0].abort();
     while !tasks[0].is_finished() {

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod env_files;
+mod held_image;
 mod hooks;
 mod image;
 mod image_volumes;

@@ -36,11 +36,19 @@ impl Checkpoint {
 
 /// A checkpoint that cannot be written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write the checkpoint {path}")]
-pub struct CheckpointError {
-    path: PathBuf,
-    #[source]
-    source: std::io::Error,
+pub enum CheckpointError {
+    /// The disk's.
+    #[error("cannot write the checkpoint {path}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The writing thread broke down.
+    #[error("the writing of a checkpoint was interrupted")]
+    Interrupted(#[source] tokio::task::JoinError),
 }
 
 fn file(paths: &Paths, uid: &PodUid) -> PathBuf {
@@ -56,7 +64,7 @@ pub fn write(paths: &Paths, uid: &PodUid, checkpoint: &Checkpoint) -> Result<(),
         }
         kube_pet_host::files::write_atomic(&path, &serde_json::to_vec(checkpoint)?, 0o600).map_err(std::io::Error::other)
     };
-    run().map_err(|source| CheckpointError { path: path.clone(), source })
+    run().map_err(|source| CheckpointError::Write { path: path.clone(), source })
 }
 
 /// Reads all checkpoints. One that cannot be read is set aside and named in the log; its containers are still found by label.

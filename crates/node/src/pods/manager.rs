@@ -146,14 +146,15 @@ impl PodManager {
         }
     }
 
-    /// A static pod's worker learns the UID of its mirror.
+    /// A static pod's worker learns what the API server has of it.
     fn refresh_mirror(&self, mirror: &Pod) {
-        if let Some((uid, mirror_uid)) = self.mirrors.mirror_uid_of(mirror)
-            && let Some(worker) = self.workers.get(&uid)
+        if let Some(pod) = self.mirrors.static_pod_of(mirror)
+            && let Some(worker) = self.workers.get(&pod_uid(&pod))
+            && let Some(mirror) = self.mirrors.of(&pod)
         {
             worker.send_if_modified(|w| {
-                let changed = w.mirror_uid.as_deref() != Some(mirror_uid.as_str());
-                w.mirror_uid = Some(mirror_uid);
+                let changed = w.mirror.as_ref() != Some(&mirror);
+                w.mirror = Some(mirror);
                 changed
             });
         }
@@ -163,9 +164,9 @@ impl PodManager {
         if self.finished.contains(&uid) {
             return;
         }
-        let mirror_uid = (source == Source::File).then(|| self.mirrors.uid_for(&pod)).flatten();
+        let mirror = (source == Source::File).then(|| self.mirrors.of(&pod)).flatten();
         let named = self.named.contains(&uid);
-        let wanted = Wanted { pod, source, present, named, mirror_uid };
+        let wanted = Wanted { pod, source, present, named, mirror };
         if let Some(worker) = self.workers.get(&uid) {
             self.runtime.note_source(&uid, present);
             worker.send_replace(wanted);

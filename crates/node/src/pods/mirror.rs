@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Api;
 use kube::api::{DeleteParams, PostParams, Preconditions};
@@ -22,12 +22,25 @@ const HASH: &str = "kubernetes.io/config.hash";
 
 type Name = (String, String);
 
+/// A mirror, as the API server shows it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Mirror {
+    /// Its own UID.
+    pub uid: String,
+    /// Of the static pod that it was made for; empty if it is being deleted.
+    hash: String,
+    /// `metadata.resourceVersion`
+    pub version: u64,
+    /// Others write there as well: the controllers set pods of a node that they do not hear of to not ready.
+    pub status: PodStatus,
+}
+
 #[derive(Default)]
 struct State {
     /// Static pods that are wanted, by namespace and name.
     wanted: BTreeMap<Name, Arc<Pod>>,
-    /// Mirrors that the API server has: UID and hash.
-    present: BTreeMap<Name, (String, String)>,
+    /// Mirrors that the API server has.
+    present: BTreeMap<Name, Arc<Mirror>>,
     files_synced: bool,
     api_synced: bool,
 }
@@ -37,6 +50,21 @@ struct State {
 pub struct Mirrors {
     state: Arc<Mutex<State>>,
     changed: Arc<Notify>,
+}
+
+/// `metadata.resourceVersion` as a number, by which later objects are told from earlier ones (KEP-5504).
+pub fn resource_version(pod: &Pod) -> u64 {
+    pod.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
+}
+
+/// The status that the API server has, as far as is known: what it answered to our own last write, or what it has shown since then. An
+/// object that was on its way while we wrote shows an older one.
+pub fn newest_status<'a>(written: Option<&'a (u64, PodStatus)>, shown: Option<(u64, &'a PodStatus)>) -> Option<&'a PodStatus> {
+    match (written, shown) {
+        (Some((version, _)), Some((later, shown))) if later > *version => Some(shown),
+        (Some((_, written)), _) => Some(written),
+        (None, shown) => shown.map(|(_, status)| status),
+    }
 }
 
 fn name_of(pod: &Pod) -> Name {
@@ -64,15 +92,20 @@ impl Mirrors {
         // One that a user deletes is taken away and made again: the static pod is still there.
         let deleted = mirror.metadata.deletion_timestamp.is_some();
         let hash = annotation(mirror, MIRROR).filter(|_| !deleted).cloned().unwrap_or_default();
-        let uid = mirror.metadata.uid.clone().unwrap_or_default();
-        self.with(|s| s.present.insert(name_of(mirror), (uid, hash)));
+        let shown = Mirror {
+            uid: mirror.metadata.uid.clone().unwrap_or_default(),
+            hash,
+            version: resource_version(mirror),
+            status: mirror.status.clone().unwrap_or_default(),
+        };
+        self.with(|s| s.present.insert(name_of(mirror), Arc::new(shown)));
     }
 
     /// A static pod or a mirror is gone.
     pub fn gone(&self, source: Source, uid: &PodUid) {
         self.with(|s| match source {
             Source::File => s.wanted.retain(|_, pod| pod_uid(pod) != *uid),
-            Source::Api => s.present.retain(|_, (mirror, _)| mirror != uid.as_str()),
+            Source::Api => s.present.retain(|_, mirror| mirror.uid != uid.as_str()),
         });
     }
 
@@ -84,19 +117,18 @@ impl Mirrors {
         });
     }
 
-    /// The UID of a static pod's mirror, if it is there.
-    pub fn uid_for(&self, pod: &Pod) -> Option<String> {
+    /// A static pod's mirror, if it is there.
+    pub fn of(&self, pod: &Pod) -> Option<Arc<Mirror>> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let hash = annotation(pod, HASH)?;
-        state.present.get(&name_of(pod)).filter(|(_, of)| of == hash).map(|(uid, _)| uid.clone())
+        state.present.get(&name_of(pod)).filter(|mirror| mirror.hash == *hash).cloned()
     }
 
-    /// For a mirror: the UID of its static pod, and its own.
-    pub fn mirror_uid_of(&self, mirror: &Pod) -> Option<(PodUid, String)> {
+    /// The static pod that a mirror was made for, if it is wanted.
+    pub fn static_pod_of(&self, mirror: &Pod) -> Option<Arc<Pod>> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let pod = state.wanted.get(&name_of(mirror))?;
-        let same = annotation(mirror, MIRROR) == annotation(pod, HASH);
-        same.then(|| (pod_uid(pod), mirror.metadata.uid.clone().unwrap_or_default()))
+        (annotation(mirror, MIRROR) == annotation(pod, HASH)).then(|| pod.clone())
     }
 
     /// Makes the API server's mirrors match the static pods, until dropped: one that was deleted comes back, a stale one goes.
@@ -120,10 +152,10 @@ impl Mirrors {
         };
         let node = node.borrow().clone();
         let mut retry = false;
-        for (name, (uid, hash)) in &present {
-            let stale = wanted.get(name).is_none_or(|pod| annotation(pod, HASH) != Some(hash));
+        for (name, mirror) in &present {
+            let stale = wanted.get(name).is_none_or(|pod| annotation(pod, HASH) != Some(&mirror.hash));
             if stale {
-                retry |= self.delete(api, name, uid).await;
+                retry |= self.delete(api, name, &mirror.uid).await;
             }
         }
         for (name, pod) in &wanted {

@@ -14,9 +14,8 @@ use kube_pet_core::node::NodeInfo;
 use kube_pet_core::pod::{BackoffPolicy, EventKind, PodEvent, Rules, pod_uid, status_patch};
 use kube_pet_podman::Client;
 use tokio::sync::watch;
-use tracing::warn;
 
-use super::checkpoint::{self, Checkpoint};
+use super::checkpoint::{self, Checkpoint, CheckpointError};
 use super::exits::ExitWatcher;
 use super::inventory::Subscribers;
 use super::ledger::Ledger;
@@ -269,13 +268,10 @@ impl PodRuntime {
 
     // --- records
 
-    pub(super) async fn checkpoint(&self, uid: &PodUid, checkpoint: Checkpoint) {
+    pub(super) async fn checkpoint(&self, uid: &PodUid, checkpoint: Checkpoint) -> Result<(), CheckpointError> {
         let (paths, uid) = (self.paths.clone(), uid.clone());
         let written = tokio::task::spawn_blocking(move || checkpoint::write(&paths, &uid, &checkpoint)).await;
-        if let Ok(Err(error)) = written {
-            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            warn!(%error, cause, "the pod runs on, but would not come back without the API server");
-        }
+        written.unwrap_or_else(|error| Err(CheckpointError::Interrupted(error)))
     }
 
     pub(super) fn record(&self, pod: &Pod, event: &PodEvent) {
@@ -314,7 +310,7 @@ impl PodRuntime {
         let meta = &wanted.pod.metadata;
         let uid = match wanted.source {
             Source::Api => meta.uid.clone()?,
-            Source::File => wanted.mirror_uid.clone()?,
+            Source::File => wanted.mirror.as_ref()?.uid.clone(),
         };
         Some(StatusTarget { namespace: meta.namespace.clone()?, name: meta.name.clone()?, uid })
     }

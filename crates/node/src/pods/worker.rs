@@ -2,6 +2,7 @@
 
 mod observation;
 mod outcome;
+mod publishing;
 mod resize;
 
 use std::collections::BTreeMap;
@@ -11,9 +12,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube_pet_core::ids::{ContainerName, PodUid};
-use kube_pet_core::pod::{
-    Action, ActionKey, Desired, Eviction, Memory, Now, Plan, Rejected, Stop, Verdict, decide, is_own_condition, is_starting, status_differs,
-};
+use kube_pet_core::pod::{Action, ActionKey, Desired, Eviction, Memory, Now, Plan, Rejected, Stop, Verdict, decide, is_own_condition};
 use kube_pet_core::resize::{Actuated, Allocation};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -21,8 +20,10 @@ use tracing::{Instrument as _, debug, error_span, info};
 
 use self::observation::Observation;
 use self::outcome::Outcome;
+use self::publishing::Writing;
 use super::inventory::Sighting;
 use super::ledger::is_active;
+use super::mirror::Mirror;
 use super::probes::{ProbeId, Probers};
 use super::room::{self, Room};
 use super::runtime::PodRuntime;
@@ -40,8 +41,8 @@ pub struct Wanted {
     pub present: bool,
     /// The source has named it since the agent started. Until then it is what an earlier run remembered: its status is old.
     pub named: bool,
-    /// For a static pod: the UID of its mirror, which carries the status in the API.
-    pub mirror_uid: Option<String>,
+    /// For a static pod: its mirror, which carries the status in the API.
+    pub mirror: Option<Arc<Mirror>>,
 }
 
 /// The worker's channels.
@@ -83,6 +84,7 @@ struct Worker {
     /// When an event was last recorded, by reason and container: conditions that persist are told again only now and then.
     told: BTreeMap<(&'static str, Option<ContainerName>), Instant>,
     checkpointed: Option<(Arc<Pod>, Option<Allocation>, Actuated)>,
+    checkpoint_failed: bool,
     /// What the pod was given, as far as it is dealt with.
     allocation: Option<Allocation>,
     /// When all pending resizes were last looked at because this one waits.
@@ -107,23 +109,8 @@ struct Worker {
 /// How often volumes are refreshed (the kubelet's `syncFrequency`).
 const REFRESH_EVERY: Duration = Duration::from_secs(60);
 
-/// How long a new pod's first, passing states are kept back: most pods run by then, and one write says it all.
-const SETTLE: Duration = Duration::from_millis(150);
-
-/// The status as the API server has it.
-#[derive(Default)]
-struct Writing {
-    /// A passing state waits for this moment, or for a better one.
-    held_until: Option<Instant>,
-    /// Since when the status differs from what is written.
-    differs_since: Option<Instant>,
-    in_flight: bool,
-    /// Resource version and status of our last write.
-    known: Option<(u64, PodStatus)>,
-    mirror_uid: Option<String>,
-    retry_at: Option<Instant>,
-    failures: u32,
-}
+/// Seconds until it is tried again to write down which containers are to be replaced.
+const WRITE_AGAIN: i64 = 2;
 
 /// A condition that persists is recorded as an event this often.
 const TELL_AGAIN: Duration = Duration::from_secs(14);
@@ -145,6 +132,7 @@ impl Worker {
             operations: JoinSet::new(),
             told: BTreeMap::new(),
             checkpointed: None,
+            checkpoint_failed: false,
             allocation: None,
             resize_retried: Instant::now(),
             active: true,
@@ -176,10 +164,11 @@ impl Worker {
             }
             let wanted = self.allocate(&asked);
             self.checkpoint(&asked).await;
-            let plan = self.decide(&wanted, &asked.pod);
-            // Whose end is not its own is written down before it ends.
-            if !(plan.replaced.is_empty() && plan.resize.restarts.is_empty()) {
-                self.checkpoint(&asked).await;
+            let mut plan = self.decide(&wanted, &asked.pod);
+            if !plan.replaces().is_empty() && !self.checkpoint(&asked).await {
+                plan.replace_nothing();
+                let again = outcome::after(WRITE_AGAIN);
+                plan.wake_at = Some(plan.wake_at.map_or(again, |at| at.min(again)));
             }
             self.publish(&wanted, &plan.status);
             self.tell(&wanted, &plan);
@@ -290,7 +279,7 @@ impl Worker {
     /// The pod with the best status known: our own, foreign conditions from the API server, and its terminal phase.
     fn current(&self, wanted: &Wanted) -> Pod {
         let mut pod = (*wanted.pod).clone();
-        if wanted.mirror_uid.is_none() && wanted.source == Source::File {
+        if wanted.mirror.is_none() && wanted.source == Source::File {
             pod.status = None;
         }
         let Some(own) = &self.status else { return pod };
@@ -334,52 +323,6 @@ impl Worker {
         }
         self.follow_resize(wanted, &plan);
         plan
-    }
-
-    /// Writes the status to the API server if it differs from what is there; one write at a time.
-    fn publish(&mut self, wanted: &Wanted, status: &PodStatus) {
-        // Before the API server has told what it has, this would be a comparison with an old status.
-        if self.writing.in_flight || !wanted.present || !wanted.named || self.memory.deleted {
-            return;
-        }
-        if self.writing.mirror_uid != wanted.mirror_uid {
-            self.writing.mirror_uid.clone_from(&wanted.mirror_uid);
-            self.writing.known = None;
-        }
-        let written = self.writing.known.as_ref();
-        let known = match wanted.source {
-            // An object that was on its way while we wrote shows an older status.
-            Source::Api => match written {
-                // One that is what we wrote has it, as far as the API server keeps it.
-                Some((version, status)) if *version >= resource_version(&wanted.pod) => Some(status),
-                _ => wanted.pod.status.as_ref(),
-            },
-            Source::File => written.map(|(_, status)| status),
-        };
-        if known.is_some_and(|known| !status_differs(known, status)) || self.writing.retry_at.is_some_and(|at| Instant::now() < at) {
-            return;
-        }
-        let differs_since = *self.writing.differs_since.get_or_insert_with(Instant::now);
-        let settled = self.began + SETTLE;
-        self.writing.held_until = (is_starting(status) && Instant::now() < settled).then_some(settled);
-        if self.writing.held_until.is_some() {
-            return;
-        }
-        let Some(target) = self.runtime.status_target(wanted) else { return };
-        self.writing.in_flight = true;
-        self.writing.differs_since = None;
-        let runtime = self.runtime.clone();
-        let status = status.clone();
-        self.operations.spawn(
-            async move {
-                let result = runtime.write_status(&target, &status).await;
-                if result.is_ok() {
-                    instruments::POD_STATUS_SYNC_DURATION.observe(&[], differs_since.elapsed());
-                }
-                (None, Outcome::StatusWritten(result.map(|version| (version, Box::new(status)))))
-            }
-            .in_current_span(),
-        );
     }
 
     fn tell(&mut self, wanted: &Wanted, plan: &Plan) {
@@ -503,8 +446,4 @@ fn steady_now() -> Timestamp {
     static ORIGIN: std::sync::LazyLock<(Timestamp, Instant)> = std::sync::LazyLock::new(|| (Timestamp::now(), Instant::now()));
     let (wall, instant) = *ORIGIN;
     SignedDuration::try_from(instant.elapsed()).ok().and_then(|elapsed| wall.checked_add(elapsed).ok()).unwrap_or(wall)
-}
-
-fn resource_version(pod: &Pod) -> u64 {
-    pod.metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
 }

@@ -36,8 +36,8 @@ pub(super) use command::{attach, exec};
 pub(super) use forward::port_forward;
 pub(super) use run::run;
 
-/// What the machine's own container ID begins with.
-const HOST: &str = "host";
+/// What the IDs of containers in statuses begin with.
+const RUNTIME: &str = "podman://";
 
 /// The client's connection, once it has its 101.
 type Socket = Counted<TokioIo<Upgraded>>;
@@ -93,11 +93,23 @@ impl Running {
     }
 }
 
+/// The pod of a request.
+struct Named {
+    pod: Arc<Pod>,
+    /// It stands for the machine. That is so of the agent's own object and of no other, whatever the status of a pod says, which others
+    /// may write, too.
+    is_host: bool,
+}
+
 /// The pod that a path names, the UID included where the path has one.
-fn pod(state: &ServerState, namespace: &str, name: &str, uid: Option<&str>) -> Result<Arc<Pod>, Box<Response>> {
-    let host = state.host_pod.as_ref().and_then(|host| host.find(namespace, name)).map(Arc::new);
-    host.or_else(|| state.store.by_name(namespace, name))
-        .filter(|pod| uid.is_none_or(|uid| pod.metadata.uid.as_deref() == Some(uid)))
+fn pod(state: &ServerState, namespace: &str, name: &str, uid: Option<&str>) -> Result<Named, Box<Response>> {
+    let host = state.host_pod.as_ref().and_then(|host| host.find(namespace, name));
+    let named = match host {
+        Some(host) => Some(Named { pod: Arc::new(host), is_host: true }),
+        None => state.store.by_name(namespace, name).map(|pod| Named { pod, is_host: false }),
+    };
+    named
+        .filter(|named| uid.is_none_or(|uid| named.pod.metadata.uid.as_deref() == Some(uid)))
         .ok_or_else(|| Box::new(response::text(StatusCode::NOT_FOUND, "pod does not exist")))
 }
 
@@ -108,16 +120,17 @@ fn running(state: &ServerState, parameters: &[Parameter<'_>]) -> Result<Running,
         [namespace, name, uid, container] => (namespace, name, Some(uid.as_ref()), container),
         _ => return Err(Box::new(response::text(StatusCode::NOT_FOUND, "404: Page Not Found"))),
     };
-    let pod = pod(state, namespace, name, uid)?;
+    let Named { pod, is_host } = pod(state, namespace, name, uid)?;
     let spec = kube_pet_core::pod::find_container(&pod, container).map(|(_, spec)| spec);
     let status = kube_pet_core::pod::container_status(&pod, container);
     let (Some(spec), Some(status)) = (spec, status) else {
         return Err(Box::new(response::text(StatusCode::NOT_FOUND, format!("container not found ({container:?})"))));
     };
     let runs = status.state.as_ref().is_some_and(|state| state.running.is_some());
-    let id = status.container_id.as_deref().and_then(|id| id.split_once("://"));
-    match id.map(|(kind, id)| (kind == HOST, id)) {
-        Some((on_host, id)) if runs => {
+    let id = status.container_id.as_deref();
+    // The machine has no container, and nobody looks at its ID.
+    match if is_host { id } else { id.and_then(|id| id.strip_prefix(RUNTIME)) } {
+        Some(id) if runs => {
             let on = |field: Option<bool>| field == Some(true);
             Ok(Running {
                 container: container.to_string(),
@@ -125,7 +138,7 @@ fn running(state: &ServerState, parameters: &[Parameter<'_>]) -> Result<Running,
                 tty: on(spec.tty),
                 stdin: on(spec.stdin),
                 stdin_once: on(spec.stdin_once),
-                on_host,
+                on_host: is_host,
                 pod: pod.clone(),
             })
         }

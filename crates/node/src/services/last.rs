@@ -6,7 +6,7 @@ use std::fs::DirBuilder;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kube_pet_core::container_env::ServiceFacts;
 use tracing::{info, warn};
@@ -56,24 +56,20 @@ impl LastServices {
         let hash = hasher.finish();
         let lock = || self.written.lock().unwrap_or_else(PoisonError::into_inner);
         let known = lock().get(namespace) == Some(&hash);
+        let services = Arc::new(services);
+        let told = services.clone();
         let work = move || {
-            let written = if known && path.exists() {
-                Ok(())
-            } else {
-                let folder = path.parent().map_or(Ok(()), |folder| DirBuilder::new().recursive(true).mode(0o700).create(folder));
-                folder.and_then(|()| json_file::write(&path, &services).map_err(io::Error::other))
-            };
-            (services, written)
+            if known && path.exists() {
+                return Ok(());
+            }
+            let folder = path.parent().map_or(Ok(()), |folder| DirBuilder::new().recursive(true).mode(0o700).create(folder));
+            folder.and_then(|()| json_file::write(&path, &*told).map_err(io::Error::other))
         };
-        let (services, written) = match tokio::task::spawn_blocking(work).await {
-            Ok(done) => done,
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        };
-        match written {
+        match tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error))) {
             Ok(()) => drop(lock().insert(namespace.to_owned(), hash)),
             Err(error) => warn!(%error, namespace, "Services are not kept for a start without the API server"),
         }
-        services
+        Arc::unwrap_or_clone(services)
     }
 }
 

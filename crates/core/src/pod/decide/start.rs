@@ -7,6 +7,7 @@ use super::super::backoff::next_restart;
 use super::super::observed::{ContainerState, SandboxFacts};
 use super::super::plan::{Action, ActionKey, EventKind, PodEvent};
 use super::super::probes;
+use super::super::replacement::is_replaced;
 use super::super::spec::{ContainerKind, RestartPolicy, find_container, pod_restart_policy, restarts_after, restarts_all_after};
 use super::super::{container_status, status};
 use super::{Draft, format_pod};
@@ -84,22 +85,23 @@ impl Draft<'_> {
         let Some(exit) = newest.exit() else { return Turn::Never };
         // Other resources than those that can be changed in place are as good as another image.
         let changed = newest.spec_hash != container_hash(container) || self.is_resized_by_restart(newest);
-        let replaced = self.memory.actuated.replaced.contains(&newest.id) || self.is_resized_by_restart(newest);
         let over = self.round.is_over(newest);
         let never_started = exit.reason.as_deref() == Some("StartError");
         let same_sandbox = newest.sandbox == sandbox.id;
         let probed = probes::restarts(self.memory, self.pod(), container, newest);
         let restarts = over || probed || restarts_after(self.pod(), container, if never_started { 128 } else { exit.code });
         // A container that had ended for good before its definition changed stays so, as with the kubelet.
-        if !(restarts || replaced && same_sandbox) {
+        if !(restarts || is_replaced(self.memory, self.observed, newest)) {
             // An init container that succeeded in a sandbox that is gone runs again in the new one, whatever its own policy.
             let reruns = !same_sandbox && self.is_init(&container.name) && pod_restart_policy(self.pod()) != RestartPolicy::Never;
             if !reruns {
                 return Turn::Never;
             }
         }
-        // What was ended for a restart of all is not backed off; what has asked for it is, or pods would restart without end.
-        if changed || over && !restarts_all_after(container, exit.code) {
+        // What was ended for a restart of all is not backed off, however that end reads to its own rules: with the kubelet it is a container
+        // that has never run (KEP-5532). What has asked for the restart is, or pods would restart without end.
+        let asked = restarts_all_after(container, exit.code) && !self.memory.actuated.replaced.contains(&newest.id);
+        if changed || over && !asked {
             return Turn::Now { attempt: newest.attempt + 1, backoff_seconds: 0 };
         }
         let lived = exit.finished_at.duration_since(exit.started_at.unwrap_or(exit.finished_at));

@@ -1,6 +1,7 @@
 //! Why containers wait, for their statuses.
 
 use super::super::observed::ObservedContainer;
+use super::super::replacement::is_replaced;
 use super::super::status;
 use super::start::Turn;
 use super::{Draft, Waiting, format_pod};
@@ -15,14 +16,8 @@ impl Draft<'_> {
 
     /// What a container that has ended was ended for, if another follows whatever the policy.
     fn replacement(&self, ended: &ObservedContainer) -> Option<&'static str> {
-        let same_sandbox = self.observed.sandbox.as_ref().is_some_and(|sandbox| sandbox.id == ended.sandbox);
-        if self.is_resized_by_restart(ended) {
-            Some("resize requires restart")
-        } else if self.memory.actuated.replaced.contains(&ended.id) && same_sandbox {
-            Some("definition changed")
-        } else {
-            None
-        }
+        let resized = self.memory.actuated.restarts.contains(&ended.id);
+        is_replaced(self.memory, self.observed, ended).then_some(if resized { "resize requires restart" } else { "definition changed" })
     }
 
     /// Reasons to wait that are not in the observation: failures, and restarts that are backed off.

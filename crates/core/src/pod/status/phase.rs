@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::{Container, ContainerStatus};
 
 use super::View;
 use crate::pod::probes;
+use crate::pod::replacement::is_replaced;
 use crate::pod::spec::restarts_after;
 use crate::resources::is_sidecar;
 
@@ -63,10 +64,8 @@ pub(super) fn phase(view: &View<'_>, init: &[ContainerStatus], apps: &[Container
             Stage::Ended(code) => {
                 ended += 1;
                 let again = view.observed.newest(&container.name).is_some_and(|newest| {
-                    let actuated = &view.memory.actuated;
                     view.round.is_over(newest)
-                        || actuated.replaced.contains(&newest.id)
-                        || actuated.restarts.contains(&newest.id)
+                        || is_replaced(view.memory, view.observed, newest)
                         || probes::restarts(view.memory, pod, container, newest)
                 });
                 ended_for_good += usize::from(!restarts_after(pod, container, code) && !again);

@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::ContainerStatus;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::pod::resizing::Differences;
 use crate::resize::{Actuated, ContainerAmounts, PendingResize, PodAmounts, ResizeStep};
 
 fn resized(policy: &str, cpu: &str, resize_policy: Value) -> Pod {
@@ -162,4 +163,17 @@ fn a_restarted_agent_goes_on_with_what_it_has_told() {
     let mut memory = Memory::default();
     memory.adopt_resize(&pod);
     assert_eq!(memory.resize.in_progress, Some(ResizeInProgress { generation: Some(2), error: Some("no".into()) }));
+}
+
+#[test]
+fn a_restart_for_resources_is_over_when_nothing_follows_any_more() {
+    let restart = json!([{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]);
+    let (before, after) = (resized("OnFailure", "100m", restart.clone()), resized("OnFailure", "200m", restart));
+    let (mut seen, mut memory) = runs_with(&before);
+    plan(&after, &seen, &memory, at(1)).note_replaced(&mut memory.actuated);
+    for (code, sandbox, expected) in [(0, "sb1", true), (0, "sb2", false), (1, "sb2", true)] {
+        seen.containers[0].state = exited(code, 2);
+        seen.sandbox.as_mut().unwrap().id = sandbox.into();
+        assert_eq!(Differences::find(&after, &seen, &memory).unfollowed, expected, "{code} in {sandbox}");
+    }
 }

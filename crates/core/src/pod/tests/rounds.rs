@@ -203,3 +203,65 @@ fn init_containers_that_run_are_let_end_and_sidecars_are_replaced() {
         result.actions
     );
 }
+
+#[test]
+fn what_was_ended_for_the_others_is_not_backed_off_by_its_own_rules() {
+    let mut pod = pod("Never", &[], &["a", "b"]);
+    let rules = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "NotIn", "values": [0]}}]);
+    for container in &mut pod.spec.as_mut().unwrap().containers {
+        container.restart_policy = Some("Never".into());
+        container.restart_policy_rules = serde_json::from_value(rules.clone()).unwrap();
+    }
+    let source = in_round(1, seen("a", 1, 20, exited(42, 100)));
+    let mut memory = with_images(&pod, 2);
+    let working = plan(&pod, &observed(vec![source.clone(), in_round(1, seen("b", 1, 20, running()))]), &memory, at(100));
+    memory.actuated.replaced.extend(working.replaced);
+    let both = observed(vec![source.clone(), in_round(1, seen("b", 1, 20, exited(137, 101)))]);
+    assert_eq!(starts(&plan(&pod, &both, &memory, at(102))), [("b", 2, 0, 2)]);
+    // One that ends by itself at the same time asks for a restart as well.
+    assert_eq!(starts(&plan(&pod, &both, &with_images(&pod, 2), at(102))), []);
+}
+
+/// The only container of a pod that restarts nothing by itself, ended because its image has changed, and what is remembered of that.
+fn replaced_alone(code: i32) -> (Pod, ObservedContainer, Memory) {
+    let pod = pod("Never", &[], &["a"]);
+    let old = ObservedContainer { spec_hash: "other".into(), ..seen("a", 0, 0, running()) };
+    let mut memory = with_images(&pod, 1);
+    let ends = plan(&pod, &observed(vec![old.clone()]), &memory, at(1));
+    assert_eq!(ends.replaces(), [old.id.clone()].into());
+    ends.note_replaced(&mut memory.actuated);
+    (pod, ObservedContainer { state: exited(code, 2), ..old }, memory)
+}
+
+#[test]
+fn a_pod_goes_on_while_its_only_container_is_replaced() {
+    for code in [0, 143] {
+        let (pod, old, memory) = replaced_alone(code);
+        let result = plan(&pod, &observed(vec![old]), &memory, at(3));
+        assert_eq!((starts(&result), phase(&result)), (vec![("a", 1, 0, 0)], "Running"));
+    }
+}
+
+#[test]
+fn what_was_replaced_in_a_sandbox_that_is_gone_has_ended_as_anything_else() {
+    for (code, end) in [(0, "Succeeded"), (143, "Failed")] {
+        let (pod, old, memory) = replaced_alone(code);
+        let gone = Observed { containers: vec![old.clone()], sandbox: None };
+        let other = Observed { containers: vec![old], sandbox: Some(SandboxFacts { id: "sb2".into(), ..sandbox() }) };
+        for seen in [gone, other] {
+            let result = plan(&pod, &seen, &memory, at(3));
+            assert_eq!((phase(&result), starts(&result)), (end, vec![]));
+            assert_eq!(waits(&result, "a"), "");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_written_down_is_not_replaced() {
+    let p = pod("Never", &[], &["a", "b"]);
+    let old = ObservedContainer { spec_hash: "other".into(), ..seen("a", 0, 0, running()) };
+    let mut result = plan(&p, &observed(vec![old]), &with_images(&p, 0), at(1));
+    assert_eq!((result.actions.len(), starts(&result)), (2, vec![("b", 0, 0, 0)]));
+    result.replace_nothing();
+    assert_eq!((result.actions.len(), starts(&result)), (1, vec![("b", 0, 0, 0)]), "only that is left alone");
+}

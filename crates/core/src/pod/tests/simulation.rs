@@ -158,8 +158,7 @@ impl World {
             self.fail(&format!("an evicted pod is {:?}: {:?}", plan.status.phase, plan.status.reason));
         }
         agent.status = Some(plan.status.clone());
-        agent.memory.actuated.restarts.extend(plan.resize.restarts);
-        agent.memory.actuated.replaced.extend(plan.replaced);
+        plan.note_replaced(&mut agent.memory.actuated);
         self.checkpoint.clone_from(&agent.memory.actuated);
         self.probe(agent, &plan.probes);
         if !self.faults || self.random.chance(70) {
@@ -241,7 +240,7 @@ impl World {
             }
             Action::StartContainer { container, attempt, backoff_seconds, round, obsolete, .. } => {
                 agent.memory.images.remove(&container);
-                self.check_round(&container, round);
+                self.check_round(agent, &container, round);
                 self.start(agent, container, attempt, backoff_seconds, round, fails);
                 for id in obsolete {
                     if self.containers.get(&id).is_some_and(ObservedContainer::is_running) {
@@ -321,9 +320,8 @@ impl World {
     }
 
     /// A round begins when the one before is over: a container has asked for it, and nothing of it runs. In each, the init containers
-    /// run before the app containers.
-    fn check_round(&self, name: &ContainerName, round: u32) {
-        let kind_of = |name: &ContainerName| find_container(&self.pod, name.as_str()).unwrap().0;
+    /// run one after the other, and before the app containers.
+    fn check_round(&self, agent: &Agent, name: &ContainerName, round: u32) {
         let reached = self.containers.values().map(|c| c.round).max().unwrap_or(0);
         let of_before = || self.containers.values().filter(move |c| c.round < round);
         if let Some(left) = of_before().find(|c| c.is_running()) {
@@ -336,13 +334,27 @@ impl World {
         if round < reached || round > reached && !asked {
             self.fail(&format!("{name} starts in round {round} after {reached}"));
         }
-        let init = self.pod.spec.as_ref().unwrap().init_containers.iter().flatten();
-        if kind_of(name) == ContainerKind::App
-            && let Some(missing) =
-                init.map(|c| &c.name).find(|init| !self.containers.values().any(|c| c.name.as_str() == **init && c.round == round))
-        {
-            self.fail(&format!("{name} starts before {missing} in round {round}"));
+        // Nothing starts in a round whose end the agent has seen.
+        let over = super::containers(&self.pod).find(|(_, container)| {
+            let newest = agent.observed.newest(&container.name).filter(|newest| newest.round == round);
+            newest.and_then(ObservedContainer::exit).is_some_and(|exit| restarts_all_after(container, exit.code))
+        });
+        if let Some((_, source)) = over {
+            self.fail(&format!("{name} starts in round {round}, which {} has ended", source.name));
         }
+        let init = self.pod.spec.as_ref().unwrap().init_containers.as_deref().unwrap_or_default();
+        let before = init.iter().take_while(|container| container.name != name.as_str());
+        // A sidecar that has come up once stays among those before, whatever happens to it.
+        if let Some(missing) = before.into_iter().find(|container| !self.has_passed(container, round)) {
+            self.fail(&format!("{name} starts before {} is done in round {round}", missing.name));
+        }
+    }
+
+    /// Whether an init container has succeeded in a round, or a sidecar has been started in it.
+    fn has_passed(&self, container: &Container, round: u32) -> bool {
+        let mut attempts = self.containers.values().filter(|c| c.name.as_str() == container.name && c.round == round);
+        attempts
+            .any(|c| if is_sidecar(container) { c.state != ContainerState::Created } else { c.exit().is_some_and(|exit| exit.code == 0) })
     }
 
     fn assert_single(&self, name: &ContainerName) {
@@ -365,15 +377,16 @@ impl World {
         let before = self.containers.values().filter(|c| c.name == name).max_by_key(|c| c.attempt);
         if let Some(before) = before {
             let Some(exit) = before.exit() else { self.fail("restarted before it ended") };
-            let container = find_container(&self.pod, name.as_str()).unwrap().1;
+            let (kind, container) = find_container(&self.pod, name.as_str()).unwrap();
             let probed = self.probed.contains(&before.id);
-            let resized = agent.memory.actuated.restarts.contains(&before.id);
+            let resized = agent.memory.actuated.restarts.contains(&before.id) && before.sandbox == sandbox;
             let wanted = resized
                 || before.round < round
                 || restarts_after(&self.pod, &container, exit.code)
                 || probed
-                || agent.memory.actuated.replaced.contains(&before.id)
-                || before.sandbox != sandbox;
+                || agent.memory.actuated.replaced.contains(&before.id) && before.sandbox == sandbox
+                // What has been done in namespaces that are gone is done again in new ones before anything else is started there.
+                || before.sandbox != sandbox && kind == ContainerKind::Init;
             if !wanted {
                 self.fail(&format!("{name} restarted without a cause"));
             }
@@ -565,9 +578,16 @@ impl World {
         if pod != pod.towards(PodAmounts::of(&self.pod)) {
             return Err(format!("the pod has {pod:?}"));
         }
+        let reached = self.containers.values().map(|c| c.round).max().unwrap_or(0);
+        let mut any = false;
         for container in &self.pod.spec.as_ref().unwrap().containers {
             let live: Vec<_> = self.containers.values().filter(|c| c.name.as_str() == container.name && c.is_running()).collect();
-            let done = agent.observed.newest(&container.name).and_then(ObservedContainer::exit).is_some();
+            let newest = agent.observed.newest(&container.name);
+            let done = newest.and_then(ObservedContainer::exit).is_some_and(|exit| !restarts_after(&self.pod, container, exit.code));
+            if let Some(late) = newest.filter(|newest| newest.round < reached) {
+                return Err(format!("{} is of round {} after {reached}", late.id, late.round));
+            }
+            any |= !live.is_empty();
             match live[..] {
                 [one] if one.spec_hash == container_hash(container) => {
                     let wanted = ContainerAmounts::of(&self.pod, container);
@@ -578,6 +598,16 @@ impl World {
                 }
                 [] if done => {}
                 _ => return Err(format!("{} of {} live", live.len(), container.name)),
+            }
+        }
+        if !any {
+            return Err("no container runs, and none will".to_owned());
+        }
+        // A restart of all that was asked for was made.
+        for (kind, container) in super::containers(&self.pod).filter(|(kind, _)| *kind != ContainerKind::Ephemeral) {
+            let asks = |exit: &Exit| restarts_all_after(&container, exit.code);
+            if agent.observed.newest(&container.name).and_then(ObservedContainer::exit).is_some_and(asks) {
+                return Err(format!("{kind:?} container {} has asked for a restart of all", container.name));
             }
         }
         Ok(())

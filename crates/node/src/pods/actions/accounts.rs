@@ -1,21 +1,19 @@
 //! Who a container runs as, where Podman's own look-up in the image is not Kubernetes' (see [`kube_pet_core::accounts`]).
 //!
-//! Podman shows an image's files by way of containers only: one that is never started is made of it, mounted, read and removed. What
-//! was read is kept by the image's ID, which stands for the same files for ever.
+//! The image's files are read by way of a container that never runs ([`super::held_image`]), which is removed again. What was read is kept
+//! by the image's ID, which stands for the same files for ever.
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube_pet_core::accounts::{self, Accounts, Identity};
-use kube_pet_core::ids::labels;
 use kube_pet_core::security::Effective;
-use kube_pet_podman::{ImageInspect, SpecGenerator};
+use kube_pet_podman::ImageInspect;
 use tracing::debug;
 
 use super::StartError;
-use super::prepare::pod_name;
-use crate::containers::{IMAGE_VOLUME_KIND, pod_labels};
+use super::held_image::holder_name;
 use crate::pods::runtime::PodRuntime;
 
 /// Of a hostile image no more is read.
@@ -50,18 +48,11 @@ impl PodRuntime {
         if let Some(kept) = kept {
             return Ok(kept);
         }
-        let name = format!("{}_{}", pod_name(pod).replacen("k8s_", "k8s_ACCOUNTS_", 1), container.name);
-        let mut spec = SpecGenerator::new(name.clone(), image_id.to_owned());
-        spec.labels = pod_labels(pod, self.node_name());
-        spec.labels.insert(labels::KIND.to_owned(), IMAGE_VOLUME_KIND.to_owned());
-        spec.entrypoint = vec!["/never".to_owned()];
-        spec.image_volume_mode = "ignore".to_owned();
-        spec.cgroup_parent = self.pod_cgroup(pod);
+        let name = holder_name(pod, "ACCOUNTS", &container.name);
         // What a run of the agent that was cut short has left may be of another image.
         self.podman.remove_container(&name, true).await.map_err(|error| error.to_string())?;
-        self.podman.create_container(&spec).await.map_err(|error| error.to_string())?;
         let read = async {
-            let root = self.podman.mount_container(&name).await.map_err(|error| error.to_string())?;
+            let root = self.hold_image(pod, &name, image_id).await.map_err(|error| error.to_string())?;
             tokio::task::spawn_blocking(move || read(&root)).await.map_err(|error| error.to_string())?
         };
         let read = read.await;

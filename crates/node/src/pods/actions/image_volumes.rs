@@ -1,36 +1,31 @@
 //! Volumes that are images: pulled as the images of containers are, and mounted read-only into the pod's folder.
 //!
-//! Podman mounts images for containers only. So each such volume has a container of its image that is never started, the *holder*: its
-//! root is what is mounted, and as long as it is there neither Podman nor the garbage collection removes the image. The holder stays for the
-//! pod's life, so that after a restart of the agent, or of the machine, the same image is mounted again, whatever the registry has by then.
+//! Podman mounts images for containers only. So each such volume has a container of its image that never runs ([`super::held_image`]),
+//! whose root is what is mounted. It stays for the pod's life, so that after a restart of the agent, or of the machine, the same image is
+//! mounted again, whatever the registry has by then.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
-use kube_pet_core::ids::labels;
 use kube_pet_core::pod::{ContainerKind, pod_uid};
 use kube_pet_core::volumes::image_volumes;
-use kube_pet_podman::SpecGenerator;
 
-use super::prepare::pod_name;
+use super::held_image::holder_name;
 use super::{ImageError, StartError};
-use crate::containers::{IMAGE_VOLUME_KIND, pod_labels};
 use crate::images::Reference;
 use crate::pods::runtime::PodRuntime;
 use crate::volumes::PodVolumes;
 
-/// The name of a volume's holder.
-fn holder_name(pod: &Pod, volume: &str) -> String {
-    format!("{}_{volume}", pod_name(pod).replacen("k8s_", "k8s_IMAGE_", 1))
-}
+/// What the containers are named by that hold volumes.
+const KIND: &str = "IMAGE";
 
 impl PodRuntime {
     /// Pulls the images of the volumes that `container` mounts, unless they are held already.
     pub(super) async fn ensure_volume_images(&self, pod: &Pod, kind: ContainerKind, container: &Container) -> Result<(), ImageError> {
         for (volume, source) in image_volumes(pod, container) {
             let image = source.reference.as_deref().unwrap_or_default();
-            match self.podman.inspect_container(&holder_name(pod, volume)).await {
+            match self.podman.inspect_container(&holder_name(pod, KIND, volume)).await {
                 Ok(_) => continue,
                 Err(error) if error.is_not_found() => {}
                 // Podman is not there now: looked at again without a back-off.
@@ -77,7 +72,7 @@ impl PodRuntime {
 
     /// Where Podman has mounted a volume's image; the holder is made if there is none.
     async fn held_image(&self, pod: &Pod, volume: &str, image: &str) -> Result<PathBuf, String> {
-        let name = holder_name(pod, volume);
+        let name = holder_name(pod, KIND, volume);
         match self.podman.mount_container(&name).await {
             Err(error) if error.is_not_found() => {}
             other => return other.map_err(|error| error.to_string()),
@@ -85,24 +80,11 @@ impl PodRuntime {
         let reference = Reference::parse(image).map_err(|error| error.to_string())?;
         let found = self.images.inspect(&reference.to_string()).await.map_err(|error| error.to_string())?;
         let found = found.ok_or("it is no longer there")?;
-        let mut spec = SpecGenerator::new(name.clone(), found.id.clone());
-        spec.labels = pod_labels(pod, self.node_name());
-        spec.labels.insert(labels::KIND.to_owned(), IMAGE_VOLUME_KIND.to_owned());
-        // Never run, but Podman makes no container of an image that names no program without one.
-        spec.entrypoint = vec!["/never".to_owned()];
-        spec.image_volume_mode = "ignore".to_owned();
-        // The files keep the label of images' content, which all containers may read.
-        spec.selinux_opts = vec!["disable".to_owned()];
-        spec.cgroup_parent = self.pod_cgroup(pod);
-        match self.podman.create_container(&spec).await {
-            Err(error) if !error.is_name_in_use() => {
-                if error.is_image_unknown() {
-                    self.images.forget(&reference.to_string());
-                }
-                return Err(error.podman_message().map_or_else(|| error.to_string(), str::to_owned));
+        self.hold_image(pod, &name, &found.id).await.map_err(|error| {
+            if error.is_image_unknown() {
+                self.images.forget(&reference.to_string());
             }
-            _ => {}
-        }
-        self.podman.mount_container(&name).await.map_err(|error| error.to_string())
+            error.podman_message().map_or_else(|| error.to_string(), str::to_owned)
+        })
     }
 }

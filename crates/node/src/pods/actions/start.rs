@@ -94,7 +94,7 @@ impl PodRuntime {
         self.flusher.soon();
         let observed = match self.observe(pod, id).await {
             Ok(Some(observed)) => observed,
-            Ok(None) => return Err(StartError::create("the container vanished while it was being started")),
+            Ok(None) => return Err(StartError::create(format!("container {name} vanished while it was being started"))),
             Err(error) => return Err(StartError::create(error.to_string())),
         };
         match started {

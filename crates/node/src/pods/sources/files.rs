@@ -141,7 +141,9 @@ pub async fn nothing(out: mpsc::Sender<PodUpdate>) {
 
 /// Follows a folder until the receiver is dropped. A manifest that becomes unreadable keeps its pod as it was: only a file that
 /// is gone ends its pod.
-pub async fn watch(folder: PathBuf, node_name: String, out: mpsc::Sender<PodUpdate>) {
+///
+/// `reserved`: namespace and name that no static pod may have, because the agent's own pod has them.
+pub async fn watch(folder: PathBuf, node_name: String, reserved: Option<(String, String)>, out: mpsc::Sender<PodUpdate>) {
     let mut seen: BTreeMap<PathBuf, Entry> = BTreeMap::new();
     let mut synced = false;
     loop {
@@ -163,7 +165,7 @@ pub async fn watch(folder: PathBuf, node_name: String, out: mpsc::Sender<PodUpda
                 continue;
             }
             let old = before.and_then(|b| b.uid);
-            match read_manifest(&path, &node_name) {
+            match read_manifest(&path, &node_name).and_then(|pod| unreserved(pod, &path, reserved.as_ref())) {
                 Ok(pod) => {
                     let uid = pod_uid(&pod);
                     if let Some(old) = old.filter(|old| *old != uid) {
@@ -194,6 +196,20 @@ pub async fn watch(folder: PathBuf, node_name: String, out: mpsc::Sender<PodUpda
             () = tokio::time::sleep(CHECK_EVERY) => {}
             () = out.closed() => return,
         }
+    }
+}
+
+/// Two static pods of one name would take each other's mirror away, again and again.
+fn unreserved(pod: Pod, path: &Path, reserved: Option<&(String, String)>) -> Result<Pod, ManifestError> {
+    let meta = &pod.metadata;
+    let taken = reserved.filter(|(namespace, name)| meta.namespace.as_ref() == Some(namespace) && meta.name.as_ref() == Some(name));
+    match taken {
+        None => Ok(pod),
+        Some((namespace, name)) => Err(ManifestError::Invalid {
+            path: path.to_owned(),
+            field: "metadata.name",
+            problem: format!("makes it {namespace}/{name}, which is the pod that stands for this machine (hostPod)"),
+        }),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What an operation reports back, and what the worker makes of it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -236,29 +236,6 @@ impl Worker {
                 }
                 let failure = StartFailure { attempt, reason: reason.to_owned(), message, retry_at: after(retry_seconds) };
                 self.memory.start_failures.insert(container, failure);
-            }
-        }
-    }
-
-    fn apply_status_written(&mut self, result: Result<(u64, Box<PodStatus>), StatusWriteError>) {
-        self.writing.in_flight = false;
-        match result {
-            Ok((version, status)) => {
-                self.writing.known = Some((version, *status));
-                self.writing.retry_at = None;
-                self.writing.failures = 0;
-            }
-            Err(StatusWriteError::Gone) => {
-                // The watch will say so; writing again would only repeat it.
-                self.writing.retry_at = Some(Instant::now() + Duration::from_secs(5));
-            }
-            Err(StatusWriteError::Failed(error)) => {
-                self.writing.failures += 1;
-                if self.writing.failures == 1 {
-                    warn!(error, "status not written; retrying");
-                }
-                let delay = Duration::from_millis(250 << self.writing.failures.min(5));
-                self.writing.retry_at = Some(Instant::now() + delay);
             }
         }
     }

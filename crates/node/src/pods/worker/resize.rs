@@ -58,10 +58,11 @@ impl Worker {
         Wanted { pod, ..asked.clone() }
     }
 
-    /// Before anything is done: what was given is not given again to others.
-    pub(super) async fn checkpoint(&mut self, wanted: &Wanted) {
+    /// Before anything is done: what was given is not given again to others, and whose end is not its own is known to the next agent. Whether
+    /// all of it is on the disk.
+    pub(super) async fn checkpoint(&mut self, wanted: &Wanted) -> bool {
         if self.memory.removed || self.memory.rejected.is_some() {
-            return;
+            return true;
         }
         let same = self.checkpointed.as_ref().is_some_and(|(c, allocation, actuated)| {
             *allocation == self.allocation
@@ -72,18 +73,31 @@ impl Worker {
                 && c.metadata.deletion_timestamp == wanted.pod.metadata.deletion_timestamp
         });
         if same {
-            return;
+            return true;
         }
         let (allocation, actuated) = (self.allocation.clone(), self.memory.actuated.clone());
-        self.checkpointed = Some((wanted.pod.clone(), allocation.clone(), actuated.clone()));
+        let now = (wanted.pod.clone(), allocation.clone(), actuated.clone());
         let checkpoint = Checkpoint { from_file: wanted.source == Source::File, pod: (*wanted.pod).clone(), allocation, actuated };
-        self.runtime.checkpoint(&self.uid, checkpoint).await;
+        match self.runtime.checkpoint(&self.uid, checkpoint).await {
+            Ok(()) => {
+                self.checkpointed = Some(now);
+                self.checkpoint_failed = false;
+                true
+            }
+            Err(error) => {
+                self.checkpointed = None;
+                if !std::mem::replace(&mut self.checkpoint_failed, true) {
+                    let error: &dyn std::error::Error = &error;
+                    warn!(error, "the pod runs on, but would not come back without the API server, and replaces no container");
+                }
+                false
+            }
+        }
     }
 
     /// What a decision says of a resize.
     pub(super) fn follow_resize(&mut self, wanted: &Wanted, plan: &Plan) {
-        self.memory.actuated.restarts.extend(plan.resize.restarts.iter().cloned());
-        self.memory.actuated.replaced.extend(plan.replaced.iter().cloned());
+        plan.note_replaced(&mut self.memory.actuated);
         let resize = &mut self.memory.resize;
         if plan.resize.busy {
             resize.in_progress.get_or_insert_with(|| ResizeInProgress { generation: wanted.pod.metadata.generation, error: None });

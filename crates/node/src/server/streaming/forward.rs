@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use super::bridge::copy;
-use super::{Call, Handover, Sessions, Socket, pod, query, reason, refused, subject, switching_protocols};
+use super::{Call, Handover, Named, Sessions, Socket, pod, query, reason, refused, subject, switching_protocols};
 use crate::server::quota::Quota;
 use crate::server::response::{self, Response};
 
@@ -39,7 +39,7 @@ fn begin(sessions: &Sessions, call: Call<'_>) -> Result<Response, Box<Response>>
         [namespace, name, uid] => (namespace, name, Some(uid.as_ref())),
         _ => return Err(Box::new(response::text(StatusCode::NOT_FOUND, "404: Page Not Found"))),
     };
-    let pod = pod(state, namespace, name, uid)?;
+    let Named { pod, .. } = pod(state, namespace, name, uid)?;
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
     if phase != "Running" {
         let text = format!("unable to forward port because pod is not running. Current status={phase}");

@@ -309,6 +309,12 @@ fn loopback() -> SocketAddr {
     ([127, 0, 0, 1], 0).into()
 }
 
+/// `kube-system/host-pet-1`.
+fn host_pod() -> HostPod {
+    let node = tokio::sync::watch::channel(Arc::default()).1;
+    HostPod::new("kube-system".into(), "pet-1".into(), "b1".into(), None, node)
+}
+
 fn state(store: PodStore, root: PathBuf, api: Reviewer, health: Health, podman: kube_pet_podman::Client) -> ServerState {
     let paths = Paths::new(root);
     let sandboxes = crate::sandboxes::SandboxManager::new(
@@ -332,7 +338,7 @@ fn state(store: PodStore, root: PathBuf, api: Reviewer, health: Health, podman: 
         paths,
         executor: crate::exec::Executor::by_podman(podman.clone()),
         podman,
-        host_pod: None,
+        host_pod: Some(host_pod()),
         stats,
         flags: super::flags(["kube-pet", "node", "--root", "/r"].map(str::to_owned)),
         api: Some(ApiHandle::new(api.client()).1),

@@ -45,7 +45,7 @@ async fn a_broken_manifest_leaves_its_pod_and_a_removed_one_ends_it() {
     let path = write(dir.path(), "web.yaml", GOOD);
     write(dir.path(), ".hidden.yaml", GOOD);
     let (tx, mut rx) = mpsc::channel(8);
-    let task = tokio::spawn(watch(dir.path().to_owned(), "pet1".into(), tx));
+    let task = tokio::spawn(watch(dir.path().to_owned(), "pet1".into(), None, tx));
     let Some(PodUpdate::Put(Source::File, pod)) = rx.recv().await else { panic!("no pod") };
     assert!(matches!(rx.recv().await, Some(PodUpdate::Synced(Source::File))));
     std::fs::write(&path, "{ broken").unwrap();
@@ -56,4 +56,21 @@ async fn a_broken_manifest_leaves_its_pod_and_a_removed_one_ends_it() {
     assert_eq!(uid, pod_uid(&pod));
     drop(rx);
     task.await.unwrap();
+}
+
+#[tokio::test]
+async fn component_the_name_of_the_machine_s_own_pod_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "host.yaml", &GOOD.replace("name: web", "name: host\n  namespace: kube-system"));
+    write(dir.path(), "other.yaml", &GOOD.replace("name: web", "name: host"));
+    let (tx, mut rx) = mpsc::channel(8);
+    let reserved = ("kube-system".to_owned(), "host-pet1".to_owned());
+    let task = tokio::spawn(watch(dir.path().to_owned(), "pet1".into(), Some(reserved.clone()), tx));
+    let Some(PodUpdate::Put(Source::File, pod)) = rx.recv().await else { panic!("no pod") };
+    assert_eq!((pod.metadata.namespace.as_deref(), pod.metadata.name.as_deref()), (Some("default"), Some("host-pet1")));
+    assert!(matches!(rx.recv().await, Some(PodUpdate::Synced(Source::File))));
+    task.abort();
+    let path = dir.path().join("host.yaml");
+    let error = unreserved(read_manifest(&path, "pet1").unwrap(), &path, Some(&reserved)).unwrap_err().to_string();
+    assert!(error.contains("host.yaml: metadata.name makes it kube-system/host-pet1"), "{error}");
 }
