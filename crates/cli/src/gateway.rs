@@ -29,7 +29,7 @@ pub struct GatewayOptions {
     #[arg(long = "tunnel-address", value_name = "IP")]
     tunnel_addresses: Vec<IpAddr>,
     /// The UDP port.
-    #[arg(long, value_name = "PORT", default_value_t = 51820)]
+    #[arg(long, value_name = "PORT", default_value_t = 51820, value_parser = clap::value_parser!(u16).range(1..))]
     listen_port: u16,
     /// Where pets reach it over TCP if UDP does not get through, as host:port; empty: they do not.
     #[arg(long, value_name = "HOST:PORT", default_value = "", value_parser = relay)]
@@ -76,6 +76,10 @@ enum Wireguard {
 /// Runs until it is told to end.
 pub fn run(options: &GatewayOptions) -> Result<ExitCode> {
     logging::start(&Logging { level: options.log_level.clone(), format: LogFormat::Text })?;
+    anyhow::ensure!(
+        options.relay.0.is_some() || options.relay_listen.is_none(),
+        "--relay-listen needs --relay, the place that pets are told"
+    );
     let name = options.name.clone().unwrap_or_else(|| kube_pet_node::config::NodeConfiguration::defaults("/").node_name);
     if let Some(folder) = options.key.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;

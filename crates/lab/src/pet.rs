@@ -173,6 +173,13 @@ impl Pet {
     pub fn machine(&self) -> &Machine {
         &self.machine
     }
+    /// The router that it is behind, at home.
+    ///
+    /// # Errors
+    /// When it is not at home.
+    pub fn router(&self) -> Result<Machine> {
+        Machine::load(&router_dir(&self.machine.dir))
+    }
     /// The cgroup below which its pods are, as a path below each hierarchy's root.
     pub fn cgroup(&self) -> &str {
         &self.cgroup

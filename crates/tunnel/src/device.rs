@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use kube_pet_host::tun::TunError;
 use kube_pet_net::NetlinkError;
@@ -46,6 +46,10 @@ pub struct Settings {
     pub mark: u32,
 }
 
+/// Keys are agreed on at the latest 180 s after the last time, and 25 s later where nothing but keepalives is sent. Older, and nobody
+/// answers.
+pub(crate) const ALIVE: Duration = Duration::from_secs(215);
+
 /// A peer as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerStatus {
@@ -61,6 +65,13 @@ pub struct PeerStatus {
     pub received: u64,
     /// Bytes that went to it.
     pub sent: u64,
+}
+
+impl PeerStatus {
+    /// Whether keys were agreed on in the last 215 s. A clock that was set back makes it alive: WireGuard itself counts otherwise.
+    pub fn is_alive(&self, now: SystemTime) -> bool {
+        self.last_handshake.is_some_and(|at| now.duration_since(at).unwrap_or_default() < ALIVE)
+    }
 }
 
 /// An interface as it is.

@@ -32,7 +32,7 @@ use kube_pet_rules::{Family, Network};
 use crate::device::PeerStatus;
 use crate::endpoints::{Endpoint, TRY};
 use crate::keys::PublicKey;
-use crate::tunnel::{Peer, is_alive};
+use crate::tunnel::Peer;
 use answers::{Answers, SILENT};
 
 /// How many paths there are at most: each costs a packet every 5 s.
@@ -200,7 +200,7 @@ impl Path {
                 None
             }
             Stage::Trying { since } => {
-                if let Some(peer) = peer.filter(|peer| is_alive(peer, wall)) {
+                if let Some(peer) = peer.filter(|peer| peer.is_alive(wall)) {
                     self.stage = Stage::Direct { since: now, answers: Answers::new(peer, now) };
                     return Some(Turn::Direct);
                 }
@@ -216,7 +216,7 @@ impl Path {
             Stage::Direct { since, answers } => {
                 let lasted = now.duration_since(*since);
                 // One of an earlier process has no keys yet.
-                let without_keys = lasted >= SILENT && !peer.is_some_and(|peer| is_alive(peer, wall));
+                let without_keys = lasted >= SILENT && !peer.is_some_and(|peer| peer.is_alive(wall));
                 let silent = without_keys || peer.is_some_and(|peer| answers.are_missing(peer, now));
                 let proven = lasted >= PROVEN;
                 let idle = now.duration_since(self.talked) >= IDLE;

@@ -20,11 +20,10 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
+use crate::device::ALIVE;
 use crate::endpoints::Endpoint;
 use carrier::{Patience, carry};
 
-/// Keys are agreed on every two to three minutes while a peer is there: over a connection without packets for so long there is none.
-const IDLE: Duration = Duration::from_secs(215);
 /// To one address.
 const CONNECT: Duration = Duration::from_secs(10);
 /// After a connection has ended, or has not come about.
@@ -54,7 +53,7 @@ pub async fn serve(listener: TcpListener, wireguard: u16, limits: Limits, told: 
             accepted = listener.accept(), if connections.len() < limits.connections => match accepted {
                 Ok((stream, client)) => {
                     connections.spawn(async move {
-                        let patience = Patience { first: limits.unanswered, then: IDLE };
+                        let patience = Patience { first: limits.unanswered, then: ALIVE };
                         let ended = match loopback(wireguard).await {
                             Ok(socket) => carry(stream, &socket, patience).await,
                             Err(error) => error,
@@ -124,7 +123,7 @@ async fn follow(socket: UdpSocket, gateway: Endpoint, mark: u32) {
             Ok(stream) => {
                 trouble = None;
                 info!(%gateway, "packets to the gateway are carried over TCP");
-                let ended = carry(stream, &socket, Patience { first: IDLE, then: IDLE }).await;
+                let ended = carry(stream, &socket, Patience { first: ALIVE, then: ALIVE }).await;
                 info!(%gateway, %ended, "the connection to the gateway's relay has ended");
             }
             Err(error) => {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use kube_pet_net::NetlinkError;
 use kube_pet_net::pod_links::PodLinkError;
@@ -14,10 +14,6 @@ use crate::device::{self, DeviceError, DeviceStatus, Implementation, Mode, PeerS
 use crate::endpoints::{Endpoint, Path, Resolver, Step};
 use crate::keys::PublicKey;
 use crate::plan::{Wanted, changes};
-
-/// Keys are agreed on at the latest 180 s after the last time, and 25 s later where nothing but keepalives is sent. Older, and nobody
-/// answers.
-const ALIVE: Duration = Duration::from_secs(215);
 
 /// The tunnel cannot be what it should be.
 #[derive(Debug, thiserror::Error)]
@@ -135,7 +131,7 @@ impl Tunnel {
         let mut wanted = BTreeMap::new();
         for (key, peer) in &self.peers {
             let there = status.peers.get(key);
-            let alive = there.is_some_and(|there| is_alive(there, SystemTime::now()));
+            let alive = there.is_some_and(|there| there.is_alive(SystemTime::now()));
             let path = self.paths.entry(*key).or_default();
             if alive {
                 path.adopt(now);
@@ -182,11 +178,6 @@ impl Tunnel {
         tunnel_links::remove(&config.link.name, config.link.table, config.link.mark)?;
         Ok(())
     }
-}
-
-/// Whether keys were agreed on a short time ago. A clock that was set back makes it alive: WireGuard itself counts otherwise.
-pub(crate) fn is_alive(peer: &PeerStatus, now: SystemTime) -> bool {
-    peer.last_handshake.is_some_and(|at| now.duration_since(at).unwrap_or_default() < ALIVE)
 }
 
 fn in_tunnel_without_mark(config: &Config, endpoint: SocketAddr) -> bool {

@@ -6,7 +6,6 @@ use tokio::sync::watch;
 
 use super::desired::pets;
 use super::keeper::Seen;
-use super::report::is_connected;
 use crate::metrics::{Family, text};
 
 static ACTIVE: Family = Family::gauge("kube_pet_gateway_active", "Whether this gateway carries the traffic.", &[]);
@@ -42,7 +41,7 @@ pub(super) fn all(active: bool, seen: Option<&Seen>) -> String {
     ACTIVE.set(&[], f64::from(u8::from(active)));
     if let Some((seen, status)) = seen.and_then(|seen| Some((seen, seen.status.as_ref()?))) {
         let now = SystemTime::now();
-        let (all, connected) = (pets(&status.peers).count(), pets(&status.peers).filter(|peer| is_connected(peer, now)).count());
+        let (all, connected) = (pets(&status.peers).count(), pets(&status.peers).filter(|peer| peer.is_alive(now)).count());
         #[allow(clippy::cast_precision_loss, reason = "metrics are floating-point numbers")]
         let number = |count: u64| count as f64;
         PEERS.set(&["true"], number(connected as u64));

@@ -23,14 +23,6 @@ const EVERY: Duration = Duration::from_secs(5);
 /// A handshake is written when the one that was written is older: a thousand pets shake hands every two minutes, and those that talk to
 /// others hear of each write.
 const HANDSHAKE_EVERY: Duration = Duration::from_secs(300);
-/// Keys are agreed on at the latest 180 s after the last time, and 25 s later where nothing but keepalives is sent.
-const CONNECTED: Duration = Duration::from_secs(215);
-
-/// Whether it is heard from.
-pub(super) fn is_connected(peer: &PeerStatus, now: SystemTime) -> bool {
-    peer.last_handshake.is_some_and(|at| now.duration_since(at).unwrap_or_default() < CONNECTED)
-}
-
 pub(super) struct Reporter {
     client: Client,
     name: String,
@@ -124,7 +116,7 @@ fn connected_pets(seen: &watch::Receiver<Option<Seen>>) -> u32 {
     let now = SystemTime::now();
     let seen = seen.borrow();
     let peers = seen.as_ref().and_then(|seen| seen.status.as_ref()).map(|status| &status.peers);
-    let count = peers.map_or(0, |peers| pets(peers).filter(|peer| is_connected(peer, now)).count());
+    let count = peers.map_or(0, |peers| pets(peers).filter(|peer| peer.is_alive(now)).count());
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
@@ -137,7 +129,7 @@ fn peer<'a>(pet: &Pet, peers: &'a BTreeMap<PublicKey, PeerStatus>) -> Option<&'a
 /// The gateway's part of a Pet's status, if it says something else than what is written.
 fn news(gateway: &str, pet: &Pet, peer: &PeerStatus, now: SystemTime) -> Option<Value> {
     let old = pet.status.clone().unwrap_or_default();
-    let connected = is_connected(peer, now);
+    let connected = peer.is_alive(now);
     let handshake = peer.last_handshake.and_then(|at| Timestamp::try_from(at).ok());
     let written = old.last_handshake_time.as_ref().map(|Time(at)| *at);
     let newer =

@@ -34,6 +34,7 @@ fn is_filled(place: &Place<'_>) -> bool {
 }
 
 const SCHEDULER: &str = "the scheduler's";
+const APP_ARMOR: &str = "where the host has AppArmor; elsewhere the pod is rejected at admission, with the reason `AppArmor`";
 const API: &str = "the API server's";
 const OWNER: &str = "files belong to root, or to the fsGroup";
 const ALPHA: &str = "an alpha feature of Kubernetes 1.37, which is off";
@@ -106,14 +107,8 @@ pub(super) const POD: &[Field] = &[
     elsewhere("schedulerName", SCHEDULER),
     elsewhere("schedulingGates", SCHEDULER),
     elsewhere("schedulingGroup", SCHEDULER),
-    note(
-        "securityContext.appArmorProfile.localhostProfile",
-        "where the host has AppArmor; elsewhere the pod is rejected at admission, with the reason `AppArmor`",
-    ),
-    note(
-        "securityContext.appArmorProfile.type",
-        "where the host has AppArmor; elsewhere the pod is rejected at admission, with the reason `AppArmor`",
-    ),
+    note("securityContext.appArmorProfile.localhostProfile", APP_ARMOR),
+    note("securityContext.appArmorProfile.type", APP_ARMOR),
     yes("securityContext.fsGroup"),
     note("securityContext.fsGroupChangePolicy", "of volumes of claims; others are the pod's own, whose files all get the group"),
     yes("securityContext.runAsGroup"),
@@ -253,14 +248,8 @@ pub(super) const CONTAINER: &[Field] = &[
     yes("restartPolicyRules[].exitCodes.operator"),
     yes("restartPolicyRules[].exitCodes.values"),
     yes("securityContext.allowPrivilegeEscalation"),
-    note(
-        "securityContext.appArmorProfile.localhostProfile",
-        "where the host has AppArmor; elsewhere the pod is rejected at admission, with the reason `AppArmor`",
-    ),
-    note(
-        "securityContext.appArmorProfile.type",
-        "where the host has AppArmor; elsewhere the pod is rejected at admission, with the reason `AppArmor`",
-    ),
+    note("securityContext.appArmorProfile.localhostProfile", APP_ARMOR),
+    note("securityContext.appArmorProfile.type", APP_ARMOR),
     yes("securityContext.capabilities.add"),
     yes("securityContext.capabilities.drop"),
     yes("securityContext.privileged"),

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
-use kube_pet_lab::{Pet, eventually, gateway, machine::Machine};
+use kube_pet_lab::{Pet, eventually, gateway};
 use serde_json::json;
 
 use super::{Homes, server};
@@ -61,7 +61,7 @@ fn longest_gap(log: &str) -> Result<u64> {
 
 /// Which addresses the router lets through to another one, on its way in and out.
 async fn block(pet: &Pet, other: &Pet) -> Result<()> {
-    let router = Machine::load(&pet.machine().dir.with_file_name(format!("{}-router", pet.name())))?;
+    let router = pet.router()?;
     for way in ["saddr", "daddr"] {
         router.shell(&format!("/usr/sbin/nft insert rule ip home filter ip {way} {} drop", other.address())).await?;
     }

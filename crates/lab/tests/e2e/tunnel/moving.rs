@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Result, ensure};
-use kube_pet_lab::{Pet, eventually, machine::Machine};
+use kube_pet_lab::{Pet, eventually};
 use serde_json::json;
 
 use super::{Homes, numbers};
@@ -11,7 +11,7 @@ use crate::harness::SOON;
 
 /// Gives the home's router this address in the place of its own. What it translated to the old one is forgotten with it.
 async fn renumber(pet: &Pet, new: Ipv4Addr) -> Result<()> {
-    let router = Machine::load(&pet.machine().dir.with_file_name(format!("{}-router", pet.name())))?;
+    let router = pet.router()?;
     let old = pet.address();
     let script = format!(
         "/usr/sbin/sysctl -qw net.ipv4.conf.eth0.promote_secondaries=1 && /usr/sbin/ip addr add {new}/24 dev eth0 && \

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
-use kube_pet_lab::{Pet, eventually, gateway::Gateway, machine::Machine};
+use kube_pet_lab::{Pet, eventually, gateway::Gateway};
 use serde_json::json;
 
 use super::{Homes, server};
@@ -10,7 +10,7 @@ use crate::harness::{SOON, condition, pod_ip};
 
 /// Whether the pet's router lets UDP through.
 async fn let_udp_through(pet: &Pet, lets: bool) -> Result<()> {
-    let router = Machine::load(&pet.machine().dir.with_file_name(format!("{}-router", pet.name())))?;
+    let router = pet.router()?;
     let rules = if lets {
         "delete table ip no-udp"
     } else {

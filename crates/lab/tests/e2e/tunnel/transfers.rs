@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
-use kube_pet_lab::{Pet, machine::Machine};
+use kube_pet_lab::Pet;
 use serde_json::json;
 
 use super::{Homes, home, server};
@@ -20,7 +20,7 @@ async fn upload(bed: &Bed, to: &str, bytes: u64) -> Result<u64> {
 /// The provider's line has less room than an Ethernet: what is larger is lost on its way in, and nobody says so to those who send it. The
 /// router knows, and tells TCP, as they do; what is in the tunnel it cannot tell.
 async fn narrow(pet: &Pet) -> Result<()> {
-    let router = Machine::load(&pet.machine().dir.with_file_name(format!("{}-router", pet.name())))?;
+    let router = pet.router()?;
     let rules = "table ip narrow { \
         chain output { type filter hook output priority 0; icmp type destination-unreachable drop; }; \
         chain forward { type filter hook forward priority 0; tcp flags syn tcp option maxseg size set 1320; }; }";
