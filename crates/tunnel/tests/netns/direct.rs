@@ -38,6 +38,14 @@ impl Pet<'_> {
         self.end.apply_with(self.paths.peers());
     }
 
+    fn look_until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
+        eventually(what, || {
+            self.look();
+            std::thread::sleep(LOOK);
+            holds(self)
+        });
+    }
+
     fn is_direct(&self) -> bool {
         self.turns.last() == Some(&Turn::Direct)
     }
@@ -307,12 +315,10 @@ fn netns_one_side_alone_may_have_changed() {
     let (home, other) = pets.observed();
     pets.meet(&home, &other);
     let conversation = Conversation::begin(&world);
-    pets.look_until("both try", |pets| !pets.home.paths.peers().is_empty() && !pets.other.paths.peers().is_empty());
-    eventually("home sends directly", || {
-        pets.home.look();
-        std::thread::sleep(LOOK);
-        pets.home.is_direct()
-    });
+    // Other looks no more from the moment that it tries, so it cannot have changed.
+    pets.home.look_until("home tries", |home| !home.paths.peers().is_empty());
+    pets.other.look_until("other tries", |other| !other.paths.peers().is_empty());
+    pets.home.look_until("home sends directly", |home| home.is_direct());
     assert!(!pets.other.is_direct());
     let begun = Instant::now();
     eventually("a second", || begun.elapsed() > Duration::from_secs(1));
