@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube_pet_core::node::NodeInfo;
+use kube_pet_host::memory;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -65,6 +66,10 @@ pub(super) async fn hold_open<F: Future<Output = ()>>(
 pub(super) async fn return_memory() {
     loop {
         tokio::time::sleep(Duration::from_secs(30)).await;
-        let _ = tokio::task::spawn_blocking(kube_pet_host::memory::trim).await;
+        let give_back = || {
+            memory::trim();
+            memory::let_go_of_code();
+        };
+        let _ = tokio::task::spawn_blocking(give_back).await;
     }
 }

@@ -33,8 +33,7 @@ impl ExitWatcher {
     }
 
     async fn wait(&self, uid: &PodUid, id: &ContainerId, oom: &OomMark) -> Result<(), String> {
-        let inspect = self.podman.inspect_container(id.as_str()).await.map_err(|e| e.to_string())?;
-        let pid = inspect.state.pid;
+        let pid = self.podman.inspect_container(id.as_str()).await.map_err(|e| e.to_string())?.state.pid;
         if pid > 0 {
             kube_pet_host::exits::wait_exit(i64::from(pid)).await.map_err(|e| e.to_string())?;
         }

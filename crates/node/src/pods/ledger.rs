@@ -26,7 +26,7 @@ pub struct Ledger(BTreeMap<PodUid, Entry>);
 
 #[derive(Default)]
 struct Entry {
-    /// As it was when this run has admitted it, or an earlier one has written it down: its worker shows it a moment later.
+    /// As it was when this run has admitted it, or an earlier one has written it down, until its worker shows it a moment later.
     then: Option<Arc<Pod>>,
     /// `None`: all that it asks for, whatever that is.
     allocation: Option<Allocation>,
@@ -235,6 +235,9 @@ impl PodRuntime {
     /// What the pod is given of what it asks for. What was not asked for before is decided on now, and with it whatever waits.
     pub(super) fn ask(&self, uid: &PodUid, pod: &Arc<Pod>) -> Given {
         let mut ledger = self.books();
+        if self.store.reader().by_uid(uid).is_some() {
+            ledger.0.entry(uid.clone()).and_modify(|entry| entry.then = None);
+        }
         let changed = if ledger.note_wish(uid, pod) { self.try_pending(&mut ledger) } else { Vec::new() };
         let given = ledger.given(uid, pod);
         drop(ledger);

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Probe};
 use kube_pet_core::ids::ContainerId;
 use kube_pet_core::pod::{ContainerState, Observed, ProbeKind, Tally, Verdict, find_container};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
@@ -24,6 +24,8 @@ pub(super) type ProbeId = (ContainerId, ProbeKind);
 /// The probers of one pod. Dropping it ends them.
 pub(super) struct Probers {
     tasks: BTreeMap<ProbeId, AbortOnDropHandle<()>>,
+    /// As it was told last.
+    pod: watch::Sender<Arc<Pod>>,
     verdicts: mpsc::UnboundedSender<(ProbeId, Verdict)>,
 }
 
@@ -31,12 +33,13 @@ impl Probers {
     /// No prober yet; verdicts come out of the receiver.
     pub fn new() -> (Self, mpsc::UnboundedReceiver<(ProbeId, Verdict)>) {
         let (verdicts, receiver) = mpsc::unbounded_channel();
-        (Self { tasks: BTreeMap::new(), verdicts }, receiver)
+        (Self { tasks: BTreeMap::new(), pod: watch::Sender::default(), verdicts }, receiver)
     }
 
     /// Ends the probers that are no longer wanted and starts those that are missing.
     pub fn keep(&mut self, runtime: &Arc<PodRuntime>, pod: &Arc<Pod>, observed: &Observed, wanted: &BTreeSet<ProbeId>) {
         self.tasks.retain(|id, _| wanted.contains(id));
+        self.pod.send_replace(pod.clone());
         for id in wanted {
             if self.tasks.contains_key(id) {
                 continue;
@@ -47,7 +50,7 @@ impl Probers {
             let Some(probe) = id.1.of(&container).cloned() else { continue };
             let prober = Prober {
                 runtime: runtime.clone(),
-                pod: pod.clone(),
+                pod: self.pod.subscribe(),
                 container: seen.name.to_string(),
                 pod_ips: observed.sandbox.as_ref().map(|s| s.pod_ips.clone()).unwrap_or_default(),
                 probe,
@@ -62,7 +65,7 @@ impl Probers {
 
 struct Prober {
     runtime: Arc<PodRuntime>,
-    pod: Arc<Pod>,
+    pod: watch::Receiver<Arc<Pod>>,
     container: String,
     pod_ips: Vec<std::net::IpAddr>,
     probe: Probe,
@@ -105,13 +108,14 @@ impl Prober {
 
     /// One try; `None` if it says nothing about the container.
     async fn attempt(&self) -> Option<Verdict> {
-        let (kind, container) = find_container(&self.pod, &self.container)?;
+        let pod = self.pod.borrow().clone();
+        let (kind, container) = find_container(&pod, &self.container)?;
         let name = self.id.1.as_str();
-        let meta = &self.pod.metadata;
+        let meta = &pod.metadata;
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
         let (pod_name, namespace, uid) = (text(&meta.name), text(&meta.namespace), text(&meta.uid));
         let tried_at = Instant::now();
-        let outcome = self.runtime.handlers.probe(&self.pod, &container, &self.probe, &self.pod_ips, &self.id.0).await;
+        let outcome = self.runtime.handlers.probe(&pod, &container, &self.probe, &self.pod_ips, &self.id.0).await;
         let (verdict, event) = match outcome {
             ProbeOutcome::Success(_) => (Some(Verdict::Success), None),
             ProbeOutcome::Warning(text) => (Some(Verdict::Success), Some(("ProbeWarning", format!("{name} probe warning: {text}")))),
@@ -129,7 +133,7 @@ impl Prober {
             instruments::PROBES.add(&[name, result, &self.container, &pod_name, &namespace, &uid]);
         }
         if let Some((reason, message)) = event {
-            self.runtime.warn(&self.pod, Some((kind, &self.container)), reason, message);
+            self.runtime.warn(&pod, Some((kind, &self.container)), reason, message);
         }
         verdict
     }

@@ -64,7 +64,7 @@ impl Worker {
         if self.memory.removed || self.memory.rejected.is_some() {
             return true;
         }
-        let same = self.checkpointed.as_ref().is_some_and(|(c, allocation, actuated)| {
+        let same = self.checkpointed.as_mut().filter(|(c, allocation, actuated)| {
             *allocation == self.allocation
                 && !actuated.is_outdated(&self.memory.actuated)
                 && c.metadata.generation == wanted.pod.metadata.generation
@@ -72,7 +72,9 @@ impl Worker {
                 && c.metadata.labels == wanted.pod.metadata.labels
                 && c.metadata.deletion_timestamp == wanted.pod.metadata.deletion_timestamp
         });
-        if same {
+        if let Some((checkpointed, ..)) = same {
+            // Of two equal ones the older need not be kept in memory.
+            checkpointed.clone_from(&wanted.pod);
             return true;
         }
         let (allocation, actuated) = (self.allocation.clone(), self.memory.actuated.clone());
