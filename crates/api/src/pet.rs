@@ -49,6 +49,13 @@ pub const ROTATE_KEY_ANNOTATION: &str = "kube-pet.dev/rotate-key";
         priority = 1,
         description = "Where the gateway sees it"
     ),
+    printcolumn(
+        name = "MTU",
+        type_ = "integer",
+        json_path = ".spec.mtu",
+        priority = 1,
+        description = "Bytes per packet, where its way to the gateway takes less than the network's"
+    ),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Allocated\")].message", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
@@ -75,6 +82,10 @@ pub struct PetSpec {
     /// Whether other pets may send to it past the gateway, and it to them.
     #[serde(default)]
     pub direct: bool,
+    /// The largest packet that the pet's way to the gateway takes, where that is less than the network's: the gateway sends its pods no larger ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1280, max = 9000))]
+    pub mtu: Option<u16>,
     /// What stays the same when this machine joins again: a hash of the machine's ID, for example. A Pet of the same name and
     /// machine gets its addresses again. It cannot be changed; delete the Pet instead.
     #[serde(rename = "machineID")]

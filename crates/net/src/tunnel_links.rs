@@ -2,19 +2,19 @@
 //!
 //! ```text
 //! rules     from all not fwmark <mark>/<mask> lookup <table>      the tunnel's own packets go past the table: no loop
-//! <table>   10.42.0.0/16 dev <link>                               what the other side takes
+//! <table>   10.42.0.0/16 dev <link> [mtu lock 1300]               what the other side takes, and how large it may be
 //!           unreachable 10.42.0.0/16 metric 4096                  behind it: refused, and never sent in plaintext by another way
 //!           throw 10.42.7.0/24                                    of this machine's own: the other tables decide
 //! ```
 //! The routes over the link go with the link, that of a program with the program. What is behind them stays until [`remove`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use kube_pet_rules::Network;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rustix::io::Errno;
 
@@ -42,10 +42,14 @@ pub struct TunnelLink {
     pub name: String,
     /// This machine's addresses in the tunnel.
     pub addresses: BTreeSet<IpAddr>,
+    /// Addresses that it answers at besides. What it sends by itself, its messages about lost packets too, does not come from them.
+    pub answers: BTreeSet<IpAddr>,
     /// Bytes per packet.
     pub mtu: u32,
     /// What goes through it.
     pub routes: BTreeSet<Network>,
+    /// Bytes per packet on some of these routes, where that is less than the link's.
+    pub mtus: BTreeMap<Network, u32>,
     /// What goes through it or nowhere.
     pub guarded: BTreeSet<Network>,
     /// What never goes through it, although it lies in the others: this machine's own pods.
@@ -130,11 +134,11 @@ pub fn guard(link: &TunnelLink) -> Result<(), NetlinkError> {
 /// # Errors
 /// When the kernel refuses; what is not reachable then is refused rather than sent another way.
 pub fn ensure(link: &TunnelLink) -> Result<(), PodLinkError> {
-    let TunnelLink { name, addresses, mtu, routes: _, guarded: _, bypass: _, table: _, mark: _, forward } = link;
+    let TunnelLink { name, addresses, answers, mtu, routes: _, mtus: _, guarded: _, bypass: _, table: _, mark: _, forward } = link;
     let mut socket = RouteSocket::open()?;
     // First what must not leak, then what may pass.
     routes::guard(&mut socket, link)?;
-    let ipv6 = addresses.iter().any(IpAddr::is_ipv6);
+    let ipv6 = addresses.union(answers).any(IpAddr::is_ipv6);
     if *forward {
         ensure_forwarding(ipv6)?;
     }
@@ -151,7 +155,7 @@ pub fn ensure(link: &TunnelLink) -> Result<(), PodLinkError> {
     up.header.flags = LinkFlags::Up;
     up.header.change_mask = LinkFlags::Up;
     socket.change("switching on", name, RouteNetlinkMessage::SetLink(up), 0)?;
-    let index = set_addresses(&mut socket, name, addresses)?;
+    let index = set_addresses(&mut socket, name, addresses, answers)?;
     routes::lead(&mut socket, link, index)?;
     Ok(())
 }
@@ -167,7 +171,13 @@ pub fn remove(name: &str, table: u32, mark: Mark) -> Result<bool, NetlinkError> 
 }
 
 /// Gives it exactly these addresses; the link's number.
-fn set_addresses(socket: &mut RouteSocket, name: &str, wanted: &BTreeSet<IpAddr>) -> Result<u32, NetlinkError> {
+fn set_addresses(
+    socket: &mut RouteSocket,
+    name: &str,
+    addresses_of_its_own: &BTreeSet<IpAddr>,
+    answers: &BTreeSet<IpAddr>,
+) -> Result<u32, NetlinkError> {
+    let wanted = addresses_of_its_own | answers;
     let missing = || NetlinkError { doing: "finding the link", object: name.to_owned(), source: Errno::NODEV.into() };
     let index = links(socket)?.into_iter().find(|link| link.name == name).ok_or_else(missing)?.index;
     let link_local = |address: &IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
@@ -183,23 +193,29 @@ fn set_addresses(socket: &mut RouteSocket, name: &str, wanted: &BTreeSet<IpAddr>
     }
     // New ones first: a moment without any address would end what uses the link.
     for address in wanted.difference(&there) {
-        let message = RouteNetlinkMessage::NewAddress(message(*address, whole(*address), index));
+        let message = RouteNetlinkMessage::NewAddress(message(*address, whole(*address), index, addresses_of_its_own.contains(address)));
         socket.change("adding an address to", &format!("{name}: {address}"), message, NLM_F_CREATE | NLM_F_EXCL)?;
     }
     for (address, prefix) in wrong {
-        let message = RouteNetlinkMessage::DelAddress(message(address, prefix, index));
+        let message = RouteNetlinkMessage::DelAddress(message(address, prefix, index, true));
         socket.change("taking an address from", &format!("{name}: {address}"), message, 0)?;
     }
     Ok(index)
 }
 
-fn message(address: IpAddr, prefix: u8, index: u32) -> AddressMessage {
+/// `begins`: whether packets that begin here may come from it. Else it is one of the machine only (IPv4), or as good as outdated (RFC 6724).
+fn message(address: IpAddr, prefix: u8, index: u32, begins: bool) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = family(address);
     message.header.prefix_len = prefix;
-    message.header.scope = AddressScope::Universe;
+    message.header.scope = if begins || address.is_ipv6() { AddressScope::Universe } else { AddressScope::Host };
     message.header.index = index;
     message.header.flags = AddressHeaderFlags::Nodad | AddressHeaderFlags::Permanent;
     message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+    if !begins && address.is_ipv6() {
+        let mut lifetime = CacheInfo::default();
+        lifetime.ifa_valid = u32::MAX;
+        message.attributes.push(AddressAttribute::CacheInfo(lifetime));
+    }
     message
 }

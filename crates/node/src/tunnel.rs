@@ -5,7 +5,7 @@
 //! PetNetwork, PetGateways, own Pet (watches.rs) ─► Known (model.rs) ◄─┘ ─► tunnel.json
 //! other Pets ─► neighbours.rs ─┐                     │ desired()
 //!                              ▼                     ▼
-//!                             Interface (interface.rs): kube_pet_tunnel::{Paths, Keeper}
+//!                             Interface (interface.rs, mtu.rs): kube_pet_tunnel::{Paths, Prober, Keeper}
 //! ```
 //! After a reboot without the API server, the file is enough. What the cluster's ranges are is known from the first contact on: from then on
 //! nothing for them leaves in plaintext, whether the tunnel works or not.
@@ -13,6 +13,7 @@
 mod claim;
 mod interface;
 mod model;
+mod mtu;
 mod neighbours;
 mod relays;
 mod rotation;
@@ -106,13 +107,14 @@ impl Tunnel {
         let rotation = Rotation::open(files, settings.key_rotation)?;
         let mut spec = claim::spec(&key, &settings);
         spec.next_public_key = rotation.next();
+        spec.mtu = spec.mtu.or(known.mtu());
         let (wanted, spec) = watch::channel(spec);
         let (talks, talking) = watch::channel(false);
         let (updates, received) = mpsc::channel(64);
         let mut watches = watches::all(&api, &node_name, &updates, talking);
         let claim = Claim { api, name: node_name, wanted: spec, seen: own };
         watches.push(("the node's Pet", Box::pin(claim.keep())));
-        let interface = Interface::new(&link_prefix, settings, key, own_changes, known.paths());
+        let interface = Interface::new(&link_prefix, settings, key, own_changes, &known);
         let task =
             Task { updates: received, seen, wanted, talks, allocated, known, record, rotation, interface, objects: Objects::default() };
         Ok(Self { watches, task: Box::pin(task.run()), allocation })
@@ -169,9 +171,11 @@ impl<L: Link> Task<L> {
                 gateway = report.gateway;
                 let mut now = known.clone();
                 now.keep_paths(&report.paths);
+                now.keep_mtu(report.mtu);
                 keep(&record, &mut known, now).await;
                 // None are told while the interface is made again.
                 wanted.send_if_modified(|spec| !report.local.is_empty() && claim::set_local(spec, &report.local));
+                wanted.send_if_modified(|spec| claim::set_mtu(spec, report.mtu));
                 talks.send_if_modified(|talks| report.talks && !std::mem::replace(talks, true));
             }
             let allocation = known.allocation();

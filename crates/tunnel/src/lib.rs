@@ -13,6 +13,7 @@ mod endpoints;
 pub mod keeper;
 mod kernel;
 pub mod keys;
+pub mod mtu;
 mod plan;
 pub mod relay;
 mod tunnel;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kube_pet_api::{Pet, PetNetworkSpec, PetStatus};
 use kube_pet_net::services::Network;
 use kube_pet_net::tunnel_links::{Mark, TunnelLink};
+use kube_pet_tunnel::mtu::{FLOOR, GATEWAY};
 use kube_pet_tunnel::{Desired, Endpoint, Peer, PeerStatus, PublicKey};
 
 use super::Options;
@@ -28,12 +29,16 @@ pub(super) fn desired(
         return None;
     }
     let peers = pets.iter().flat_map(|pet| peers(pet, seen)).collect();
+    let asked = GATEWAY.into_iter().filter(|address| ranges.iter().any(|range| range.address.is_ipv4() == address.is_ipv4()));
+    let mtus: BTreeMap<Network, u32> = pets.iter().flat_map(|pet| narrow(pet, network.mtu)).collect();
     let link = TunnelLink {
         name: options.link.clone(),
         addresses: options.tunnel_addresses.iter().copied().collect(),
+        answers: asked.collect(),
         mtu: u32::from(network.mtu),
         // The ranges as a whole: a pet that comes or goes changes no route. What belongs to no pet is dropped by the interface.
-        routes: ranges.clone(),
+        routes: ranges.iter().chain(mtus.keys()).copied().collect(),
+        mtus,
         guarded: ranges.clone(),
         bypass: BTreeSet::new(),
         table: TABLE,
@@ -56,6 +61,14 @@ pub(super) fn keys(status: &PetStatus, seen: &BTreeMap<PublicKey, PeerStatus>) -
 /// The peers that are sent to: one for each pet, also while it is about to change its key.
 pub(super) fn pets(peers: &BTreeMap<PublicKey, PeerStatus>) -> impl Iterator<Item = &PeerStatus> {
     peers.values().filter(|peer| !peer.allowed.is_empty())
+}
+
+/// Networks of a pet that are sent no larger packets than its way takes: those of its pods. Its own addresses are sent the network's: by the
+/// answers in all sizes the pet finds out that its way has become wider.
+fn narrow(pet: &Pet, limit: u16) -> Vec<(Network, u32)> {
+    let mtu = pet.spec.mtu.filter(|mtu| (FLOOR..limit).contains(mtu));
+    let pods = pet.status.iter().flat_map(|status| &status.pod_cidrs).filter_map(|text| text.parse().ok());
+    mtu.map(|mtu| pods.map(|network| (network, u32::from(mtu))).collect()).unwrap_or_default()
 }
 
 /// A pet without accepted key or addresses is none yet. One that is about to change its key is two peers: packets go to one of them, and are
@@ -123,6 +136,24 @@ mod tests {
         let ranges: BTreeSet<Network> = ["10.99.0.0/20", "10.100.0.0/16"].map(|text| text.parse().unwrap()).into();
         assert_eq!(desired.link.routes, ranges, "and nothing of the cluster's own");
         assert_eq!(desired.masquerade, ranges.into_iter().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn pods_behind_a_narrow_way_are_sent_what_it_takes_and_the_gateway_answers_in_all_sizes() {
+        let narrow = |mtu: u16| {
+            let key = PublicKey::from([7; 32]).to_string();
+            let mut pet = pet("a", json!({"publicKey": key, "nodeAddresses": ["10.99.0.7"], "podCIDRs": ["10.100.7.0/24"]}));
+            Arc::get_mut(&mut pet).unwrap().spec.mtu = Some(mtu);
+            desired(&options(), &network(), &[pet], &BTreeMap::new()).unwrap().link
+        };
+        let pods: Network = "10.100.7.0/24".parse().unwrap();
+        let link = narrow(1300);
+        assert_eq!(link.mtus, BTreeMap::from([(pods, 1300)]));
+        assert!(link.routes.contains(&pods) && link.routes.len() == 3 && !link.guarded.contains(&pods));
+        assert_eq!((link.addresses, link.answers), (BTreeSet::new(), BTreeSet::from([GATEWAY[0]])), "of the families that pets have");
+        for mtu in [1279, 1420, 1500] {
+            assert_eq!((narrow(mtu).mtus, narrow(mtu).routes.len()), (BTreeMap::new(), 2), "{mtu}");
+        }
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! The table of a tunnel's routes, and the rules that lead to it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use kube_pet_rules::{Family, Network};
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteScope, RouteType};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
@@ -20,6 +20,8 @@ const RULE_PRIORITY: u32 = 7575;
 const METRIC: u32 = 100;
 /// Of the routes to nowhere: the highest number is asked last.
 const LAST_METRIC: u32 = 4096;
+/// `1 << RTAX_MTU`. What is forwarded over IPv6 heeds a route's size only if that is locked, and so does IPv4 before Linux 5.10.
+const MTU_IS_LOCKED: u32 = 1 << 2;
 /// `RT_TABLE_COMPAT`: the number is in an attribute.
 const IN_ATTRIBUTE: u8 = 252;
 
@@ -28,6 +30,8 @@ const IN_ATTRIBUTE: u8 = 252;
 struct Entry {
     way: Way,
     network: Network,
+    /// `None`: the link's.
+    mtu: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,13 +66,20 @@ pub(super) fn guard(socket: &mut RouteSocket, link: &TunnelLink) -> Result<(), N
 /// Leads to the link of this number.
 pub(super) fn lead(socket: &mut RouteSocket, link: &TunnelLink, index: u32) -> Result<(), NetlinkError> {
     let routes = &firsts(&link.routes) - &firsts(&link.bypass);
-    let wanted: BTreeSet<Entry> = entries(&routes, Way::Link(index)).collect();
+    let mtus: BTreeMap<Network, u32> = link.mtus.iter().map(|(network, mtu)| (first(network), *mtu)).collect();
+    let sized = |entry: Entry| Entry { mtu: mtus.get(&entry.network).copied(), ..entry };
+    let wanted: BTreeSet<Entry> = entries(&routes, Way::Link(index)).map(sized).collect();
     let found: BTreeSet<Entry> = entries_of(socket, link.table)?.into_iter().filter(|entry| matches!(entry.way, Way::Link(_))).collect();
-    for entry in found.difference(&wanted) {
+    let leads = |entries: &BTreeSet<Entry>, one: &Entry| entries.iter().any(|entry| (entry.way, entry.network) == (one.way, one.network));
+    for entry in found.difference(&wanted).filter(|entry| !leads(&wanted, entry)) {
         delete(socket, *entry, link.table)?;
     }
     for entry in wanted.difference(&found) {
-        add(socket, *entry, link.table)?;
+        if leads(&found, entry) {
+            resize(socket, *entry, link.table)?;
+        } else {
+            add(socket, *entry, link.table)?;
+        }
     }
     Ok(())
 }
@@ -88,12 +99,16 @@ pub(super) fn unguard(socket: &mut RouteSocket, table: u32, mark: Mark) -> Resul
 }
 
 fn entries(networks: &BTreeSet<Network>, way: Way) -> impl Iterator<Item = Entry> {
-    networks.iter().map(move |network| Entry { way, network: *network })
+    networks.iter().map(move |network| Entry { way, network: *network, mtu: None })
 }
 
 /// With bits behind the prefix cleared, as the kernel lists them.
 fn firsts<'a>(networks: impl IntoIterator<Item = &'a Network>) -> BTreeSet<Network> {
-    networks.into_iter().map(|network| Network { address: network.range().0, prefix: network.prefix }).collect()
+    networks.into_iter().map(first).collect()
+}
+
+fn first(network: &Network) -> Network {
+    Network { address: network.range().0, prefix: network.prefix }
 }
 
 fn add(socket: &mut RouteSocket, entry: Entry, table: u32) -> Result<(), NetlinkError> {
@@ -104,8 +119,14 @@ fn add(socket: &mut RouteSocket, entry: Entry, table: u32) -> Result<(), Netlink
     }
 }
 
+/// In the place of the one of another size: at no moment is there none.
+fn resize(socket: &mut RouteSocket, entry: Entry, table: u32) -> Result<(), NetlinkError> {
+    let message = RouteNetlinkMessage::NewRoute(route(entry, table));
+    socket.change("changing the size of the route to", &entry.network.to_string(), message, NLM_F_CREATE | NLM_F_REPLACE)
+}
+
 fn delete(socket: &mut RouteSocket, entry: Entry, table: u32) -> Result<(), NetlinkError> {
-    let message = RouteNetlinkMessage::DelRoute(route(entry, table));
+    let message = RouteNetlinkMessage::DelRoute(route(Entry { mtu: None, ..entry }, table));
     match socket.change("removing the route to", &entry.network.to_string(), message, 0) {
         Err(error) if error.is(Errno::SRCH) => Ok(()),
         other => other,
@@ -113,7 +134,7 @@ fn delete(socket: &mut RouteSocket, entry: Entry, table: u32) -> Result<(), Netl
 }
 
 fn route(entry: Entry, table: u32) -> RouteMessage {
-    let Entry { way, network } = entry;
+    let Entry { way, network, mtu } = entry;
     let mut message = RouteMessage::default();
     message.header.address_family = family(Family::of(network.address));
     message.header.destination_prefix_length = network.prefix;
@@ -132,6 +153,9 @@ fn route(entry: Entry, table: u32) -> RouteMessage {
     }
     if let Way::Link(index) = way {
         message.attributes.push(RouteAttribute::Oif(index));
+    }
+    if let Some(mtu) = mtu {
+        message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Lock(MTU_IS_LOCKED), RouteMetric::Mtu(mtu)]));
     }
     message
 }
@@ -154,12 +178,15 @@ fn entries_of(socket: &mut RouteSocket, table: u32) -> Result<BTreeSet<Entry>, N
 fn entry(message: &RouteNetlinkMessage, of: Family, table: u32) -> Option<Entry> {
     let RouteNetlinkMessage::NewRoute(message) = message else { return None };
     let RouteHeader { destination_prefix_length: prefix, protocol: PROTOCOL, kind, .. } = message.header else { return None };
-    let (mut address, mut index, mut in_table) = (None, None, u32::from(message.header.table));
+    let (mut address, mut index, mut mtu, mut in_table) = (None, None, None, u32::from(message.header.table));
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(RouteAddress::Inet(v4)) => address = Some(IpAddr::V4(*v4)),
             RouteAttribute::Destination(RouteAddress::Inet6(v6)) => address = Some(IpAddr::V6(*v6)),
             RouteAttribute::Oif(oif) => index = Some(*oif),
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.iter().find_map(|metric| if let RouteMetric::Mtu(mtu) = metric { Some(*mtu) } else { None });
+            }
             RouteAttribute::Table(number) => in_table = *number,
             _ => {}
         }
@@ -171,7 +198,7 @@ fn entry(message: &RouteNetlinkMessage, of: Family, table: u32) -> Option<Entry>
         _ => return None,
     };
     let any = if of == Family::V4 { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
-    (in_table == table).then_some(Entry { way, network: Network { address: address.unwrap_or(any), prefix } })
+    (in_table == table).then_some(Entry { way, network: Network { address: address.unwrap_or(any), prefix }, mtu })
 }
 
 fn add_rule(socket: &mut RouteSocket, family: Family, table: u32, mark: Mark) -> Result<(), NetlinkError> {

@@ -31,7 +31,7 @@ pub struct TunnelSettings {
     /// Seconds between packets that keep the way through NAT open; 0 for none. Default: the PetNetwork's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub persistent_keepalive_seconds: Option<u16>,
-    /// Bytes per packet. Default: the PetNetwork's.
+    /// Bytes per packet. Default: the PetNetwork's, or less where the way to the gateway takes less.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
 }

@@ -1,4 +1,4 @@
-//! What is counted of paths to other pets.
+//! What is counted of the tunnel.
 
 use kube_pet_tunnel::Turn;
 
@@ -13,7 +13,15 @@ static TURNS: Family = Family::counter(
     &["to"],
 );
 
-/// How many there are.
+static MTU: Family =
+    Family::gauge("kube_pet_tunnel_mtu_bytes", "The largest packet in the tunnel: found on the way to the gateway, or configured");
+
+/// The one in use.
+pub(crate) fn mtu(bytes: u32) {
+    MTU.set(f64::from(bytes));
+}
+
+/// How many paths to other pets there are.
 #[allow(clippy::cast_precision_loss, reason = "metrics are floating-point numbers")]
 pub(crate) fn paths(count: usize) {
     PATHS.set(count as f64);
@@ -31,6 +39,7 @@ pub(crate) fn turn(turn: Turn) {
 }
 
 pub(crate) fn write(text: &mut Text) {
+    MTU.write(text);
     PATHS.write(text);
     TURNS.write(text);
 }

@@ -38,6 +38,7 @@ pub(super) fn spec(key: &PrivateKey, settings: &TunnelSettings) -> PetSpec {
         endpoints,
         local_endpoints: Vec::new(),
         direct: settings.direct,
+        mtu: settings.mtu,
         machine_id: machine_id(key),
     }
 }
@@ -54,6 +55,11 @@ pub(super) fn set_keys(spec: &mut PetSpec, (key, next): (Option<String>, Option<
 pub(super) fn set_local(spec: &mut PetSpec, local: &[SocketAddr]) -> bool {
     let local: Vec<Endpoint> = local.iter().map(|at| Endpoint { host: at.ip().to_string(), port: at.port() }).collect();
     std::mem::replace(&mut spec.local_endpoints, local.clone()) != local
+}
+
+/// The size of packets that is in use, where it is not the PetNetwork's. Whether that is news.
+pub(super) fn set_mtu(spec: &mut PetSpec, mtu: Option<u16>) -> bool {
+    std::mem::replace(&mut spec.mtu, mtu) != mtu
 }
 
 /// The machine's ID is not for others to know. A machine without one is known by its first key.
@@ -124,10 +130,10 @@ async fn create(api: &ApiHandle, name: &str, wanted: &PetSpec) -> kube::Result<(
 }
 
 async fn update(api: &ApiHandle, name: &str, wanted: &PetSpec) -> kube::Result<()> {
-    let PetSpec { public_key, next_public_key, endpoints, local_endpoints, direct, machine_id: _ } = wanted;
+    let PetSpec { public_key, next_public_key, endpoints, local_endpoints, direct, mtu, machine_id: _ } = wanted;
     let mut body = json!({"spec": {
         "publicKey": public_key, "nextPublicKey": next_public_key,
-        "endpoints": endpoints, "localEndpoints": local_endpoints, "direct": direct,
+        "endpoints": endpoints, "localEndpoints": local_endpoints, "direct": direct, "mtu": mtu,
     }});
     if next_public_key.is_some() {
         body["metadata"] = json!({"annotations": {ROTATE_KEY_ANNOTATION: null}});

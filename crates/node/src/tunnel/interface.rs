@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 
 use super::blocking;
 use super::model::{Known, MARK, TABLE};
+use super::mtu::Sizes;
 use super::relays::Relays;
 use crate::config::TunnelSettings;
 use crate::instruments;
@@ -29,6 +30,7 @@ pub(super) struct Interface {
     settings: TunnelSettings,
     keeper: Keeper,
     paths: Paths,
+    sizes: Sizes,
     relays: Relays,
     addresses: Vec<IpAddr>,
     looked: Option<Instant>,
@@ -45,6 +47,8 @@ pub(super) struct Report {
     pub(super) local: Vec<SocketAddr>,
     /// Paths to other pets that are in use.
     pub(super) paths: BTreeMap<PublicKey, Neighbour>,
+    /// The size of packets in use, if it is not the PetNetwork's.
+    pub(super) mtu: Option<u16>,
     /// Whether another pet was talked to in the last minute, or such a path is left from before.
     pub(super) talks: bool,
 }
@@ -74,13 +78,14 @@ impl Interface {
         settings: TunnelSettings,
         private_key: PrivateKey,
         own_changes: OwnChanges,
-        kept: BTreeMap<PublicKey, Neighbour>,
+        known: &Known,
     ) -> Self {
         let wanted = Settings { private_key, listen_port: settings.listen_port, mark: MARK.value };
-        let kept = if settings.direct { kept } else { BTreeMap::new() };
+        let kept = if settings.direct { known.paths() } else { BTreeMap::new() };
         Self {
             link: link(link_prefix),
             keeper: Keeper::new(wanted, settings.mode, own_changes),
+            sizes: Sizes::new(&settings, known.mtu()),
             settings,
             paths: Paths::resume(kept, Instant::now()),
             relays: Relays::default(),
@@ -92,9 +97,10 @@ impl Interface {
     fn work(&mut self, mut desired: Desired, neighbours: Option<&BTreeMap<PublicKey, Neighbour>>) -> Report {
         let (port, peers) = self.keeper.status().map(|status| (status.listen_port, status.peers)).unwrap_or_default();
         let gateway = desired.peers.keys().filter_map(|key| peers.get(key)?.last_handshake).max();
+        let mtu = self.sizes.look(&mut desired, &peers);
         if !self.settings.direct {
             self.keeper.keep(&desired);
-            return Report { port, gateway, ..Report::default() };
+            return Report { port, gateway, mtu, ..Report::default() };
         }
         let talked_to = self.keeper.talked_to();
         let look = Look { peers: &peers, talked_to: &talked_to, now: Instant::now(), wall: SystemTime::now() };
@@ -108,7 +114,7 @@ impl Interface {
         self.keeper.keep(&desired);
         self.look_at_addresses(&ranges);
         let local = self.addresses.iter().filter(|_| port != 0).map(|address| SocketAddr::new(*address, port)).collect();
-        Report { port, gateway, local, talks: !talked_to.is_empty() || !paths.is_empty(), paths }
+        Report { port, gateway, local, mtu, talks: !talked_to.is_empty() || !paths.is_empty(), paths }
     }
 
     fn look_at_addresses(&mut self, ranges: &BTreeSet<Network>) {

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use kube_pet_api::{Pet, PetGateway, PetNetwork};
 use kube_pet_net::services::Network;
 use kube_pet_net::tunnel_links::{Mark, TunnelLink};
+use kube_pet_tunnel::mtu::GATEWAY;
 use kube_pet_tunnel::{Desired, Endpoint, Neighbour, Peer, PublicKey};
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,9 @@ pub(super) struct Known {
     active: Option<String>,
     /// Paths to other pets that are in use, by their keys: those others send by them, whether this process begins anew or not.
     paths: BTreeMap<String, Path>,
+    /// What the way to the gateway takes, if that is less.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    found_mtu: Option<u16>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -121,6 +125,15 @@ impl Known {
         self.paths = paths.iter().map(|(key, neighbour)| (key.to_string(), write(neighbour))).collect();
     }
 
+    /// For [`kube_pet_tunnel::mtu::Prober::new`].
+    pub(super) fn mtu(&self) -> Option<u16> {
+        self.found_mtu
+    }
+
+    pub(super) fn keep_mtu(&mut self, mtu: Option<u16>) {
+        self.found_mtu = mtu;
+    }
+
     /// Where gateways are reached over TCP.
     pub(super) fn relays(&self) -> BTreeSet<Endpoint> {
         self.gateways.values().filter_map(Gateway::relay).collect()
@@ -149,6 +162,11 @@ impl Known {
             let mut allowed: BTreeSet<Network> = gateway.addresses.iter().copied().map(Network::single).collect();
             if self.active.as_ref() == Some(name) {
                 allowed.extend(ranges.iter().copied());
+                if mtu.is_none() {
+                    // It is asked there which sizes the way takes.
+                    let asked = GATEWAY.into_iter().filter(|to| self.addresses.iter().any(|from| from.is_ipv4() == to.is_ipv4()));
+                    allowed.extend(asked.map(Network::single));
+                }
             }
             let endpoints: Vec<Endpoint> = gateway.endpoints.iter().filter_map(|text| text.parse().ok()).collect();
             let keepalive = persistent_keepalive_seconds.unwrap_or(self.keepalive);
@@ -159,8 +177,10 @@ impl Known {
         let link = TunnelLink {
             name: link.to_owned(),
             addresses: self.addresses.iter().copied().collect(),
+            answers: BTreeSet::new(),
             mtu: u32::from(mtu.unwrap_or(self.mtu)),
             routes: peers.values().flat_map(|peer| peer.allowed.iter().copied()).collect(),
+            mtus: BTreeMap::new(),
             guarded: ranges,
             bypass: self.pod_cidrs.iter().filter_map(|text| text.parse().ok()).collect(),
             table: TABLE,

@@ -213,8 +213,10 @@ impl<'a> End<'a> {
         let link = TunnelLink {
             name: "kp-tunnel".into(),
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+            answers: BTreeSet::new(),
             mtu: 1420,
             routes: BTreeSet::new(),
+            mtus: BTreeMap::new(),
             guarded: nets(&["10.98.0.0/16", "10.99.0.0/16", "fd99::/64"]),
             bypass: nets(bypass),
             table: 19_280,

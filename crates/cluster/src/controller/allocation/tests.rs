@@ -13,6 +13,7 @@ fn pet(name: &str, machine: &str) -> Pet {
             endpoints: Vec::new(),
             local_endpoints: Vec::new(),
             direct: false,
+            mtu: None,
             machine_id: machine.into(),
         },
     )

@@ -16,6 +16,7 @@ fn pet(name: &str, machine: &str, node_gone: Option<i64>) -> Arc<Pet> {
         endpoints: Vec::new(),
         local_endpoints: Vec::new(),
         direct: false,
+        mtu: None,
         machine_id: machine.into(),
     };
     let mut pet = Pet::new(name, spec);

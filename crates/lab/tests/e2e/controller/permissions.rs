@@ -121,6 +121,7 @@ async fn e2e_invalid_objects_are_refused_with_a_clear_text() -> Result<()> {
             pet("localEndpoints", json!([{"host": "10.0.0.5", "port": 1}, {"host": "a.example", "port": 1}])),
             "hosts of localEndpoints must be IP addresses",
         ),
+        ("Pet", "p", pet("mtu", json!(1279)), "spec.mtu"),
         ("PetGateway", "g", json!({"publicKey": key(1), "endpoints": []}), "spec.endpoints"),
         ("PetGateway", "g", json!({"publicKey": "x", "endpoints": [{"host": "a", "port": 1}]}), "must be a WireGuard public key"),
     ];

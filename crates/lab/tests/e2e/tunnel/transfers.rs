@@ -17,14 +17,35 @@ async fn upload(bed: &Bed, to: &str, bytes: u64) -> Result<u64> {
     bed.kubectl(&["exec", "b", "--", "sh", "-c", &send]).await?.parse().context("a number of bytes")
 }
 
-/// The provider's line has less room than an Ethernet: what is larger is lost on its way in, and nobody says so to those who send it. The
+/// The provider's line has less room than an Ethernet: what is larger is lost on it, both ways, and nobody says so to those who send it. The
 /// router knows, and tells TCP, as they do; what is in the tunnel it cannot tell.
-async fn narrow(pet: &Pet) -> Result<()> {
+async fn narrow(bed: &Bed, pet: &Pet) -> Result<()> {
     let router = pet.router()?;
     let rules = "table ip narrow { \
         chain output { type filter hook output priority 0; icmp type destination-unreachable drop; }; \
-        chain forward { type filter hook forward priority 0; tcp flags syn tcp option maxseg size set 1320; }; }";
-    router.shell(&format!("/usr/sbin/ip link set eth0 mtu 1360 && /usr/sbin/nft '{rules}'")).await.map(drop)
+        chain forward { type filter hook forward priority 0; tcp flags syn tcp option maxseg size set 1320; \
+            meta l4proto udp ip length > 1360 drop; }; }";
+    router.shell(&format!("/usr/sbin/ip link set eth0 mtu 1360 && /usr/sbin/nft '{rules}'")).await?;
+    // Its connections to the API server are of before.
+    pet.kill_agent().await?;
+    pet.start_agent().await?;
+    kube_pet_lab::eventually(SOON, "the agent is back", || bed.kubectl(&["exec", "b", "--", "true"])).await?;
+    Ok(())
+}
+
+/// So many bytes from the pod `b` to the pod `a`, and back.
+async fn both_ways(bed: &Bed, bytes: u64) -> Result<()> {
+    let address = async |name: &str| -> Result<String> {
+        Ok(pod_ip(&bed.api::<Pod>().get(name).await?).context("a running pod has an address")?.to_owned())
+    };
+    let (a, b) = (address("a").await?, address("b").await?);
+    let sent = upload(bed, &a, bytes).await?;
+    ensure!(sent > bytes, "{sent} bytes were sent");
+    let url = format!("http://{b}:8080/shell?cmd=head+-c+{bytes}+/dev/zero");
+    let back = ["exec", "a", "--", "curl", "-sS", "-m", "60", "-o", "/dev/null", "-w", "%{size_download}", url.as_str()];
+    let got: u64 = bed.kubectl(&back).await?.parse().context("a number of bytes")?;
+    ensure!(got > bytes, "{got} bytes have come");
+    Ok(())
 }
 
 #[tokio::test]
@@ -61,19 +82,44 @@ async fn e2e_a_transfer_is_not_disturbed_by_a_pet_that_joins_and_passes_a_narrow
     let rounds: Vec<_> = log.lines().filter(|line| line.contains(" packets transmitted")).collect();
     ensure!(rounds.len() > 3 && rounds.iter().all(|round| round.contains(" 0% packet loss")), "{log}");
 
-    narrow(b).await?;
-    // Its connections to the API server are of before.
-    b.kill_agent().await?;
-    b.start_agent().await?;
-    kube_pet_lab::eventually(SOON, "the agent is back", || bed.kubectl(&["exec", "b", "--", "true"])).await?;
-    let sent = upload(bed, &ip, 10_000_000).await?;
-    ensure!(sent > 10_000_000, "{sent} bytes were sent on the narrow way");
-    let back = ["exec", "a", "--", "curl", "-sS", "-m", "60", "-o", "/dev/null", "-w", "%{size_download}"];
-    let from = pod_ip(&bed.api::<Pod>().get("b").await?).context("a running pod has an address")?.to_owned();
-    let url = format!("http://{from}:8080/shell?cmd=head+-c+2000000+/dev/zero");
-    let got: u64 = bed.kubectl(&[&back[..], &[url.as_str()]].concat()).await?.parse().context("a number of bytes")?;
-    ensure!(got > 2_000_000, "{got} bytes have come");
+    narrow(bed, b).await?;
+    both_ways(bed, 10_000_000).await?;
+    let sizes = bed.lab.kubectl(&["get", "pets", "-o", "jsonpath={.items[*].spec.mtu}"]).await?;
+    ensure!(sizes == "1280 1280 1280", "what is configured is used, and told: {sizes}");
 
     third.remove().await?;
     homes.end(&["ping", "a", "b"]).await
+}
+
+#[tokio::test]
+async fn e2e_a_way_that_loses_large_packets_is_passed_without_any_setting() -> Result<()> {
+    let homes = Homes::start("narrow", &["gw1"], json!({"enabled": true, "direct": false})).await?;
+    let Homes { bed, b, .. } = &homes;
+    for (name, node) in [("a", bed.pet.name()), ("b", b.name())] {
+        bed.create::<Pod>(server(name, node)).await?;
+        bed.until(name, SOON, "is ready", |pod| condition(pod, "Ready") == "True").await?;
+    }
+    narrow(bed, b).await?;
+    let size = async |pet: &Pet| bed.lab.kubectl(&["get", "pet", pet.name(), "-o", "jsonpath={.spec.mtu}"]).await;
+    kube_pet_lab::eventually(SOON, "the pet says what its way takes", || async {
+        let found = size(b).await?;
+        ensure!(found.parse().is_ok_and(|found: u16| (1293..=1300).contains(&found)), "{found:?}\n{}", b.agent_log());
+        Ok(())
+    })
+    .await?;
+    ensure!(size(&bed.pet).await?.is_empty(), "the other's is as wide as ever");
+    both_ways(bed, 20_000_000).await?;
+
+    // Datagrams that are too large for the way, there and back: the first are lost, and tell the pods what fits.
+    let ip = pod_ip(&bed.api::<Pod>().get("a").await?).context("a running pod has an address")?.to_owned();
+    let words = "x".repeat(1400);
+    let url = format!("http://127.0.0.1:8080/dial?host={ip}&port=8081&protocol=udp&tries=1&request=echo+{words}");
+    kube_pet_lab::eventually(SOON, "an answer of 1400 bytes", || async {
+        let answer = bed.kubectl(&["exec", "b", "--", "curl", "-sS", "-m", "20", url.as_str()]).await?;
+        ensure!(answer.contains(&words), "{answer}");
+        Ok(())
+    })
+    .await?;
+
+    homes.end(&["a", "b"]).await
 }

@@ -46,11 +46,12 @@ fn everything_goes_to_the_active_gateway_and_the_other_is_ready() {
     assert_eq!(known.allocation(), given);
     let desired = known.desired("kp-tunnel", &TunnelSettings::default(), &BTreeMap::new()).unwrap();
     let all = nets(&["10.1.0.0/16", "10.99.0.0/20", "10.100.0.0/16"]);
+    let with_asked: BTreeSet<Network> = all.iter().copied().chain([Network::single(GATEWAY[0])]).collect();
     let peer = |number: u8| &desired.peers[&key(number)];
-    assert_eq!((&peer(1).allowed, peer(1).keepalive), (&all, 20));
+    assert_eq!((&peer(1).allowed, peer(1).keepalive), (&with_asked, 20), "it is asked for sizes, at the address of the node's family");
     assert_eq!(peer(1).endpoints, ["a.example:51820".parse().unwrap()]);
     assert_eq!((&peer(2).allowed, peer(2).keepalive), (&BTreeSet::new(), 20), "its way is kept open");
-    assert_eq!((&desired.link.routes, &desired.link.guarded), (&all, &all), "and nothing of Services: the node translates them");
+    assert_eq!((&desired.link.routes, &desired.link.guarded), (&with_asked, &all), "and nothing of Services: the node translates them");
     assert_eq!(desired.link.bypass, nets(&["10.100.7.0/24"]));
     assert_eq!(desired.link.mtu, 1380);
     assert_eq!((&peer(1).accepted, &peer(2).accepted), (&all, &all), "packets under way count, whoever is active now");
@@ -87,6 +88,15 @@ fn paths_in_use_outlive_the_process() {
     known.keep_paths(&BTreeMap::from([(key(8), neighbour.clone())]));
     let text = serde_json::to_string(&known).unwrap();
     assert_eq!(serde_json::from_str::<Known>(&text).unwrap().paths(), BTreeMap::from([(key(8), neighbour)]));
+}
+
+#[test]
+fn the_size_that_was_found_outlives_the_process() {
+    let mut known = Known::default();
+    let read = |known: &Known| serde_json::from_str::<Known>(&serde_json::to_string(known).unwrap()).unwrap().mtu();
+    assert_eq!(read(&known), None);
+    known.keep_mtu(Some(1297));
+    assert_eq!(read(&known), Some(1297));
 }
 
 #[test]
@@ -128,4 +138,5 @@ fn the_nodes_own_settings_come_first() {
     let settings = TunnelSettings { mtu: Some(1300), persistent_keepalive_seconds: Some(5), ..TunnelSettings::default() };
     let desired = known.desired("kp-tunnel", &settings, &BTreeMap::new()).unwrap();
     assert_eq!((desired.link.mtu, desired.peers[&key(1)].keepalive), (1300, 5));
+    assert!(!desired.link.routes.contains(&Network::single(GATEWAY[0])), "nobody is asked for what is configured");
 }
