@@ -11,7 +11,8 @@ FOCUS ?= \[NodeConformance\]
 SKIP ?= \[Serial\]|\[Slow\]|\[Disruptive\]|\[Flaky\]
 PROCS ?= 8
 NODES ?= 2
-# --dns: CoreDNS. --kube-proxy: the real one does Services, a judge of the lab and not of kube-pet. --tunnel: each pet behind NAT.
+# --dns: CoreDNS. --kubelet: the real kubelet with containerd in place of kube-pet.
+# --kube-proxy: the real one does Services, a judge of the lab and not of kube-pet. --tunnel: each pet behind NAT.
 CLUSTER ?= --dns
 LIST ?=
 REPORT ?= docs/conformance.md

@@ -10,10 +10,10 @@ die() {
   exit 1
 }
 
-# program:package. python3, dbus-daemon: stand-ins for Podman and for the system bus in the tests; catatonit: without it pods fail; iptables: without it netavark 1.4 fails, and says "netavark: No such file".
+# program:package. python3, dbus-daemon: stand-ins for Podman and for the system bus in the tests; faketime: its library gives pets a wrong clock; catatonit: without it pods fail; iptables: without it netavark 1.4 fails, and says "netavark: No such file".
 programs=(podman:podman crun:crun conmon:conmon /usr/lib/podman/netavark:netavark /usr/lib/podman/aardvark-dns:aardvark-dns
   catatonit:catatonit nft:nftables iptables:iptables ip:iproute2 curl:curl unshare:util-linux nsenter:util-linux
-  python3:python3 dbus-daemon:dbus-daemon)
+  python3:python3 dbus-daemon:dbus-daemon faketime:faketime)
 
 # What starts virtual machines and makes their disks. openssh-client: ssh-keygen and ssh; binutils: strip.
 for target in "$@"; do

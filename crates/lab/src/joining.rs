@@ -38,8 +38,7 @@ pub async fn machine(lab: &Lab, options: PetOptions) -> Result<Pet> {
 /// # Errors
 /// When it cannot be run.
 pub async fn join(pet: &Pet, token: &str, flags: &str) -> Result<(bool, String)> {
-    let script = format!("{PROGRAM} join {token} {CONFIG} {flags} 2>&1; echo $?");
-    let text = pet.shell(&script).await?;
+    let text = pet.kube_pet(&format!("join {token} {CONFIG} {flags} 2>&1; echo $?")).await?;
     let (text, code) = text.trim_end().rsplit_once('\n').unwrap_or(("", text.trim_end()));
     Ok((code == "0", text.to_owned()))
 }

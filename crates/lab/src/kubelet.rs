@@ -1,6 +1,10 @@
 //! The node that others have: the real kubelet with containerd, runc and the CNI plugins on a machine of the lab, to compare with.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Node;
@@ -9,7 +13,9 @@ use serde_json::json;
 
 use crate::{
     builds::Builds,
+    command,
     daemon::{Daemon, DaemonSpec},
+    kube_proxy,
     lab::Lab,
     network::DNS_SERVICE_IP,
     patience::eventually,
@@ -20,6 +26,9 @@ use crate::{
 /// The programs that make such a node; all else on the machine is in containers.
 pub const PROGRAMS: [&str; 3] = ["kubelet", "containerd", "containerd-shim-runc-v2"];
 
+/// Where Debian has the CNI plugins.
+const PLUGINS: &str = "/usr/lib/cni";
+
 /// Where the machine sees the files of this module.
 const FILES: &str = "/etc/kube-pet/peer";
 
@@ -27,13 +36,42 @@ const FILES: &str = "/etc/kube-pet/peer";
 const SETTINGS: &str = "vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops kernel/keys/root_maxkeys \
                         kernel/keys/root_maxbytes";
 
-/// A machine of the lab with containerd and the kubelet on it, once the node is Ready.
+/// Whether the programs of such a node are there: built, and installed.
+pub fn is_prepared() -> bool {
+    let built = |name: &str| Builds::locate().is_ok_and(|builds| builds.program(name).is_ok());
+    PROGRAMS.into_iter().chain([kube_proxy::NAME]).all(built) && command::on_path("runc") && Path::new(PLUGINS).join("bridge").exists()
+}
+
+/// Which versions such a node is made of: `the kubelet 1.37.1, containerd 2.4.0, runc 1.1.5`.
+///
+/// # Errors
+/// When a program is not built, or does not tell its version.
+pub async fn versions() -> Result<String> {
+    let builds = Builds::locate()?;
+    let version = async |program: PathBuf| -> Result<String> {
+        let told = command::run(&[program.as_os_str(), "--version".as_ref()]).await?;
+        version_in(&told).map(str::to_owned).with_context(|| format!("no version in what {} tells: {told}", program.display()))
+    };
+    let kubelet = version(builds.program("kubelet")?).await?;
+    let containerd = version(builds.program("containerd")?).await?;
+    Ok(format!("the kubelet {kubelet}, containerd {containerd}, runc {}", version("runc".into()).await?))
+}
+
+/// The first word that is a number with points in it, of what a program tells about itself.
+fn version_in(told: &str) -> Option<&str> {
+    let words = told.split_whitespace().map(|word| word.trim_start_matches('v'));
+    words.into_iter().find(|word| word.starts_with(|first: char| first.is_ascii_digit()) && word.contains('.'))
+}
+
+/// A machine of the lab with containerd and the kubelet on it, once the node is Ready. Of `options` its name and place count: the rest is
+/// the agent's.
 ///
 /// # Errors
 /// When a program is not built, or the node does not become Ready; the error has the end of the kubelet's log.
-pub async fn start(lab: &Lab, name: &str) -> Result<Pet> {
+pub async fn start(lab: &Lab, options: PetOptions) -> Result<Pet> {
     let builds = Builds::locate()?;
-    let machine = Pet::create(lab, PetOptions::new(name)).await?;
+    let machine = Pet::create(lab, options).await?;
+    let name = machine.name();
     let folder = machine.machine().dir.join("etc/kube-pet/peer");
     let write = |file: &str, text: String| {
         let path = folder.join(file);
@@ -42,11 +80,12 @@ pub async fn start(lab: &Lab, name: &str) -> Result<Pet> {
             .with_context(|| format!("write {}", path.display()))
     };
     let registry = format!("http://{}:{}", lab.record().wire().control_plane(), registry::PORT);
-    let host = "registry.k8s.io";
-    write(
-        &format!("registries/{host}/hosts.toml"),
-        format!("[host.\"{registry}/v2/{host}\"]\ncapabilities = [\"pull\", \"resolve\"]\noverride_path = true\n"),
-    )?;
+    for host in registry::STANDS_FOR {
+        write(
+            &format!("registries/{host}/hosts.toml"),
+            format!("[host.\"{registry}/v2/{host}\"]\ncapabilities = [\"pull\", \"resolve\"]\noverride_path = true\n"),
+        )?;
+    }
     write("containerd.toml", containerd())?;
     write("kubelet.yaml", kubelet(machine.cgroup()))?;
     fs::copy(lab.record().pki_dir().join("ca.crt"), folder.join("ca.crt")).context("copy the cluster's certificate authority")?;
@@ -111,7 +150,8 @@ async fn pod_network(lab: &Lab, name: &str) -> Result<String> {
 fn plugins(pods: &str) -> String {
     let ipam = json!({"type": "host-local", "ranges": [[{"subnet": pods}]], "routes": [{"dst": "0.0.0.0/0"}]});
     let bridge = json!({"type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true, "ipam": ipam});
-    format!("{:#}\n", json!({"cniVersion": "1.0.0", "name": "lab", "plugins": [bridge]}))
+    let ports = json!({"type": "portmap", "capabilities": {"portMappings": true}, "snat": true});
+    format!("{:#}\n", json!({"cniVersion": "1.0.0", "name": "lab", "plugins": [bridge, ports]}))
 }
 
 /// As in a distribution's package, but for what the lab's machines lack: CAP_SYS_RESOURCE, AppArmor and systemd.
@@ -131,7 +171,7 @@ fn containerd() -> String {
     [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
       SystemdCgroup = false
   [plugins.'io.containerd.cri.v1.runtime'.cni]
-    bin_dirs = [\"/usr/lib/cni\"]
+    bin_dirs = [\"{PLUGINS}\"]
     conf_dir = \"{FILES}/cni\"
 "
     )
@@ -163,4 +203,17 @@ fn kubelet(cgroup: &str) -> String {
         "serverTLSBootstrap": true,
     });
     format!("{config:#}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::version_in;
+
+    #[test]
+    fn programs_tell_their_versions() {
+        assert_eq!(version_in("Kubernetes v1.37.1\n"), Some("1.37.1"));
+        assert_eq!(version_in("containerd github.com/containerd/containerd/v2 2.4.0+unknown \n"), Some("2.4.0+unknown"));
+        assert_eq!(version_in("runc version 1.1.5+ds1\ncommit: 1.1.5\n"), Some("1.1.5+ds1"));
+        assert_eq!(version_in("no version"), None);
+    }
 }

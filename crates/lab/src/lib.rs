@@ -39,10 +39,11 @@ pub mod supervisor;
 pub mod topology;
 pub mod vm;
 pub mod world;
+pub mod wrong_clock;
 
 pub use lab::{Lab, LabOptions};
 pub use patience::eventually;
 pub use pet::{Pet, PetOptions};
 pub use pet_root::Suite;
-pub use topology::{ServiceProxy, Topology};
+pub use topology::{NodeAgent, ServiceProxy, Topology};
 pub use vm::{Vm, VmOptions};

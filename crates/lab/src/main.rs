@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use kube_pet_lab::{
-    Lab, LabOptions, ServiceProxy, Topology,
+    Lab, LabOptions, NodeAgent, ServiceProxy, Topology,
     bench::{self, Plan, interactive, services},
     cleanup,
     conformance::{self, Focus, Selection, SpecList, Surroundings},
@@ -31,6 +31,9 @@ struct Network {
     /// The real kube-proxy in place of the agent's own Services.
     #[arg(long)]
     kube_proxy: bool,
+    /// The real kubelet with containerd, and kube-proxy, in place of kube-pet.
+    #[arg(long, conflicts_with = "tunnel")]
+    kubelet: bool,
     /// Every pet at a home of its own, behind NAT, joined by the tunnel; with the controller and a gateway.
     #[arg(long)]
     tunnel: bool,
@@ -38,8 +41,9 @@ struct Network {
 
 impl Network {
     fn topology(&self, pets: u8) -> Topology {
-        let proxy = if self.kube_proxy { ServiceProxy::KubeProxy } else { ServiceProxy::Agent };
-        Topology { pets, proxy, dns: self.dns, tunnel: self.tunnel }
+        let proxy = if self.kube_proxy || self.kubelet { ServiceProxy::KubeProxy } else { ServiceProxy::Agent };
+        let agent = if self.kubelet { NodeAgent::Kubelet } else { NodeAgent::KubePet };
+        Topology { pets, agent, proxy, dns: self.dns, tunnel: self.tunnel }
     }
 }
 
@@ -94,6 +98,9 @@ enum Command {
     },
     /// Run the official suite of Kubernetes.
     Conformance {
+        /// Name of the lab.
+        #[arg(long, default_value = "conformance")]
+        name: String,
         /// Regular expression that a spec's name must match.
         #[arg(long, default_value = r"\[NodeConformance\]")]
         focus: String,
@@ -215,13 +222,13 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Exec { name, machine, command } => return exec(&name, &machine, &command).await,
         Command::Demo { name } => demo::run(&name).await?,
         Command::DemoTunnel { name } => demo::tunnel::run(&name).await?,
-        Command::Conformance { focus, list, skip, procs, nodes, network, report } => {
+        Command::Conformance { name, focus, list, skip, procs, nodes, network, report } => {
             let focus = match list {
                 Some(file) => Focus::Listed(SpecList::read(&file)?),
                 None => Focus::Matching(focus),
             };
             let selection = Selection { focus, skip, procs, topology: network.topology(nodes), limit: Duration::from_secs(3 * 3600) };
-            conform(&selection, report).await?;
+            conform(&name, &selection, report).await?;
         }
         Command::Bench { sequence, burst, crowd, idle } => {
             let idle = Duration::from_secs(idle);
@@ -249,9 +256,9 @@ async fn up(name: String, topology: Topology, verify_kubelets: bool) -> Result<(
     Ok(())
 }
 
-async fn conform(selection: &Selection, page: Option<PathBuf>) -> Result<()> {
-    let output = conformance::default_output("conformance");
-    let report = conformance::run("conformance", selection, &output).await?;
+async fn conform(name: &str, selection: &Selection, page: Option<PathBuf>) -> Result<()> {
+    let output = conformance::default_output(name);
+    let report = conformance::run(name, selection, &output).await?;
     for spec in report.failures() {
         say(format!("FAILED {}\n       {}", spec.name, spec.failure));
     }
@@ -263,7 +270,7 @@ async fn conform(selection: &Selection, page: Option<PathBuf>) -> Result<()> {
         output.display()
     ));
     if let Some(page) = page {
-        let surroundings = Surroundings::find().await?;
+        let surroundings = Surroundings::find(selection.topology.agent).await?;
         conformance::write_page(&page, selection, &report, &surroundings)?;
         say(format!("wrote {}", page.display()));
     }

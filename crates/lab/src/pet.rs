@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -21,7 +22,7 @@ use crate::{
     pet_files::{self, PetFiles},
     pet_root::{self, Suite},
     process::{self, ProcessId},
-    record,
+    record, wrong_clock,
 };
 
 /// What a pet should be.
@@ -35,6 +36,8 @@ pub struct PetOptions {
     pub suite: Option<Suite>,
     /// Where it is.
     pub place: Place,
+    /// How far its clock is ahead until [`Pet::set_clock`]; without one it is right, and stays so.
+    pub clock: Option<SignedDuration>,
 }
 
 /// Where a pet is.
@@ -52,7 +55,7 @@ pub enum Place {
 impl PetOptions {
     /// A pet with the lab's settings.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), settings: Map::new(), suite: None, place: Place::default() }
+        Self { name: name.into(), settings: Map::new(), suite: None, place: Place::default(), clock: None }
     }
 
     /// At home, behind NAT.
@@ -71,6 +74,12 @@ impl PetOptions {
     #[must_use]
     pub fn in_cloud(self) -> Self {
         Self { place: Place::Cloud, ..self }
+    }
+
+    /// With a clock that is ahead by so much, or behind.
+    #[must_use]
+    pub fn with_clock(self, difference: SignedDuration) -> Self {
+        Self { clock: Some(difference), ..self }
     }
 
     /// With this setting of `node.yaml`.
@@ -137,7 +146,11 @@ impl Pet {
             settings: options.settings,
         };
         files.write(&dir)?;
-        boot(lab, &options.name).await
+        let pet = boot(lab, &options.name).await?;
+        if let Some(difference) = options.clock {
+            pet.set_clock(difference)?;
+        }
+        Ok(pet)
     }
 
     /// A pet that was created before.
@@ -219,7 +232,7 @@ impl Pet {
         let spec = DaemonSpec {
             name: AGENT.into(),
             argv: argv.map(str::to_owned).to_vec(),
-            environment: environment(),
+            environment: [environment(), wrong_clock::environment(&self.machine)].concat(),
             log: self.agent_log.clone(),
         };
         Daemon::start(&self.machine, spec).await.map(drop)
@@ -241,7 +254,25 @@ impl Pet {
     /// # Errors
     /// When it cannot be run.
     pub async fn doctor(&self, arguments: &str) -> Result<String> {
-        self.machine.shell(&format!("{PROGRAMS}/kube-pet doctor --config {} {arguments} || [ $? = 1 ]", pet_files::NODE_CONFIG)).await
+        self.kube_pet(&format!("doctor --config {} {arguments} || [ $? = 1 ]", pet_files::NODE_CONFIG)).await
+    }
+
+    /// Runs `kube-pet` with these words of a shell, by the pet's clock, and returns what it prints.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn kube_pet(&self, words: &str) -> Result<String> {
+        let clock: String = wrong_clock::environment(&self.machine).iter().map(|(name, value)| format!("{name}={value} ")).collect();
+        self.shell(&format!("{clock}{PROGRAMS}/kube-pet {words}")).await
+    }
+
+    /// Moves its clock: ahead of the real one, or behind. The agent must have been started with a clock of its own
+    /// ([`PetOptions::with_clock`]).
+    ///
+    /// # Errors
+    /// When libfaketime is missing.
+    pub fn set_clock(&self, difference: SignedDuration) -> Result<()> {
+        wrong_clock::set(&self.machine, difference)
     }
 
     /// SIGTERM to the agent, SIGKILL after 10 s.

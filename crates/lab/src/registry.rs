@@ -16,7 +16,7 @@ use crate::{
 /// Not 5000: the official suite's own registry takes that as a host port.
 pub const PORT: u16 = 5555;
 /// Public registries that the lab's registry stands for.
-const STANDS_FOR: [&str; 7] =
+pub(crate) const STANDS_FOR: [&str; 7] =
     ["registry.k8s.io", "invalid.registry.k8s.io", "docker.io", "gcr.io", "us-docker.pkg.dev", "quay.io", "ghcr.io"];
 /// An image with the system's libraries and not much else.
 const LIBRARIES: &str = "registry.k8s.io/e2e-test-images/glibc-dns-testing:2.1.1";

@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use crate::{
-    cluster_dns, kube_proxy,
+    cluster_dns, kube_proxy, kubelet,
     lab::Lab,
     network::Nat,
     pet::{Pet, PetOptions},
@@ -44,12 +44,24 @@ impl ServiceProxy {
     }
 }
 
-/// The pets of a cluster and what runs on them from the start.
+/// What makes a machine a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NodeAgent {
+    /// kube-pet.
+    #[default]
+    KubePet,
+    /// The real kubelet with containerd, to tell what fails for anybody here from what fails for kube-pet.
+    Kubelet,
+}
+
+/// The nodes of a cluster and what runs on them from the start.
 #[derive(Clone, Copy, Debug)]
 pub struct Topology {
     /// How many: pet1, pet2, … Each reaches the others' pods by the routes that the lab keeps.
     pub pets: u8,
-    /// Who proxies Services.
+    /// What makes them nodes.
+    pub agent: NodeAgent,
+    /// Who proxies Services; on the kubelet's nodes, which have no other, it is kube-proxy whatever this says.
     pub proxy: ServiceProxy,
     /// CoreDNS as the cluster's DNS.
     pub dns: bool,
@@ -67,6 +79,10 @@ impl Topology {
             world::cloud(lab).await?;
         }
         for number in 1..=self.pets {
+            if self.agent == NodeAgent::Kubelet {
+                kubelet_node(lab, PetOptions::new(format!("kubelet{number}"))).await?;
+                continue;
+            }
             let options = PetOptions::new(format!("pet{number}"));
             let options = match (self.tunnel, number % 2) {
                 (false, _) => options,
@@ -81,4 +97,15 @@ impl Topology {
         }
         Ok(())
     }
+}
+
+/// Adds a node as others have it, once it is Ready: the real kubelet with containerd, and kube-proxy.
+///
+/// # Errors
+/// When it does not become Ready, or Services do not work.
+pub async fn kubelet_node(lab: &Lab, options: PetOptions) -> Result<Pet> {
+    let node = kubelet::start(lab, options).await?;
+    kube_proxy::start(lab, &node).await?;
+    say(format!("{} is Ready at {}", node.name(), node.address()));
+    Ok(node)
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!  home1 ─ NAT ───────────┐                    ┌─ control plane, controller
 //!  home2 ─ symmetric NAT ─┼─ internet ─ gateway ┤
-//!  public ────────────────┘     (the wire)     └─ worker: CoreDNS
+//!  public ────────────────┘     (the wire)     └─ worker: CoreDNS, on kube-pet or on the real kubelet
 //! ```
 
 use std::time::Duration;
@@ -12,12 +12,14 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use crate::{
-    cluster_dns, controller,
+    client, cluster_dns, controller,
     daemon::Daemon,
     gateway::{self, Gateway},
     lab::Lab,
     network::{Nat, cloud},
+    patience::eventually,
     pet::{Pet, PetOptions},
+    topology::{self, NodeAgent},
 };
 
 /// The cloud's ordinary node.
@@ -54,11 +56,31 @@ pub async fn cloud(lab: &Lab) -> Result<Cloud> {
 ///
 /// # Errors
 /// When it does not become Ready, or DNS does not.
-pub async fn worker(lab: &Lab) -> Result<Pet> {
-    let worker = lab.pet(PetOptions::new(WORKER).in_cloud()).await?;
-    worker.ready(READY).await?;
+pub async fn worker(lab: &Lab, agent: NodeAgent) -> Result<Pet> {
+    let options = PetOptions::new(WORKER).in_cloud();
+    let worker = match agent {
+        NodeAgent::KubePet => {
+            let worker = lab.pet(options).await?;
+            worker.ready(READY).await?;
+            worker
+        }
+        NodeAgent::Kubelet => {
+            let worker = topology::kubelet_node(lab, options).await?;
+            approve(lab).await?;
+            worker
+        }
+    };
     cluster_dns::start(lab, Some(WORKER), 1).await?;
     Ok(worker)
+}
+
+/// The controller leaves requests of other nodes to whoever decides them: the cloud, and here the lab, until the worker has its certificate.
+async fn approve(lab: &Lab) -> Result<()> {
+    let client = lab.client().await?;
+    lab.approve_serving_certificates(true)?;
+    let path = format!("/api/v1/nodes/{WORKER}/proxy/healthz");
+    eventually(READY, "the API server reaches the worker's kubelet", || client::get(&client, &path)).await?;
+    lab.approve_serving_certificates(false)
 }
 
 /// The pet of this name, as it is before it joins.

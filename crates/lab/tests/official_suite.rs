@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use kube_pet_lab::{
-    ServiceProxy, Topology,
+    NodeAgent, ServiceProxy, Topology,
     conformance::{self, Focus, Selection},
 };
 
@@ -39,7 +39,7 @@ async fn e2e_official_suite_fast_part() {
         focus: Focus::Matching(FAST.join("|")),
         skip: r"\[Serial\]|\[Slow\]|\[Disruptive\]|\[Flaky\]".into(),
         procs: 8,
-        topology: Topology { pets: 1, proxy: ServiceProxy::Agent, dns: false, tunnel: false },
+        topology: Topology { pets: 1, agent: NodeAgent::KubePet, proxy: ServiceProxy::Agent, dns: false, tunnel: false },
         limit: Duration::from_secs(600),
     };
     let output = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("official-suite");

@@ -162,6 +162,12 @@ pub async fn server_of(path: &Path) -> Option<String> {
     load_config(path).await.map(|config| config.cluster_url.to_string())
 }
 
+/// A sentence about this machine's clock, if the API server's `Date` is another: by how much, and what to do. The server's certificate is
+/// not checked.
+pub(crate) async fn wrong_clock(config: &kube::Config) -> Option<String> {
+    clock::explanation(config).await
+}
+
 /// What a kubeconfig says, if it can be used.
 pub(crate) async fn load_config(path: &Path) -> Option<kube::Config> {
     kubeconfig::load(path).await.ok()

@@ -60,6 +60,14 @@ pub enum JoinError {
         /// The API server.
         server: String,
     },
+    /// Its certificate is not valid by this machine's clock.
+    #[error("the certificate of {server} is not accepted: {clock}; then join again")]
+    Clock {
+        /// The API server.
+        server: String,
+        /// How wrong the clock is, and what sets it.
+        clock: String,
+    },
     /// No answer, or an odd one.
     #[error("asking {server} who the token is")]
     Ask {
@@ -188,12 +196,15 @@ async fn check_token(token: &JoinToken, ca: &str) -> Result<(), JoinError> {
     config.auth_info.token = Some(token.token.clone().into());
     config.connect_timeout = Some(Duration::from_secs(10));
     let ask = |source| JoinError::Ask { server: server.clone(), source: Box::new(source) };
-    let client = Client::try_from(config).map_err(ask)?;
+    let client = Client::try_from(config.clone()).map_err(ask)?;
     let reviews: Api<SelfSubjectReview> = Api::all(client);
     match reviews.create(&PostParams::default(), &SelfSubjectReview::default()).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 401 => Err(JoinError::Token { server }),
-        Err(error) if discovery::is_certificate_refusal(&error) => Err(JoinError::WrongCluster { server }),
+        Err(error) if discovery::is_certificate_refusal(&error) => match identity::wrong_clock(&config).await {
+            Some(clock) if discovery::is_of_another_time(&error) => Err(JoinError::Clock { server, clock }),
+            _ => Err(JoinError::WrongCluster { server }),
+        },
         Err(error) => Err(ask(error)),
     }
 }

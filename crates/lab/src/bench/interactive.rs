@@ -54,7 +54,7 @@ pub async fn run(plan: &Plan) -> Result<()> {
     let lab = Lab::start(LabOptions::new("bench-interactive")).await?;
     let pet = lab.pet(PetOptions::new("pet1")).await?;
     pet.ready(Duration::from_secs(60)).await?;
-    let peer = kubelet::start(&lab, "kubelet1").await?;
+    let peer = kubelet::start(&lab, PetOptions::new("kubelet1")).await?;
     let client = lab.client().await?;
     let nodes = [Subject::create(&lab, &client, "kube-pet", pet).await?, Subject::create(&lab, &client, "kubelet", peer).await?];
     say("\nInteractive: kube-pet beside the kubelet with containerd, by turns");

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 use anyhow::{Context, Result};
 
 use super::{Report, Selection, Spec};
-use crate::topology::ServiceProxy;
+use crate::{
+    command, kubelet,
+    topology::{NodeAgent, ServiceProxy},
+};
 
 /// A run of at most so many specs has each of them in its page.
 const LISTED: usize = 200;
@@ -17,22 +20,23 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
-    /// Of this machine.
+    /// Of this machine, and of what makes its nodes.
     ///
     /// # Errors
-    /// When Podman cannot be asked.
-    pub async fn find() -> Result<Self> {
+    /// When the programs of another node agent do not tell their versions.
+    pub async fn find(agent: NodeAgent) -> Result<Self> {
         let line = |text: Result<String>| text.unwrap_or_default().trim().to_owned();
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("read the kernel's version");
-        Ok(Self {
-            facts: vec![
-                ("Date", jiff::Timestamp::now().strftime("%Y-%m-%d").to_string()),
-                ("kube-pet", line(crate::command::run(&["git", "describe", "--always", "--dirty"]).await)),
-                ("Kubernetes", "1.37.1".to_owned()),
-                ("Podman", line(crate::command::run(&["podman", "--version"]).await).replace("podman version ", "")),
-                ("Kernel", line(kernel)),
-            ],
-        })
+        let mut facts = vec![("Date", jiff::Timestamp::now().strftime("%Y-%m-%d").to_string()), ("Kubernetes", "1.37.1".to_owned())];
+        match agent {
+            NodeAgent::KubePet => {
+                facts.insert(1, ("kube-pet", line(command::run(&["git", "describe", "--always", "--dirty"]).await)));
+                facts.push(("Podman", line(command::run(&["podman", "--version"]).await).replace("podman version ", "")));
+            }
+            NodeAgent::Kubelet => facts.push(("Node", kubelet::versions().await?)),
+        }
+        facts.push(("Kernel", line(kernel)));
+        Ok(Self { facts })
     }
 }
 
@@ -45,14 +49,18 @@ pub fn write_page(path: &Path, selection: &Selection, report: &Report, surroundi
 }
 
 fn page(selection: &Selection, report: &Report, surroundings: &Surroundings) -> String {
-    let mut text =
-        String::from("# The official conformance suite\n\nWritten by `make conformance`; do not edit.\n\n| | |\n| --- | --- |\n");
+    let on = match selection.topology.agent {
+        NodeAgent::KubePet => "",
+        NodeAgent::Kubelet => " on the real kubelet",
+    };
+    let mut text = format!("# The official conformance suite{on}\n\nWritten by `make conformance`; do not edit.\n\n| | |\n| --- | --- |\n");
     for (what, value) in &surroundings.facts {
         let _ = writeln!(text, "| {what} | {value} |");
     }
-    let services = match selection.topology.proxy {
-        ServiceProxy::Agent => "kube-pet",
-        ServiceProxy::KubeProxy => "kube-proxy (nftables), to judge the lab",
+    let services = match (selection.topology.agent, selection.topology.proxy) {
+        (NodeAgent::KubePet, ServiceProxy::Agent) => "kube-pet",
+        (NodeAgent::KubePet, ServiceProxy::KubeProxy) => "kube-proxy (nftables), to judge the lab",
+        (NodeAgent::Kubelet, _) => "kube-proxy (nftables)",
     };
     let dns = if selection.topology.dns { "CoreDNS" } else { "none" };
     let _ = writeln!(
@@ -128,12 +136,23 @@ mod tests {
             report("passed", "BeforeEach", ""),
         ];
         let report = Report { specs: specs.into_iter().filter_map(spec).collect(), took: Duration::from_secs(3) };
-        let topology = Topology { pets: 1, proxy: ServiceProxy::Agent, dns: false, tunnel: false };
-        let focus = Focus::Matching("a|b".into());
-        let selection = Selection { focus, skip: String::new(), procs: 1, topology, limit: Duration::ZERO };
-        let page = page(&selection, &report, &Surroundings { facts: vec![] });
+        let page = page(&selection(NodeAgent::KubePet), &report, &Surroundings { facts: vec![] });
         assert!(page.contains("**1 of 2 passed.**"), "{page}");
         assert!(page.contains("| [sig-node] Pods should a \\| b | first line | 2 |"), "{page}");
         assert!(!page.contains("second line"), "{page}");
+    }
+
+    fn selection(agent: NodeAgent) -> Selection {
+        let topology = Topology { pets: 1, agent, proxy: ServiceProxy::Agent, dns: false, tunnel: false };
+        Selection { focus: Focus::Matching("a|b".into()), skip: String::new(), procs: 1, topology, limit: Duration::ZERO }
+    }
+
+    #[test]
+    fn the_page_tells_whose_node_it_was() {
+        let report = Report { specs: Vec::new(), took: Duration::ZERO };
+        let surroundings = Surroundings { facts: vec![("Node", "the kubelet 1.37.1".into())] };
+        let page = page(&selection(NodeAgent::Kubelet), &report, &surroundings);
+        assert!(page.starts_with("# The official conformance suite on the real kubelet\n"), "{page}");
+        assert!(page.contains("| Node | the kubelet 1.37.1 |") && page.contains("| Services by | kube-proxy (nftables) |"), "{page}");
     }
 }

@@ -8,11 +8,12 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::Demo;
 use crate::{
-    command, gateway, joining,
+    command, gateway, joining, kubelet,
     lab::{Lab, LabOptions},
     patience::eventually,
     pet::Pet,
     progress::say,
+    topology::NodeAgent,
     world::{self, PETS, READY, WORKER},
 };
 
@@ -42,7 +43,9 @@ impl Demo {
     async fn show_tunnel(&self) -> Result<()> {
         let lab = &self.lab;
         let _cloud = world::cloud(lab).await?;
-        world::worker(lab).await?;
+        // What a cloud has, where it is prepared: a node that is not kube-pet's.
+        let agent = if kubelet::is_prepared() { NodeAgent::Kubelet } else { NodeAgent::KubePet };
+        world::worker(lab, agent).await?;
         self.kubectl("get nodes -o wide").await?;
 
         say(

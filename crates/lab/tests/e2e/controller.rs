@@ -28,16 +28,16 @@ static LAB: OnceCell<Arc<Lab>> = OnceCell::const_new();
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
 /// The lab, with one controller that works.
-struct Cluster {
-    lab: Arc<Lab>,
-    client: Client,
+pub(crate) struct Cluster {
+    pub(crate) lab: Arc<Lab>,
+    pub(crate) client: Client,
     controller: Daemon,
     _alone: MutexGuard<'static, ()>,
 }
 
 impl Cluster {
     /// `reclaim_after` is that of the PetNetwork.
-    async fn start(reclaim_after: &str) -> Result<Self> {
+    pub(crate) async fn start(reclaim_after: &str) -> Result<Self> {
         let alone = ONE_AT_A_TIME.lock().await;
         let lab = LAB.get_or_try_init(|| async {
             let mut options = LabOptions::new(format!("e2e-c-{}", std::process::id()));

@@ -4,6 +4,7 @@
 //! `KUBE_PET_LAB=dev cargo test --test e2e` uses the lab that `lab up --name dev` started; `E2E_KUBECONFIG` another cluster.
 
 mod claims;
+mod clock;
 mod controller;
 mod crash;
 mod deletion;

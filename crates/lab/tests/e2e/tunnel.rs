@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use crate::harness::{AGNHOST, Bed, SOON, condition, pod_ip};
 
 mod direct;
+mod kubelet;
 mod moving;
 mod numbers;
 mod relay;
@@ -28,7 +29,7 @@ mod rotation;
 mod transfers;
 
 /// A server that tells its name and the address of who asks.
-fn server(name: &str, node: &str) -> serde_json::Value {
+pub(crate) fn server(name: &str, node: &str) -> serde_json::Value {
     json!({
         "metadata": {"name": name},
         "spec": {
@@ -43,10 +44,10 @@ fn server(name: &str, node: &str) -> serde_json::Value {
 }
 
 /// A lab whose control plane reaches pets by gateways only, and two pets in homes of their own.
-struct Homes {
+pub(crate) struct Homes {
     /// With the first pet.
-    bed: Bed,
-    b: Pet,
+    pub(crate) bed: Bed,
+    pub(crate) b: Pet,
     gateways: Vec<Gateway>,
     routes: JoinHandle<()>,
     _controller: Daemon,
@@ -54,6 +55,10 @@ struct Homes {
 
 impl Homes {
     async fn start(name: &str, gateways: &[&str], tunnel: serde_json::Value) -> Result<Self> {
+        Self::start_with(name, gateways, [home("home-a", tunnel.clone()), home("home-b", tunnel)]).await
+    }
+
+    pub(crate) async fn start_with(name: &str, gateways: &[&str], [a, b]: [PetOptions; 2]) -> Result<Self> {
         let mut options = LabOptions::new(format!("e2e-{name}-{}", std::process::id()));
         options.keep_logs = Some(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("e2e-{name}-logs")));
         options.control_plane.verify_kubelets = true;
@@ -69,15 +74,15 @@ impl Homes {
         let addresses: Vec<_> = started.iter().map(|gateway| (gateway.name().to_owned(), gateway.inner)).collect();
         let cloud = lab.clone();
         let routes = tokio::spawn(async move { gateway::follow_active(&cloud, &addresses).await });
-        let a = lab.pet(home("home-a", tunnel.clone())).await?;
-        let b = lab.pet(home("home-b", tunnel)).await?;
+        let a = lab.pet(a).await?;
+        let b = lab.pet(b).await?;
         let bed = Bed::on(lab, a, name).await?;
         b.ready(SOON).await?;
         Ok(Self { bed, b, gateways: started, routes, _controller })
     }
 
     /// Ends it in order: these pods go while their nodes are still there to end them.
-    async fn end(self, pods: &[&str]) -> Result<()> {
+    pub(crate) async fn end(self, pods: &[&str]) -> Result<()> {
         for pod in pods {
             self.bed.delete(pod).await?;
             self.bed.gone(pod, SOON).await?;
@@ -90,7 +95,7 @@ impl Homes {
 }
 
 /// A pet behind a router of its own, whose inner addresses are those of all other homes.
-fn home(name: &str, tunnel: serde_json::Value) -> PetOptions {
+pub(crate) fn home(name: &str, tunnel: serde_json::Value) -> PetOptions {
     PetOptions::new(name).at_home().with("tunnel", tunnel).with("nodeLabels", json!({"example.com/home": name}))
 }
 

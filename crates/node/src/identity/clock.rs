@@ -1,10 +1,13 @@
-//! Finds out whether this machine's clock is the reason why certificates are refused.
+//! Finds out whether this machine's clock is right: where certificates are refused, and by every answer of the API server.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use http::HeaderMap;
 use http::header::DATE;
 use jiff::{SignedDuration, Timestamp};
 use kube::{Client, Config};
+use tracing::{info, warn};
 
 /// Differences below this do not matter to certificates, whose signers back-date them by five minutes.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(60);
@@ -33,12 +36,58 @@ fn describe(date_header: &str, now: Timestamp) -> Option<String> {
     if ahead.abs() <= TOLERANCE {
         return None;
     }
+    Some(format!("{} ({now:.0} here, {server:.0} there); {REPAIR}", difference(ahead)))
+}
+
+const REPAIR: &str = "set it, for example with `timedatectl set-ntp true`";
+
+fn difference(ahead: SignedDuration) -> String {
     let direction = if ahead.is_negative() { "behind" } else { "ahead of" };
-    Some(format!(
-        "this machine's clock is {:#} {direction} the API server's ({now:.0} here, {server:.0} there); \
-         set it, for example with `timedatectl set-ntp true`",
-        ahead.abs()
-    ))
+    format!("this machine's clock is {:#} {direction} the API server's", SignedDuration::from_secs(ahead.abs().as_secs()))
+}
+
+/// By how much the clock was said to be wrong. The machine has one clock, however many clients look at it.
+static TOLD: Mutex<SignedDuration> = Mutex::new(SignedDuration::ZERO);
+
+/// Tells the operator when the clock turns out to be wrong or right by the `Date` of an answer, which was asked for at `sent`. How long the
+/// answer took does not matter.
+pub(super) fn compare(headers: &HeaderMap, sent: Timestamp, received: Timestamp) {
+    let date = headers.get(DATE).and_then(|date| jiff::fmt::rfc2822::parse(date.to_str().ok()?).ok());
+    let Some(server) = date.map(|date| date.timestamp()) else { return };
+    let ahead = difference_between(server, sent, received);
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    match news(*told, ahead) {
+        News::None => return,
+        News::Wrong => warn!("{}: certificates, tokens and times of events suffer; {REPAIR}", difference(ahead)),
+        News::Right => info!("this machine's clock agrees with the API server's again"),
+    }
+    *told = if ahead.abs() > TOLERANCE { ahead } else { SignedDuration::ZERO };
+}
+
+/// How far the clock was ahead at least, or behind, if `server` was the time between two moments.
+fn difference_between(server: Timestamp, sent: Timestamp, received: Timestamp) -> SignedDuration {
+    if sent > server {
+        sent.duration_since(server)
+    } else if received < server {
+        received.duration_since(server)
+    } else {
+        SignedDuration::ZERO
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum News {
+    None,
+    Wrong,
+    Right,
+}
+
+fn news(told: SignedDuration, ahead: SignedDuration) -> News {
+    if ahead.abs() <= TOLERANCE {
+        return if told.is_zero() { News::None } else { News::Right };
+    }
+    let changed = ahead.saturating_sub(told).abs() > TOLERANCE;
+    if changed { News::Wrong } else { News::None }
 }
 
 #[cfg(test)]
@@ -54,5 +103,25 @@ mod tests {
         let ahead = describe("Sat, 28 Feb 2026 12:00:00 GMT", now).unwrap();
         assert!(ahead.contains("24h ahead of"), "{ahead}");
         assert_eq!(describe("yesterday", now), None);
+    }
+
+    #[test]
+    fn a_slow_answer_is_no_wrong_clock() {
+        let at = |text: &str| -> Timestamp { text.parse().unwrap() };
+        let server = at("2026-03-01T12:00:00Z");
+        let ahead = |sent, received| difference_between(server, at(sent), at(received)).as_secs();
+        assert_eq!(ahead("2026-03-01T11:58:00Z", "2026-03-01T12:01:00Z"), 0);
+        assert_eq!(ahead("2026-03-01T13:00:00Z", "2026-03-01T13:00:01Z"), 3600);
+        assert_eq!(ahead("2026-02-28T12:00:00Z", "2026-02-28T12:00:01Z"), 1 - 86_400);
+    }
+
+    #[test]
+    fn a_wrong_clock_is_told_once_until_it_changes() {
+        let minutes = SignedDuration::from_mins;
+        assert_eq!(news(SignedDuration::ZERO, SignedDuration::from_secs(-59)), News::None);
+        assert_eq!(news(SignedDuration::ZERO, minutes(-60)), News::Wrong);
+        assert_eq!(news(minutes(-60), minutes(-60)), News::None);
+        assert_eq!(news(minutes(-60), minutes(60)), News::Wrong);
+        assert_eq!(news(minutes(60), SignedDuration::ZERO), News::Right);
     }
 }

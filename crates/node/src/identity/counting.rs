@@ -5,9 +5,11 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use http::{Request, Response, Uri};
+use jiff::Timestamp;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::clock;
 use crate::instruments::{REST_CLIENT_REQUEST_DURATION, REST_CLIENT_REQUESTS};
 
 /// Wraps a client's service.
@@ -52,7 +54,7 @@ where
     }
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
-        let (method, host, began) = (request.method().clone(), self.host.clone(), Instant::now());
+        let (method, host, began, sent) = (request.method().clone(), self.host.clone(), Instant::now(), Timestamp::now());
         let answer = self.inner.call(request);
         Box::pin(async move {
             let answer = answer.await;
@@ -60,6 +62,9 @@ where
             let code = answer.as_ref().map_or_else(|_| "<error>".to_owned(), |answer| answer.status().as_u16().to_string());
             REST_CLIENT_REQUESTS.add(&[&code, method.as_str(), &host]);
             REST_CLIENT_REQUEST_DURATION.observe(&[method.as_str(), &host], began.elapsed());
+            if let Ok(answer) = &answer {
+                clock::compare(answer.headers(), sent, Timestamp::now());
+            }
             answer
         })
     }

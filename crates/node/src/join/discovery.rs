@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::config::Kubeconfig;
 use kube::{Api, Client, Config};
+use rustls::CertificateError;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use sha2::{Digest as _, Sha256};
@@ -86,12 +87,22 @@ fn public_key_hash(der: &[u8]) -> Option<String> {
 
 /// Whether the server's certificate was not accepted.
 pub(super) fn is_certificate_refusal(error: &(dyn std::error::Error + 'static)) -> bool {
-    if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
-        return true;
+    certificate_error(error).is_some()
+}
+
+/// Whether it was not accepted because of the time.
+pub(super) fn is_of_another_time(error: &(dyn std::error::Error + 'static)) -> bool {
+    use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    matches!(certificate_error(error), Some(Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. }))
+}
+
+fn certificate_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a CertificateError> {
+    if let Some(rustls::Error::InvalidCertificate(error)) = error.downcast_ref() {
+        return Some(error);
     }
     // An io::Error shows what it holds as if it were itself: its source is that one's source.
     let held = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    held.is_some_and(|held| is_certificate_refusal(held)) || error.source().is_some_and(is_certificate_refusal)
+    held.and_then(|held| certificate_error(held)).or_else(|| error.source().and_then(certificate_error))
 }
 
 #[cfg(test)]
@@ -105,6 +116,8 @@ mod tests {
         let refused = || rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
         assert!(is_certificate_refusal(&io::Error::other(io::Error::new(io::ErrorKind::InvalidData, refused()))));
         assert!(is_certificate_refusal(&kube::Error::Service(Box::new(io::Error::other(refused())))));
+        assert!(!is_of_another_time(&io::Error::other(refused())));
+        assert!(is_of_another_time(&io::Error::other(rustls::Error::InvalidCertificate(rustls::CertificateError::NotValidYet))));
         assert!(!is_certificate_refusal(&io::Error::other("refused")));
         assert!(!is_certificate_refusal(&rustls::Error::HandshakeNotComplete));
     }
