@@ -116,7 +116,7 @@ async fn vm_a_full_disk_at_boot_is_told_and_got_over() -> Result<()> {
             // To the last block, root's reserve included: ext4 has some more for each file that is synced, and the machine writes, too.
             bed.vm.shell("mkdir /var/tmp/full; dd if=/dev/zero of=/var/tmp/full/most bs=1M conv=fsync 2>/dev/null; true").await?;
             let fill =
-                "for i in $(seq 5000); do dd if=/dev/zero of=/var/tmp/full/$i bs=4k count=1 conv=fsync 2>&1 || break; done | tail -n 1";
+                "for i in $(seq 5000); do dd if=/dev/zero of=/var/tmp/full/$i bs=4k count=1 conv=fsync 2>&1 || break; done | tail -n 5";
             let last = bed.vm.shell(fill).await?;
             ensure!(last.contains("No space left on device"), "{last}");
             bed.vm.power_cut().await?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use kube_pet_net::tables::OwnChanges;
 use kube_pet_net::tunnel_table::{TunnelRules, TunnelTable};
 use kube_pet_rules::Network;
+use kube_pet_tunnel::Implementation;
 use kube_pet_tunnel::mtu::{GATEWAY, Prober};
 
 use crate::world::{CLOUD, CLOUD_OUTSIDE, End, HOME, POD, WORKER, World, eventually};
@@ -173,7 +174,12 @@ fn netns_a_way_that_loses_fragments_is_found_and_passed() {
     clamp(&world, &cloud);
     world.talk("home", "cloud", CLOUD);
     let found = live(&world, &mut home, &mut prober, 20, |size| size.is_some()).unwrap();
-    assert!((1333..=1340).contains(&found), "{found}");
+    // 60 less than the way takes; the kernel's WireGuard fills packets up to a multiple of 16 first.
+    let most = match home.implementation() {
+        Implementation::Userspace => 1340,
+        Implementation::Kernel => 1328,
+    };
+    assert!((most - 7..=most).contains(&found), "{found}");
     everything_passes(&world);
 }
 
