@@ -41,7 +41,7 @@ struct Network {
 
 impl Network {
     fn topology(&self, pets: u8) -> Topology {
-        let proxy = if self.kube_proxy || self.kubelet { ServiceProxy::KubeProxy } else { ServiceProxy::Agent };
+        let proxy = if self.kube_proxy { ServiceProxy::KubeProxy } else { ServiceProxy::Agent };
         let agent = if self.kubelet { NodeAgent::Kubelet } else { NodeAgent::KubePet };
         Topology { pets, agent, proxy, dns: self.dns, tunnel: self.tunnel }
     }

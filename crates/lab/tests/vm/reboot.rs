@@ -121,8 +121,11 @@ async fn vm_a_full_disk_at_boot_is_told_and_got_over() -> Result<()> {
             ensure!(last.contains("No space left on device"), "{last}");
             bed.vm.power_cut().await?;
             bed.vm.boot().await?;
-            eventually(SOON, "the node tells of it", || async {
-                ensure!(bed.node_condition("DiskPressure").await? == "True", "{:?}", bed.node().await?.status);
+            let boot_id = bed.vm.shell("cat /proc/sys/kernel/random/boot_id").await?;
+            eventually(SOON, "the node tells of it, by the agent of this boot", || async {
+                let status = bed.node().await?.status.unwrap_or_default();
+                let told = status.node_info.as_ref().map(|info| info.boot_id.as_str());
+                ensure!(told == Some(boot_id.trim()) && bed.node_condition("DiskPressure").await? == "True", "{status:?}");
                 Ok(())
             })
             .await?;

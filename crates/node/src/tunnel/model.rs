@@ -36,7 +36,7 @@ pub(super) struct Known {
     active: Option<String>,
     /// Paths to other pets that are in use, by their keys: those others send by them, whether this process begins anew or not.
     paths: BTreeMap<String, Path>,
-    /// What the way to the gateway takes, if that is less.
+    /// The size of packets in use, found or configured, if it is not the PetNetwork's. The search for a larger one begins anew with each process.
     #[serde(skip_serializing_if = "Option::is_none")]
     found_mtu: Option<u16>,
 }
