@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use kube_pet_host::memory;
 use kube_pet_node::app;
 use kube_pet_node::config::NodeConfiguration;
 use kube_pet_node::doctor::{self, Finding, Severity};
@@ -21,6 +22,7 @@ use crate::logging;
 
 /// `kube-pet node`
 pub fn node(options: &NodeOptions) -> Result<ExitCode> {
+    memory::keep_little();
     let config = load(&options.config)?;
     if options.print_config {
         return print(&config.to_yaml()?);
@@ -36,6 +38,7 @@ pub fn node(options: &NodeOptions) -> Result<ExitCode> {
 
 /// `kube-pet run`
 pub fn run(options: &RunOptions) -> Result<ExitCode> {
+    memory::keep_little();
     let config = load(&options.config)?;
     logging::start(&config.logging)?;
     let files = manifests(&options.files)?;

@@ -3,6 +3,19 @@
 use std::fs;
 use std::ops::Range;
 
+/// Makes the allocator keep less (glibc's `mallopt`; without effect with other C libraries): one heap for all threads in place of one each,
+/// of which none can use what another one has free, and large pieces as mappings of their own, which go back whole. The agent waits for far
+/// more than it computes, so its threads seldom meet in the allocator. To be called before there are threads.
+#[allow(unsafe_code, reason = "calls into the C library")]
+pub fn keep_little() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: they only set the allocator's parameters.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 64 << 10);
+    }
+}
+
 /// Gives memory back that the allocator keeps for later (glibc's `malloc_trim`); without effect with other C libraries. A burst of
 /// pods leaves megabytes of it, in pieces that glibc does not return by itself. Takes milliseconds.
 #[allow(unsafe_code, reason = "a call into the C library")]

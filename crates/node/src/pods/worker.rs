@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube_pet_core::ids::{ContainerName, PodUid};
-use kube_pet_core::pod::{Action, ActionKey, Desired, Eviction, Memory, Now, Plan, Rejected, Stop, Verdict, decide, is_own_condition};
+use kube_pet_core::pod::{
+    Action, ActionKey, Desired, Eviction, Memory, Now, Plan, Rejected, Stop, Verdict, decide, is_own_condition, status_differs,
+};
 use kube_pet_core::resize::{Actuated, Allocation};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -302,7 +304,7 @@ impl Worker {
     }
 
     /// `asked`: the pod as its source has it, which others are shown.
-    fn decide(&mut self, wanted: &Wanted, asked: &Pod) -> Plan {
+    fn decide(&mut self, wanted: &Wanted, asked: &Arc<Pod>) -> Plan {
         let pod = self.current(wanted);
         let rules = self.runtime.rules();
         let desired = Desired { pod: &pod, stop: Stop::of(&pod, wanted.present) };
@@ -311,13 +313,13 @@ impl Worker {
         if plan.status.phase.as_deref() == Some("Running") && !std::mem::replace(&mut self.start_counted, true) {
             instruments::POD_START_DURATION.observe(&[], self.began.elapsed());
         }
-        let mut pod = pod;
-        pod.status = Some(plan.status.clone());
-        pod.spec.clone_from(&asked.spec);
+        // A pod whose status is written is kept once, not once more for those who ask this node: it is most of what a pod costs in memory.
+        let written = asked.status.as_ref().is_some_and(|written| !status_differs(written, &plan.status));
+        let pod = if written { asked.clone() } else { Arc::new(Pod { status: Some(plan.status.clone()), ..(**asked).clone() }) };
         instruments::terminations(self.status.as_ref(), &plan.status);
         self.status = Some(plan.status.clone());
         let active = is_active(&pod);
-        self.runtime.store.put(self.uid.clone(), Arc::new(pod));
+        self.runtime.store.put(self.uid.clone(), pod);
         if std::mem::replace(&mut self.active, active) && !active {
             self.runtime.retry_resizes();
         }
