@@ -58,7 +58,7 @@ pub fn decide(desired: Desired<'_>, observed: &Observed, memory: &Memory, rules:
         rules,
         now,
         differences,
-        round: Round::find(desired.pod, observed, &memory.actuated.replaced),
+        round: Round::find(desired.pod, observed, memory),
         actions: Vec::new(),
         events: Vec::new(),
         replaced: BTreeSet::new(),

@@ -5,13 +5,12 @@
 //! ends its round; what is of an earlier round is ended, and counts as not there when the next one begins with the init containers.
 //! So where a restart stands is read off the containers, whoever died meanwhile (`docs/decisions/0010-rounds.md`).
 
-use std::collections::BTreeSet;
-
 use k8s_openapi::api::core::v1::{Container, Pod};
 
+use super::memory::Memory;
 use super::observed::{Observed, ObservedContainer};
+use super::probes;
 use super::spec::{ContainerKind, containers, restarts_after, restarts_all_after};
-use crate::ids::ContainerId;
 
 /// The round that a pod is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,8 +22,8 @@ pub(super) struct Round {
 }
 
 impl Round {
-    /// `replaced`: containers that the agent itself has ended so that others follow.
-    pub fn find(pod: &Pod, observed: &Observed, replaced: &BTreeSet<ContainerId>) -> Self {
+    /// Where the restarts stand.
+    pub fn find(pod: &Pod, observed: &Observed, memory: &Memory) -> Self {
         let newest: Vec<_> = containers(pod)
             .filter(|(kind, _)| *kind != ContainerKind::Ephemeral)
             .filter_map(|(_, container)| Some((observed.newest(&container.name)?, container)))
@@ -32,8 +31,12 @@ impl Round {
         let reached = newest.iter().map(|(seen, _)| seen.round).max().unwrap_or(0);
         let ended = |seen: &ObservedContainer| seen.exit().filter(|_| seen.round == reached).map(|exit| exit.code);
         let asks = newest.iter().any(|(seen, container)| ended(seen).is_some_and(|code| restarts_all_after(container, code)));
-        let own_end = |seen: &ObservedContainer| ended(seen).filter(|_| !replaced.contains(&seen.id));
-        let over = asks && !is_done(pod, |container| own_end(observed.newest(&container.name)?));
+        // What was ended so that another follows, or has failed a probe that restarts it, is not done whatever its exit code.
+        let followed = |seen: &ObservedContainer, container: &Container| {
+            memory.actuated.replaced.contains(&seen.id) || probes::restarts(memory, pod, container, seen)
+        };
+        let own_end = |container: &Container| ended(observed.newest(&container.name).filter(|seen| !followed(seen, container))?);
+        let over = asks && !is_done(pod, own_end);
         Self { number: reached.saturating_add(u32::from(over)), has_begun: !over }
     }
 

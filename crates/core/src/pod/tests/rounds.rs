@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::{Lifecycle, LifecycleHandler, PodCondition};
 use serde_json::json;
 
 use super::*;
+use crate::pod::rounds::Round;
 
 /// A container whose end with 42 restarts all.
 fn source(name: &str, policy: &str) -> Container {
@@ -220,6 +221,23 @@ fn what_was_ended_for_the_others_is_not_backed_off_by_its_own_rules() {
     assert_eq!(starts(&plan(&pod, &both, &memory, at(102))), [("b", 2, 0, 2)]);
     // One that ends by itself at the same time asks for a restart as well.
     assert_eq!(starts(&plan(&pod, &both, &with_images(&pod, 2), at(102))), []);
+}
+
+#[test]
+fn a_container_that_failed_its_probe_is_not_done_when_a_restart_of_all_is_asked_for() {
+    let mut pod = pod("OnFailure", &["s"], &["a"]);
+    let rules = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let spec = pod.spec.as_mut().unwrap();
+    spec.containers[0].startup_probe = serde_json::from_value(json!({"tcpSocket": {"port": 80}})).unwrap();
+    let sidecar = &mut spec.init_containers.as_mut().unwrap()[0];
+    sidecar.restart_policy = Some("Always".into());
+    sidecar.restart_policy_rules = serde_json::from_value(rules).unwrap();
+    let ended = observed(vec![seen("s", 0, 0, exited(42, 100)), seen("a", 0, 0, exited(0, 101))]);
+    let round = |memory: &Memory| Round::find(&pod, &ended, memory).number;
+    let mut memory = with_images(&pod, 1);
+    assert_eq!(round(&memory), 0, "the pod is done");
+    memory.probes.insert((ended.newest("a").unwrap().id.clone(), ProbeKind::Startup), Verdict::Failure);
+    assert_eq!(round(&memory), 1, "what the probe has failed is started again");
 }
 
 /// The only container of a pod that restarts nothing by itself, ended because its image has changed, and what is remembered of that.

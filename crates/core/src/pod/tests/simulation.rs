@@ -11,7 +11,7 @@ use super::*;
 use crate::pod::rounds::Round;
 use crate::pod::spec::restarts_all_after;
 use crate::quantity::Amount;
-use crate::resize::{Actuated, ContainerAmounts, PodAmounts, Resizing};
+use crate::resize::{Actuated, ContainerAmounts, PodAmounts, ResizeStep, Resizing};
 
 struct Random(u64);
 
@@ -306,7 +306,7 @@ impl World {
             self.containers.get(id).filter(|c| matches!(c.name.as_str(), "s1" | "s2") && Some(&c.sandbox) == self.sandbox.as_ref());
         let own_fault = self.probed.contains(id)
             || agent.memory.actuated.replaced.contains(id)
-            || sidecar.is_some_and(|sidecar| Round::find(&self.pod, &agent.observed, &agent.memory.actuated.replaced).is_over(sidecar))
+            || sidecar.is_some_and(|sidecar| Round::find(&self.pod, &agent.observed, &agent.memory).is_over(sidecar))
             || agent.memory.actuated.restarts.contains(id)
             || agent.memory.post_start.get(id) == Some(&PostStart::Failed);
         let Some(sidecar) = sidecar.filter(|_| !own_fault) else { return };
@@ -433,9 +433,25 @@ impl World {
                 agent.memory.resize.retry_at = Some(at(self.steady + 10));
                 return;
             }
-            self.kernel.apply(step);
+            self.told(step);
             agent.memory.actuated.apply(step);
             self.check_shares();
+        }
+    }
+
+    /// A step changes nothing but what it names, whatever the agent takes the rest for.
+    fn told(&mut self, step: &ResizeStep) {
+        let has = |id: &ContainerId| self.kernel.containers.get(id).copied().unwrap_or_default();
+        match step {
+            ResizeStep::ContainerMemory { id, amounts, .. } => {
+                let ContainerAmounts { memory_request, memory_limit, .. } = *amounts;
+                self.kernel.containers.insert(id.clone(), ContainerAmounts { memory_request, memory_limit, ..has(id) });
+            }
+            ResizeStep::ContainerCpu { id, amounts, .. } => {
+                let ContainerAmounts { cpu_request, cpu_limit, .. } = *amounts;
+                self.kernel.containers.insert(id.clone(), ContainerAmounts { cpu_request, cpu_limit, ..has(id) });
+            }
+            ResizeStep::PodMemory { .. } | ResizeStep::PodCpuQuota { .. } | ResizeStep::PodCpuShares { .. } => self.kernel.apply(step),
         }
     }
 
