@@ -37,8 +37,8 @@ impl Answers {
         Self { heard: now, received, sent, data: 0, answered: None, answered_before: None, last_handshake, agreed: false }
     }
 
-    /// Takes the counters in.
-    pub(super) fn are_missing(&mut self, peer: &PeerStatus, now: Instant) -> bool {
+    /// Takes the counters in. `unproved`: what was sent may be nothing but questions that the other side does not know how to answer.
+    pub(super) fn are_missing(&mut self, peer: &PeerStatus, unproved: bool, now: Instant) -> bool {
         let sent = peer.sent.saturating_sub(std::mem::replace(&mut self.sent, peer.sent));
         let is_handshake = self.is_handshake(peer);
         if peer.received != self.received {
@@ -48,7 +48,7 @@ impl Answers {
             (self.heard, self.received, self.data) = (now, peer.received, 0);
             return false;
         }
-        self.data += u32::from(sent > EMPTY);
+        self.data += u32::from(sent > EMPTY && !unproved);
         let silence = now.duration_since(self.heard);
         let answering = self.answered.is_some_and(|answered| self.heard.duration_since(answered) <= JUST);
         let unanswered = answering && self.data >= LOOKS && silence >= UNANSWERED;
