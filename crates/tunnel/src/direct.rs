@@ -41,7 +41,8 @@ use crate::endpoints::{Endpoint, TRY};
 use crate::keys::PublicKey;
 use crate::mtu::{Change, Way};
 use crate::tunnel::Peer;
-use answers::{Answers, SILENT};
+pub(crate) use answers::Answers;
+use answers::SILENT;
 pub use asker::{Asker, Heard, Question};
 use questions::Questions;
 

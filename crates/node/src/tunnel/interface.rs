@@ -144,7 +144,7 @@ impl Link for Interface {
     }
 
     async fn keep(mut self, known: &Known, neighbours: Option<Arc<BTreeMap<PublicKey, Neighbour>>>) -> (Self, Option<Report>) {
-        let Some(desired) = known.desired(&self.link, &self.settings, &self.relays.addresses()) else { return (self, None) };
+        let Some(desired) = known.desired(&self.link, &self.settings, &self.relays.places()) else { return (self, None) };
         let (mut kept, report) = blocking(move || {
             let report = self.work(desired, neighbours.as_deref());
             (self, report)
