@@ -42,8 +42,9 @@ pub async fn configuration(kubeconfig: Option<&Path>) -> Result<Config, Connecti
     Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(wrong)
 }
 
-/// A client.
+/// A client that finds out that its connection has ended without a word.
 pub fn client(config: Config) -> Result<Client, ConnectionError> {
     let server = config.cluster_url.to_string();
-    Client::try_from(config).map_err(|source| ConnectionError::Client { server, source: Box::new(source) })
+    let builder = kube_pet_client::builder(config);
+    builder.map(kube::client::ClientBuilder::build).map_err(|source| ConnectionError::Client { server, source: Box::new(source) })
 }

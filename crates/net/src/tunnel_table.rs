@@ -15,7 +15,7 @@ use crate::nft::{digit, octets};
 use crate::tables::{Condition, OwnChanges, OwnTable, TableError};
 
 /// Raised with every change of what this module writes: a table of another version is replaced.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Hooks of `linux/netfilter.h`, and `NF_IP_PRI_MANGLE`, `NF_IP_PRI_NAT_SRC`.
 const PREROUTING: u32 = 0;
@@ -25,6 +25,11 @@ const MANGLE: i32 = -150;
 const SOURCE_NAT: i32 = 100;
 
 const TCP: u8 = 6;
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+
+/// Echo requests with this identifier, and their answers, ask about a path: nobody talks by them.
+pub const QUESTION: u16 = 0x5182;
 
 /// How long an address is remembered after its last packet, in milliseconds.
 const REMEMBERED: u64 = 60_000;
@@ -38,7 +43,8 @@ pub struct TunnelRules {
     pub link: String,
     /// Packets from here that leave by another link have this machine's address there; empty: they keep their own.
     pub masquerade: Vec<Network>,
-    /// Addresses of these networks are remembered when packets go to them or come from them by the tunnel's link.
+    /// Addresses of these networks are remembered when packets go to them or come from them by the tunnel's link, but for
+    /// [`QUESTION`]s.
     pub remembered: Vec<Network>,
 }
 
@@ -131,6 +137,14 @@ fn build(batch: &mut Batch<'_>, rules: &TunnelRules, userdata: &[u8]) {
         let ways = [("coming", PREROUTING, Meta::InputName, [12, 8]), ("going", POSTROUTING, Meta::OutputName, [16, 24])];
         for (chain, hook, meta, [v4, v6]) in ways {
             batch.filter_chain(chain, hook, MANGLE);
+            for protocol in [ICMP, ICMPV6] {
+                batch.rule(chain, |w| {
+                    w.protocol_is(protocol);
+                    w.echo_identifier(Register(0));
+                    w.compare(Register(0), true, &QUESTION.to_be_bytes());
+                    w.give_back();
+                });
+            }
             for network in remembered {
                 let family = Family::of(network.address);
                 let (offset, length) = if family == Family::V6 { (v6, 16) } else { (v4, 4) };

@@ -15,6 +15,9 @@
 //!   keepalive. Whoever has just answered with data does so sooner: then data in two looks and 5 s without an answer are enough. Packets
 //!   of a handshake are no such answer: who only listens shakes hands, too.
 //!   Keepalives (every 5 s) prove nothing: the kernel's WireGuard sends none after it has received one.
+//! - **Questions**: whoever uses a path asks the other side by it once a second, as long as somebody talks. Three seconds without any answer
+//!   end it, at both sides, and although packets still come: they may go another way. Only of who has answered before (`echoes`).
+//! - **Size**: found as on the way to the gateway ([`crate::mtu`]). A path that takes less has routes of that size.
 //! - **Back-off**: 1, 2, 4, 8, 16 minutes, each at full minutes of that number by the wall clock, so that both sides try at the same time. A
 //!   clock that is set back ends the wait.
 //! - **Receiving**: in every stage, what comes from a path's peer is taken, and so is what comes by the gateway. The two sides need not change
@@ -22,18 +25,26 @@
 //!   is under way in the moment of a change is lost, until the other side has changed, too, a second later.
 
 mod answers;
+mod asker;
+mod echoes;
+mod questions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use kube_pet_net::tunnel_links::TunnelLink;
 use kube_pet_rules::{Family, Network};
 
 use crate::device::PeerStatus;
 use crate::endpoints::{Endpoint, TRY};
 use crate::keys::PublicKey;
+use crate::mtu::{Change, Way};
 use crate::tunnel::Peer;
-use answers::{Answers, SILENT};
+pub(crate) use answers::Answers;
+use answers::SILENT;
+pub use asker::{Asker, Heard, Question};
+use questions::Questions;
 
 /// How many paths there are at most: each costs a packet every 5 s.
 pub const MOST: usize = 64;
@@ -68,6 +79,10 @@ pub struct Look<'a> {
     pub peers: &'a BTreeMap<PublicKey, PeerStatus>,
     /// Addresses that were talked to in the last minute.
     pub talked_to: &'a BTreeSet<IpAddr>,
+    /// What other machines have answered since the last time.
+    pub heard: &'a BTreeMap<PublicKey, Heard>,
+    /// The size of packets by the gateway, if the paths' are to be found out.
+    pub limit: Option<u16>,
     /// Times what is remembered.
     pub now: Instant,
     /// For what both sides do at the same time.
@@ -87,6 +102,8 @@ pub enum Turn {
     Idle,
     /// The other machine is gone, or takes part no more.
     Gone,
+    /// It goes on, by packets of another size.
+    Resized(Change),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +122,7 @@ struct Path {
     talked: Instant,
     failures: u32,
     retry: Option<SystemTime>,
+    questions: Questions,
 }
 
 /// All paths, by the keys of the other sides.
@@ -117,7 +135,7 @@ impl Paths {
     /// Paths of an earlier process go on: their other sides still send by them.
     pub fn resume(kept: BTreeMap<PublicKey, Neighbour>, now: Instant) -> Self {
         let stage = Stage::Direct { since: now, answers: Answers::new(&PeerStatus::default(), now) };
-        let path = |neighbour| Path { neighbour, stage, talked: now, failures: 0, retry: None };
+        let path = |neighbour| Path { stage, ..Path::new(neighbour, now) };
         Self { paths: kept.into_iter().map(|(key, neighbour)| (key, path(neighbour))).collect() }
     }
 
@@ -136,7 +154,7 @@ impl Paths {
         let mut room = MOST.saturating_sub(self.paths.values().filter(|path| path.stage != Stage::Gateway).count());
         for (key, path) in &mut self.paths {
             let known = neighbours.and_then(|neighbours| neighbours.get(key));
-            if let Some(turn) = path.turn(known, look.peers.get(key), look, &mut room) {
+            if let Some(turn) = path.turn(*key, known, look, &mut room) {
                 turns.push((path.neighbour.clone(), turn));
             }
         }
@@ -165,8 +183,7 @@ impl Paths {
         }
         for key in spoken_to(neighbours, look.talked_to) {
             let Some(neighbour) = neighbours.get(&key).filter(|neighbour| !neighbour.endpoints.is_empty()) else { continue };
-            let new = || Path { neighbour: neighbour.clone(), stage: Stage::Gateway, talked: look.now, failures: 0, retry: None };
-            self.paths.entry(key).or_insert_with(new);
+            self.paths.entry(key).or_insert_with(|| Path::new(neighbour.clone(), look.now));
         }
     }
 
@@ -175,9 +192,29 @@ impl Paths {
         self.paths.iter().filter_map(|(key, path)| Some((*key, path.peer()?))).collect()
     }
 
+    /// Gives `link` routes for the networks whose path takes less than [`Look::limit`].
+    pub fn narrow(&self, link: &mut TunnelLink) {
+        for path in self.in_use().map(|(_, path)| path) {
+            let Some(size) = path.questions.narrow() else { continue };
+            link.routes.extend(&path.neighbour.networks);
+            link.mtus.extend(path.neighbour.networks.iter().map(|network| (*network, u32::from(size))));
+        }
+    }
+
+    /// What other machines are to be asked, each from one of these addresses to its own of the same family: once packets to them go by the
+    /// paths in use.
+    pub fn questions(&mut self, from: &BTreeSet<IpAddr>) -> BTreeMap<PublicKey, Question> {
+        let used = self.paths.iter_mut().filter(|(_, path)| path.is_in_use());
+        used.filter_map(|(key, path)| Some((*key, path.ask(from)?))).collect()
+    }
+
+    fn in_use(&self) -> impl Iterator<Item = (&PublicKey, &Path)> {
+        self.paths.iter().filter(|(_, path)| path.is_in_use())
+    }
+
     /// What [`Paths::resume`] takes: paths that the other side uses, with the endpoint that works.
     pub fn kept(&self, peers: &BTreeMap<PublicKey, PeerStatus>) -> BTreeMap<PublicKey, Neighbour> {
-        let kept = self.paths.iter().filter(|(_, path)| matches!(path.stage, Stage::Direct { .. })).map(|(key, path)| {
+        let kept = self.in_use().map(|(key, path)| {
             let learnt = peers.get(key).and_then(|peer| peer.endpoint).map(Endpoint::from);
             let endpoints = learnt.map_or_else(|| path.neighbour.endpoints.clone(), |endpoint| vec![endpoint]);
             (*key, Neighbour { endpoints, ..path.neighbour.clone() })
@@ -187,8 +224,17 @@ impl Paths {
 }
 
 impl Path {
-    fn turn(&mut self, known: Option<&Neighbour>, peer: Option<&PeerStatus>, look: &Look<'_>, room: &mut usize) -> Option<Turn> {
-        let Look { peers: _, talked_to: _, now, wall } = *look;
+    fn new(neighbour: Neighbour, now: Instant) -> Self {
+        Self { neighbour, stage: Stage::Gateway, talked: now, failures: 0, retry: None, questions: Questions::default() }
+    }
+
+    fn is_in_use(&self) -> bool {
+        matches!(self.stage, Stage::Direct { .. })
+    }
+
+    fn turn(&mut self, key: PublicKey, known: Option<&Neighbour>, look: &Look<'_>, room: &mut usize) -> Option<Turn> {
+        let Look { peers, talked_to: _, heard, limit, now, wall } = *look;
+        let peer = peers.get(&key);
         let due = self.is_due(wall);
         match &mut self.stage {
             Stage::Gateway => {
@@ -202,6 +248,7 @@ impl Path {
             Stage::Trying { since } => {
                 if let Some(peer) = peer.filter(|peer| peer.is_alive(wall)) {
                     self.stage = Stage::Direct { since: now, answers: Answers::new(peer, now) };
+                    self.questions.begin(now);
                     return Some(Turn::Direct);
                 }
                 let endpoints = u32::try_from(self.neighbour.endpoints.len()).unwrap_or(u32::MAX);
@@ -217,11 +264,15 @@ impl Path {
                 let lasted = now.duration_since(*since);
                 // One of an earlier process has no keys yet.
                 let without_keys = lasted >= SILENT && !peer.is_some_and(|peer| peer.is_alive(wall));
-                let silent = without_keys || peer.is_some_and(|peer| answers.are_missing(peer, now));
+                let heard = heard.get(&key);
+                let unproved = self.questions.hear(heard);
+                let unanswered = self.questions.are_unanswered(now) || peer.is_some_and(|peer| answers.are_missing(peer, unproved, now));
+                let silent = without_keys || unanswered;
                 let proven = lasted >= PROVEN;
                 let idle = now.duration_since(self.talked) >= IDLE;
                 if !silent && !idle {
-                    return None;
+                    let way = heard.and_then(|heard| Some(Way { peer: key, endpoint: peer?.endpoint?, source: heard.source? }));
+                    return self.questions.look(self.talked == now, limit, way, heard, now).map(Turn::Resized);
                 }
                 self.stage = Stage::Leaving { since: now };
                 if proven || !silent {
@@ -254,6 +305,13 @@ impl Path {
     fn is_due(&self, wall: SystemTime) -> bool {
         let longest = period(self.failures.saturating_sub(1));
         self.retry.is_none_or(|retry| retry.duration_since(wall).map_or(true, |left| left.is_zero() || left > longest))
+    }
+
+    fn ask(&mut self, from: &BTreeSet<IpAddr>) -> Option<Question> {
+        let own = self.neighbour.networks.iter().filter(|network| **network == Network::single(network.address));
+        let pairs = own.flat_map(|network| from.iter().map(|from| (*from, network.address)));
+        let (from, to) = pairs.into_iter().find(|(from, to)| Family::of(*from) == Family::of(*to))?;
+        Some(Question { from, to, probes: self.questions.take() })
     }
 
     fn peer(&self) -> Option<Peer> {

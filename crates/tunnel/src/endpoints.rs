@@ -9,6 +9,10 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
+use crate::device::PeerStatus;
+use crate::direct::Answers;
+use crate::relay::Place;
+
 /// WireGuard tries a handshake again after 5 s: one and a half tries for each address.
 pub(crate) const TRY: Duration = Duration::from_secs(7);
 /// Between two questions for the same names.
@@ -82,6 +86,11 @@ pub(crate) struct Path {
     wanted: Vec<Endpoint>,
     /// When none of the wanted ones answers.
     relay: Option<SocketAddr>,
+    /// One that has answered beside the relay, and whether that was taken up.
+    reached: Option<SocketAddr>,
+    taken_up: bool,
+    /// Whether it goes on answering.
+    stay: Option<Answers>,
     /// What is known of each wanted one.
     known: Vec<Vec<SocketAddr>>,
     /// The one that was written last.
@@ -94,7 +103,10 @@ pub(crate) struct Path {
 
 impl Path {
     /// What is wanted. If what was written last is not among it any more, another one is due, whatever WireGuard has learnt.
-    pub(crate) fn want(&mut self, wanted: &[Endpoint], relay: Option<SocketAddr>) {
+    pub(crate) fn want(&mut self, wanted: &[Endpoint], relay: Option<Place>) {
+        self.reached = relay.and_then(|place| place.reached);
+        self.taken_up &= self.reached.is_some();
+        let relay = relay.map(|place| place.address);
         if self.wanted == wanted && self.relay == relay {
             return;
         }
@@ -126,9 +138,23 @@ impl Path {
         }
     }
 
+    /// The relay, if what has answered beside it answers no more.
+    pub(crate) fn fall_back(&mut self, peer: &PeerStatus, now: Instant) -> Option<SocketAddr> {
+        let relay = self.relay?;
+        let is_silent = self.stay.as_mut()?.are_missing(peer, false, now);
+        is_silent.then(|| self.write(relay, now))
+    }
+
     /// `alive`: keys were agreed on a short time ago.
     pub(crate) fn step(&mut self, alive: bool, now: Instant) -> Step {
         let addresses = self.addresses();
+        let by_relay = self.relay.is_some() && self.written == self.relay;
+        if let Some(reached) = self.reached.filter(|reached| by_relay && !self.taken_up && addresses.contains(reached)) {
+            self.taken_up = true;
+            self.write(reached, now);
+            self.stay = Some(Answers::new(&PeerStatus::default(), now));
+            return Step::Write(reached);
+        }
         if alive && self.tried.is_some() {
             self.tried = Some(now);
             return Step::Nothing;
@@ -149,12 +175,14 @@ impl Path {
         // The relay comes after all others, which are tried again after it.
         let relay = self.relay.filter(|relay| self.written != Some(*relay));
         match addresses.get(next).copied().or(relay).or(addresses.first().copied()).or(self.relay) {
-            Some(address) => {
-                (self.written, self.tried, self.moved) = (Some(address), Some(now), false);
-                Step::Write(address)
-            }
+            Some(address) => Step::Write(self.write(address, now)),
             None => Step::Nothing,
         }
+    }
+
+    fn write(&mut self, address: SocketAddr, now: Instant) -> SocketAddr {
+        (self.written, self.tried, self.moved, self.stay) = (Some(address), Some(now), false, None);
+        address
     }
 
     fn addresses(&self) -> Vec<SocketAddr> {
@@ -215,6 +243,10 @@ mod tests {
 
     fn address(text: &str) -> SocketAddr {
         text.parse().unwrap()
+    }
+
+    fn place(port: u16, reached: Option<&str>) -> Place {
+        Place { address: SocketAddr::from(([127, 0, 0, 1], port)), reached: reached.map(address) }
     }
 
     fn after(start: Instant, seconds: u64) -> Instant {
@@ -287,7 +319,7 @@ mod tests {
     fn the_relay_is_the_last_resort_and_others_are_tried_again_after_it() {
         let mut path = Path::default();
         let (name, relay) = (endpoint("gateway.example:1"), address("127.0.0.1:7"));
-        path.want(&[endpoint("192.0.2.1:1"), name.clone()], Some(relay));
+        path.want(&[endpoint("192.0.2.1:1"), name.clone()], Some(place(7, None)));
         let start = Instant::now();
         assert_eq!(path.step(false, start), Step::Write(address("192.0.2.1:1")));
         assert_eq!(path.step(false, after(start, 7)), Step::Resolve(vec![name.clone()]));
@@ -305,10 +337,46 @@ mod tests {
         let (wanted, start) = ([endpoint("192.0.2.1:1")], Instant::now());
         path.want(&wanted, None);
         path.step(false, start);
-        path.want(&wanted, Some(address("127.0.0.1:7")));
+        path.want(&wanted, Some(place(7, None)));
         assert_eq!(path.step(true, after(start, 1)), Step::Nothing);
         assert_eq!(path.step(false, after(start, 8)), Step::Write(address("127.0.0.1:7")));
-        path.want(&wanted, Some(address("127.0.0.1:8")));
+        path.want(&wanted, Some(place(8, None)));
         assert_eq!(path.step(true, after(start, 9)), Step::Write(address("192.0.2.1:1")), "from the beginning");
+    }
+
+    #[test]
+    fn what_answers_beside_the_relay_is_used_as_long_as_it_answers() {
+        let (mut path, start) = (Path::default(), Instant::now());
+        let wanted = [endpoint("192.0.2.1:1"), endpoint("192.0.2.2:1")];
+        let [first, second] = ["192.0.2.1:1", "192.0.2.2:1"];
+        // It is no answer that counts while another one is used.
+        path.want(&wanted, Some(place(7, Some(second))));
+        assert_eq!(path.step(false, start), Step::Write(address(first)));
+        assert_eq!(path.step(true, after(start, 1)), Step::Nothing);
+        path.want(&wanted, Some(place(7, None)));
+        for (at, expected) in [(8, second), (15, "127.0.0.1:7")] {
+            assert_eq!(path.step(false, after(start, at)), Step::Write(address(expected)));
+        }
+        path.want(&wanted, Some(place(7, Some("192.0.2.9:1"))));
+        assert_eq!(path.step(true, after(start, 16)), Step::Nothing, "nobody knows it");
+        path.want(&wanted, Some(place(7, Some(second))));
+        assert_eq!(path.step(true, after(start, 17)), Step::Write(address(second)));
+        let mut peer = PeerStatus::default();
+        let mut falls_back_at = |path: &mut Path, from: u64, answers: bool| {
+            (from..from + 60).find(|at| {
+                peer.sent += 100;
+                peer.received += if answers { 100 } else { 0 };
+                let back = path.fall_back(&peer, after(start, *at));
+                assert_eq!(path.step(true, after(start, *at)), Step::Nothing, "it is not taken up twice");
+                back == Some(address("127.0.0.1:7"))
+            })
+        };
+        assert_eq!(falls_back_at(&mut path, 18, true), None);
+        assert_eq!(falls_back_at(&mut path, 78, false), Some(82));
+        assert_eq!(falls_back_at(&mut path, 83, false), None, "the relay is the last one");
+        // The relay has seen it come back, and has another answer.
+        path.want(&wanted, Some(place(7, None)));
+        path.want(&wanted, Some(place(7, Some(second))));
+        assert_eq!(path.step(true, after(start, 200)), Step::Write(address(second)));
     }
 }

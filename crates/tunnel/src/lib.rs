@@ -20,7 +20,7 @@ mod tunnel;
 mod userspace;
 
 pub use device::{DeviceError, Implementation, Mode, PeerStatus, Settings};
-pub use direct::{Look, Neighbour, Paths, Turn};
+pub use direct::{Asker, Look, Neighbour, Paths, Turn};
 pub use endpoints::{Endpoint, InvalidEndpoint};
 pub use keeper::{Desired, Keeper};
 pub use keys::{InvalidKey, KeyError, PrivateKey, PublicKey};

@@ -1,5 +1,6 @@
-//! The largest packet that the way to the gateway takes: found by asking, since what is lost on it is often lost without a word (RFC 8899,
-//! RFC 4821). Pure: [`Discovery::look`] is told which packets were answered, and says which are due; [`Prober`] sends them.
+//! The largest packet that the way to the gateway takes, or a path straight to another machine: found by asking, since what is lost on it is
+//! often lost without a word (RFC 8899, RFC 4821). Pure: [`Discovery::look`] is told which packets were answered, and says which are due;
+//! [`Prober`] sends them to the gateway, and [`crate::direct::Asker`] to others.
 //!
 //! ```text
 //!  another way ──► Search from FLOOR to the limit ──► Settled ── every 10 min, if below the limit ──► Search upwards
@@ -14,7 +15,7 @@
 //! - **The size in use** changes at the end of a search only. On another way the old one stays in use until then.
 //! - **Silence**: a small packet now and then, with pauses of up to 64 s. Its answer begins the search anew, with the patience that it took.
 
-mod echo;
+pub(crate) mod echo;
 mod prober;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::keys::PublicKey;
+pub(crate) use prober::source;
 pub use prober::{GATEWAY, Prober};
 
 /// What IPv6 needs (RFC 8200): no way is taken for narrower.
@@ -49,8 +51,8 @@ const PRECISION: u16 = 8;
 /// Whom packets go to, and by which way as far as that can be seen. Another one may take other sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Way {
-    /// The gateway.
-    pub gateway: PublicKey,
+    /// The gateway, or the other machine.
+    pub peer: PublicKey,
     /// Where it is sent to.
     pub endpoint: SocketAddr,
     /// This machine's address for that.
@@ -76,7 +78,7 @@ pub struct Change {
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Discovery {
     limit: u16,
     size: u16,
@@ -85,14 +87,14 @@ pub struct Discovery {
     number: u16,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Stage {
     Search(Search),
     Settled(Settled),
 }
 
 /// The size in use fits, as far as is known.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Settled {
     since: Instant,
     /// The last confirmation.
@@ -100,7 +102,7 @@ struct Settled {
     pending: Option<Confirmation>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Confirmation {
     large: Probe,
     small: Probe,
@@ -108,7 +110,7 @@ struct Confirmation {
     heard: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Search {
     /// What fits.
     low: u16,
@@ -133,7 +135,7 @@ struct Search {
 }
 
 /// A packet that was not answered (yet), and the small one behind it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Try {
     probe: Probe,
     beside: u16,

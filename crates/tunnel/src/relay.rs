@@ -7,6 +7,7 @@
 //! and nothing in its packets can be read on the way. On each side it has a peer on the loopback, so the kernel's is served as well as
 //! the process's own. Where the connection is slower than WireGuard sends, packets are lost before it, as on any narrow way.
 
+mod beside;
 mod carrier;
 
 use std::io;
@@ -22,6 +23,8 @@ use tracing::{debug, info, warn};
 
 use crate::device::ALIVE;
 use crate::endpoints::Endpoint;
+use beside::Beside;
+pub use beside::UDP_AGAIN;
 use carrier::{Patience, carry};
 
 /// To one address.
@@ -55,7 +58,7 @@ pub async fn serve(listener: TcpListener, wireguard: u16, limits: Limits, told: 
                     connections.spawn(async move {
                         let patience = Patience { first: limits.unanswered, then: ALIVE };
                         let ended = match loopback(wireguard).await {
-                            Ok(socket) => carry(stream, &socket, patience).await,
+                            Ok(socket) => carry(stream, &socket, patience, None).await,
                             Err(error) => error,
                         };
                         debug!(%client, %ended, "a relayed connection has ended");
@@ -72,29 +75,45 @@ pub async fn serve(listener: TcpListener, wireguard: u16, limits: Limits, told: 
     }
 }
 
+/// Where WireGuard finds a relay, and what that has found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// On the loopback.
+    pub address: SocketAddr,
+    /// An endpoint of the same gateway that has answered over UDP since WireGuard has begun to send to the relay.
+    pub reached: Option<SocketAddr>,
+}
+
 /// The pet's side: a place on the loopback that leads to a gateway's relay. Dropped, it is gone, and its connection with it.
 #[derive(Debug)]
 pub struct Relay {
     address: SocketAddr,
+    reached: watch::Receiver<Option<SocketAddr>>,
     task: AbortHandle,
 }
 
 impl Relay {
     /// For WireGuard at this UDP port of the loopback. A connection is made when that sends something, and ends some minutes after it has
-    /// stopped. `mark`: of the connection's packets; 0 for none. To be called in a Tokio runtime.
+    /// stopped. `udp`: the gateway's endpoints, which are tried beside it, so often as `again` says. `mark`: of the packets of all; 0 for
+    /// none. To be called in a Tokio runtime.
     ///
     /// # Errors
     /// When the system has no socket to give.
-    pub async fn open(gateway: Endpoint, wireguard: u16, mark: u32) -> io::Result<Self> {
+    pub async fn open(gateway: Endpoint, udp: Vec<Endpoint>, again: Duration, wireguard: u16, mark: u32) -> io::Result<Self> {
         let socket = loopback(wireguard).await?;
         let address = socket.local_addr()?;
-        let task = tokio::spawn(follow(socket, gateway, mark)).abort_handle();
-        Ok(Self { address, task })
+        let (told, reached) = watch::channel(None);
+        let work = async move {
+            let beside = Beside::new(told);
+            tokio::join!(follow(&socket, gateway, mark, &beside), beside.run(&socket, &udp, mark, again));
+        };
+        let task = tokio::spawn(work).abort_handle();
+        Ok(Self { address, reached, task })
     }
 
-    /// Where WireGuard sends to.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    /// Where WireGuard sends to, and where it might instead.
+    pub fn place(&self) -> Place {
+        Place { address: self.address, reached: *self.reached.borrow() }
     }
 }
 
@@ -112,7 +131,7 @@ async fn loopback(wireguard: u16) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-async fn follow(socket: UdpSocket, gateway: Endpoint, mark: u32) {
+async fn follow(socket: &UdpSocket, gateway: Endpoint, mark: u32, beside: &Beside) {
     let mut trouble = None;
     loop {
         // An error is of a packet sent before: WireGuard was away.
@@ -123,7 +142,7 @@ async fn follow(socket: UdpSocket, gateway: Endpoint, mark: u32) {
             Ok(stream) => {
                 trouble = None;
                 info!(%gateway, "packets to the gateway are carried over TCP");
-                let ended = carry(stream, &socket, Patience { first: ALIVE, then: ALIVE }).await;
+                let ended = carry(stream, socket, Patience { first: ALIVE, then: ALIVE }, Some(beside)).await;
                 info!(%gateway, %ended, "the connection to the gateway's relay has ended");
             }
             Err(error) => {

@@ -14,6 +14,7 @@ use crate::device::{self, DeviceError, DeviceStatus, Implementation, Mode, PeerS
 use crate::endpoints::{Endpoint, Path, Resolver, Step};
 use crate::keys::PublicKey;
 use crate::plan::{Wanted, changes};
+use crate::relay::Place;
 
 /// The tunnel cannot be what it should be.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +58,7 @@ pub struct Peer {
     /// Where it may be reached, the best first; empty where it is the one that begins.
     pub endpoints: Vec<Endpoint>,
     /// Where it is reached when none of them answers: see [`crate::relay`].
-    pub relay: Option<SocketAddr>,
+    pub relay: Option<Place>,
     /// Seconds between packets that keep the way open; 0 for none.
     pub keepalive: u16,
     /// What is sent to it, and may come from it.
@@ -136,14 +137,15 @@ impl Tunnel {
             if alive {
                 path.adopt(now);
             }
-            let endpoint = match path.step(alive, now) {
+            let fallen_back = there.and_then(|there| path.fall_back(there, now));
+            let endpoint = fallen_back.or_else(|| match path.step(alive, now) {
                 Step::Write(address) => Some(address),
                 Step::Nothing => None,
                 Step::Resolve(names) => {
                     names.into_iter().for_each(|name| self.resolver.ask(name));
                     None
                 }
-            };
+            });
             if let Some(endpoint) = endpoint.filter(|endpoint| in_tunnel_without_mark(&self.config, *endpoint)) {
                 // Without a mark its own packets would go through it.
                 warn!(peer = %key, %endpoint, "an endpoint lies in what goes through the tunnel, whose packets have no mark: it is not used");

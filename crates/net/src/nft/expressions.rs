@@ -73,6 +73,11 @@ impl Writer {
         self.payload(2, 0, 2, to);
     }
 
+    /// The identifier of an echo request, or of its answer, of ICMP and ICMPv6.
+    pub(crate) fn echo_identifier(&mut self, to: Register) {
+        self.payload(2, 4, 2, to);
+    }
+
     fn payload(&mut self, base: u32, offset: u32, length: u32, to: Register) {
         self.expression("payload", |w| {
             w.number(1, to.number());

@@ -45,7 +45,9 @@ enum Way {
 
 /// Refuses what should go through the tunnel, as long as nothing leads there.
 pub(super) fn guard(socket: &mut RouteSocket, link: &TunnelLink) -> Result<(), NetlinkError> {
-    let guarded = firsts(link.guarded.iter().chain(&link.routes));
+    // What lies in a guarded network is refused with it: a route of its own to nowhere would be there before the one over the link.
+    let outside = link.routes.iter().filter(|route| !link.guarded.iter().any(|network| contains(network, route)));
+    let guarded = firsts(link.guarded.iter().chain(outside));
     let bypass = firsts(&link.bypass);
     let wanted: BTreeSet<Entry> = entries(&bypass, Way::Elsewhere).chain(entries(&(&guarded - &bypass), Way::Nowhere)).collect();
     let found = entries_of(socket, link.table)?;
@@ -105,6 +107,10 @@ fn entries(networks: &BTreeSet<Network>, way: Way) -> impl Iterator<Item = Entry
 /// With bits behind the prefix cleared, as the kernel lists them.
 fn firsts<'a>(networks: impl IntoIterator<Item = &'a Network>) -> BTreeSet<Network> {
     networks.into_iter().map(first).collect()
+}
+
+fn contains(network: &Network, other: &Network) -> bool {
+    network.prefix <= other.prefix && network.contains(other.address)
 }
 
 fn first(network: &Network) -> Network {

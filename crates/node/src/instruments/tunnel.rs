@@ -9,7 +9,7 @@ static PATHS: Family = Family::gauge("kube_pet_tunnel_direct_paths", "Other pets
 static TURNS: Family = Family::counter(
     "kube_pet_tunnel_path_changes_total",
     "Changes of paths to other pets, by what has happened: direct (used from now on), unreachable (tried, and nobody has answered), silent \
-     (not heard from any more), idle (not talked to any more), gone (the pet, or its key)",
+     (not heard from any more), idle (not talked to any more), gone (the pet, or its key), resized (it takes packets of another size)",
     &["to"],
 );
 
@@ -35,6 +35,7 @@ pub(crate) fn turn(turn: Turn) {
         Turn::Silent => "silent",
         Turn::Idle => "idle",
         Turn::Gone => "gone",
+        Turn::Resized(_) => "resized",
     }]);
 }
 

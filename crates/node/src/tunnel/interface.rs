@@ -8,7 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use kube_pet_net::addresses::{default_route, host_addresses};
 use kube_pet_net::services::Network;
-use kube_pet_tunnel::{Desired, Keeper, Look, Neighbour, Paths, PrivateKey, PublicKey, Settings, Turn};
+use kube_pet_tunnel::mtu::Change;
+use kube_pet_tunnel::{Asker, Desired, Keeper, Look, Neighbour, Paths, PrivateKey, PublicKey, Settings, Turn};
 use tracing::{debug, info, warn};
 
 use super::blocking;
@@ -30,6 +31,7 @@ pub(super) struct Interface {
     settings: TunnelSettings,
     keeper: Keeper,
     paths: Paths,
+    asker: Asker,
     sizes: Sizes,
     relays: Relays,
     addresses: Vec<IpAddr>,
@@ -88,6 +90,7 @@ impl Interface {
             sizes: Sizes::new(&settings, known.mtu()),
             settings,
             paths: Paths::resume(kept, Instant::now()),
+            asker: Asker::default(),
             relays: Relays::default(),
             addresses: Vec::new(),
             looked: None,
@@ -103,15 +106,21 @@ impl Interface {
             return Report { port, gateway, mtu, ..Report::default() };
         }
         let talked_to = self.keeper.talked_to();
-        let look = Look { peers: &peers, talked_to: &talked_to, now: Instant::now(), wall: SystemTime::now() };
+        let heard = self.asker.hear(&peers, MARK.value);
+        let limit = self.sizes.limit(&desired.link);
+        let (now, wall) = (Instant::now(), SystemTime::now());
+        let look = Look { peers: &peers, talked_to: &talked_to, heard: &heard, limit, now, wall };
         self.paths.look(neighbours, &look).iter().for_each(tell);
         let paths = self.paths.kept(&peers);
         instruments::tunnel::paths(paths.len());
         for (key, peer) in self.paths.peers() {
             desired.peers.entry(key).or_insert(peer);
         }
+        self.paths.narrow(&mut desired.link);
         let ranges = desired.link.guarded.clone();
         self.keeper.keep(&desired);
+        // Now packets go by the paths that are asked about.
+        self.asker.ask(&self.paths.questions(&desired.link.addresses));
         self.look_at_addresses(&ranges);
         let local = self.addresses.iter().filter(|_| port != 0).map(|address| SocketAddr::new(*address, port)).collect();
         Report { port, gateway, local, mtu, talks: !talked_to.is_empty() || !paths.is_empty(), paths }
@@ -135,7 +144,7 @@ impl Link for Interface {
     }
 
     async fn keep(mut self, known: &Known, neighbours: Option<Arc<BTreeMap<PublicKey, Neighbour>>>) -> (Self, Option<Report>) {
-        let Some(desired) = known.desired(&self.link, &self.settings, &self.relays.addresses()) else { return (self, None) };
+        let Some(desired) = known.desired(&self.link, &self.settings, &self.relays.places()) else { return (self, None) };
         let (mut kept, report) = blocking(move || {
             let report = self.work(desired, neighbours.as_deref());
             (self, report)
@@ -164,6 +173,9 @@ fn tell((neighbour, turn): &(Neighbour, Turn)) {
     match turn {
         Turn::Direct => info!(pet, "packets to this pet do not go through the gateway any more"),
         Turn::Silent => info!(pet, "this pet is not heard from directly any more: packets to it go through the gateway again"),
+        Turn::Resized(Change { from, to }) => {
+            info!(pet, mtu = to, before = from, "the path to this pet takes packets of another size");
+        }
         Turn::Idle => info!(pet, "this pet was not talked to for some time: it has no path of its own any more"),
         Turn::Gone => info!(pet, "this pet is gone, has another key or takes part no more: it has no path of its own any more"),
         Turn::Unreachable => {

@@ -1,12 +1,13 @@
 //! What is known of the cluster's pet network, and what follows from it. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use kube_pet_api::{Pet, PetGateway, PetNetwork};
 use kube_pet_net::services::Network;
 use kube_pet_net::tunnel_links::{Mark, TunnelLink};
 use kube_pet_tunnel::mtu::GATEWAY;
+use kube_pet_tunnel::relay::Place;
 use kube_pet_tunnel::{Desired, Endpoint, Neighbour, Peer, PublicKey};
 use serde::{Deserialize, Serialize};
 
@@ -134,13 +135,13 @@ impl Known {
         self.found_mtu = mtu;
     }
 
-    /// Where gateways are reached over TCP.
-    pub(super) fn relays(&self) -> BTreeSet<Endpoint> {
-        self.gateways.values().filter_map(Gateway::relay).collect()
+    /// Where gateways are reached over TCP, and where over UDP.
+    pub(super) fn relays(&self) -> BTreeMap<Endpoint, Vec<Endpoint>> {
+        self.gateways.values().filter_map(|gateway| Some((gateway.relay()?, gateway.endpoints()))).collect()
     }
 
     /// `None` before the node has an address. `relays`: where on the loopback those that are open are.
-    pub(super) fn desired(&self, link: &str, settings: &TunnelSettings, relays: &BTreeMap<Endpoint, SocketAddr>) -> Option<Desired> {
+    pub(super) fn desired(&self, link: &str, settings: &TunnelSettings, relays: &BTreeMap<Endpoint, Place>) -> Option<Desired> {
         if self.addresses.is_empty() {
             return None;
         }
@@ -168,7 +169,7 @@ impl Known {
                     allowed.extend(asked.map(Network::single));
                 }
             }
-            let endpoints: Vec<Endpoint> = gateway.endpoints.iter().filter_map(|text| text.parse().ok()).collect();
+            let endpoints = gateway.endpoints();
             let keepalive = persistent_keepalive_seconds.unwrap_or(self.keepalive);
             // Also from one that is not active any more, and what another pet sends although a path of its own leads to it.
             let relay = gateway.relay().and_then(|relay| relays.get(&relay).copied());
@@ -193,6 +194,10 @@ impl Known {
 }
 
 impl Gateway {
+    fn endpoints(&self) -> Vec<Endpoint> {
+        self.endpoints.iter().filter_map(|text| text.parse().ok()).collect()
+    }
+
     fn relay(&self) -> Option<Endpoint> {
         self.relay.as_ref()?.parse().ok()
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use kube_pet_net::tunnel_links::TunnelLink;
 use kube_pet_tunnel::mtu::{Change, Prober};
 use kube_pet_tunnel::{Desired, PeerStatus, PublicKey};
 use tracing::{info, warn};
@@ -31,6 +32,12 @@ impl Sizes {
         };
         instruments::tunnel::mtu(size.map_or(desired.link.mtu, u32::from));
         size
+    }
+
+    /// The size in use on the way to the gateway, up to which others are to be found out; `None` where it is configured.
+    pub(super) fn limit(&self, link: &TunnelLink) -> Option<u16> {
+        let whole = u16::try_from(link.mtu).unwrap_or(u16::MAX);
+        self.configured.is_none().then(|| self.prober.size(link).unwrap_or(whole))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Whether a path's other side answers, by what WireGuard counts.
+//! Whether the other side answers, by what WireGuard counts.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,9 +14,9 @@ const LOOKS: u32 = 2;
 /// An answer so long before the last sign of life was the newest one: a keepalive may come after it.
 const JUST: Duration = Duration::from_secs(3);
 
-/// Whether a path's other side answers.
+/// Whether the other side of a path, or of a way to a gateway, answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Answers {
+pub(crate) struct Answers {
     heard: Instant,
     received: u64,
     sent: u64,
@@ -32,13 +32,13 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    pub(super) fn new(peer: &PeerStatus, now: Instant) -> Self {
+    pub(crate) fn new(peer: &PeerStatus, now: Instant) -> Self {
         let PeerStatus { endpoint: _, keepalive: _, allowed: _, last_handshake, received, sent } = *peer;
         Self { heard: now, received, sent, data: 0, answered: None, answered_before: None, last_handshake, agreed: false }
     }
 
-    /// Takes the counters in.
-    pub(super) fn are_missing(&mut self, peer: &PeerStatus, now: Instant) -> bool {
+    /// Takes the counters in. `unproved`: what was sent may be nothing but questions that the other side does not know how to answer.
+    pub(crate) fn are_missing(&mut self, peer: &PeerStatus, unproved: bool, now: Instant) -> bool {
         let sent = peer.sent.saturating_sub(std::mem::replace(&mut self.sent, peer.sent));
         let is_handshake = self.is_handshake(peer);
         if peer.received != self.received {
@@ -48,7 +48,7 @@ impl Answers {
             (self.heard, self.received, self.data) = (now, peer.received, 0);
             return false;
         }
-        self.data += u32::from(sent > EMPTY);
+        self.data += u32::from(sent > EMPTY && !unproved);
         let silence = now.duration_since(self.heard);
         let answering = self.answered.is_some_and(|answered| self.heard.duration_since(answered) <= JUST);
         let unanswered = answering && self.data >= LOOKS && silence >= UNANSWERED;

@@ -1,5 +1,6 @@
 use super::answers::EMPTY;
 use super::*;
+use crate::mtu::Probe;
 
 const KEY: u8 = 7;
 
@@ -22,6 +23,8 @@ struct Bench {
     neighbours: Option<BTreeMap<PublicKey, Neighbour>>,
     peers: BTreeMap<PublicKey, PeerStatus>,
     talked_to: BTreeSet<IpAddr>,
+    heard: BTreeMap<PublicKey, Heard>,
+    limit: Option<u16>,
     begun: Instant,
     /// Seconds since.
     at: u64,
@@ -39,8 +42,8 @@ fn wall(at: u64) -> SystemTime {
 impl Bench {
     fn new(numbers: impl IntoIterator<Item = u8>) -> Self {
         let neighbours = Some(numbers.into_iter().map(|number| (key(number), neighbour(number))).collect());
-        let (peers, talked_to) = (BTreeMap::new(), BTreeSet::new());
-        Self { paths: Paths::default(), neighbours, peers, talked_to, begun: Instant::now(), at: 0, back: 0 }
+        let (peers, talked_to, heard) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        Self { paths: Paths::default(), neighbours, peers, talked_to, heard, limit: None, begun: Instant::now(), at: 0, back: 0 }
     }
 
     /// With a path that is used.
@@ -67,12 +70,13 @@ impl Bench {
     }
 
     fn look(&mut self) -> Vec<Turn> {
-        let Self { paths, neighbours, peers, talked_to, begun, at, back } = self;
+        let Self { paths, neighbours, peers, talked_to, heard, limit, begun, at, back } = self;
         let now = *begun + Duration::from_secs(*at);
-        let look = Look { peers, talked_to, now, wall: wall(*at) - Duration::from_secs(*back) };
+        let look = Look { peers, talked_to, heard, limit: *limit, now, wall: wall(*at) - Duration::from_secs(*back) };
         *at += 1;
         let turns = paths.look(neighbours.as_ref(), &look);
         peers.retain(|key, _| paths.peers().contains_key(key));
+        heard.clear();
         turns.into_iter().map(|(_, turn)| turn).collect()
     }
 
@@ -388,4 +392,154 @@ fn the_next_process_goes_on_before_it_knows_anybody() {
     }
     bench.neighbours = Some(BTreeMap::new());
     assert_eq!(bench.look(), [Turn::Gone]);
+}
+
+fn answer(bench: &mut Bench, probes: Vec<Probe>) {
+    bench.heard.insert(key(KEY), Heard { answers: probes, source: Some("192.168.1.10".parse().unwrap()) });
+}
+
+/// What KEY is asked now.
+fn asked(bench: &mut Bench) -> Vec<Probe> {
+    let from = BTreeSet::from(["10.9.1.1".parse().unwrap()]);
+    bench.paths.questions(&from).remove(&key(KEY)).map(|question| question.probes).unwrap_or_default()
+}
+
+#[test]
+fn questions_are_for_whose_path_is_used_and_go_to_its_own_address() {
+    let mut bench = Bench::new([KEY]);
+    bench.neighbours.as_mut().unwrap().get_mut(&key(KEY)).unwrap().networks.insert("10.8.0.7/32".parse().unwrap());
+    bench.neighbours.as_mut().unwrap().get_mut(&key(KEY)).unwrap().networks.insert("fd00::7/128".parse().unwrap());
+    let from = ["10.8.0.1", "fd00::1"].map(|address| address.parse::<IpAddr>().unwrap());
+    bench.talk(KEY);
+    bench.look();
+    assert_eq!(bench.paths.questions(&from.into()), BTreeMap::new(), "it is tried");
+    bench.shake_hands(KEY);
+    assert_eq!(bench.look(), [Turn::Direct]);
+    let question = bench.paths.questions(&from.into()).remove(&key(KEY)).unwrap();
+    assert_eq!((question.from, question.to, question.probes.len()), (from[0], "10.8.0.7".parse().unwrap(), 1), "at once");
+    let question = bench.paths.questions(&BTreeSet::from([from[1]])).remove(&key(KEY)).unwrap();
+    assert_eq!((question.to, question.probes), ("fd00::7".parse().unwrap(), Vec::new()), "once");
+    bench.talked_to.clear();
+    bench.until(100);
+    assert_eq!(bench.paths.questions(&from.into()), BTreeMap::new(), "it is left");
+}
+
+/// They may come by the gateway, or by a way that is open in one direction only.
+#[test]
+fn questions_without_an_answer_end_a_path_although_packets_come() {
+    for proved in [true, false] {
+        let mut bench = Bench::direct();
+        bench.neighbours.as_mut().unwrap().get_mut(&key(KEY)).unwrap().networks.insert("10.8.0.7/32".parse().unwrap());
+        for _ in 0..20 {
+            bench.moves(1000, 1000);
+            assert_eq!(bench.look(), []);
+            let probes = asked(&mut bench);
+            if proved {
+                answer(&mut bench, probes);
+            }
+        }
+        let cut = bench.at - 1;
+        let ended = (0..600).find_map(|second| {
+            bench.moves(1000, 1000);
+            if second % 100 == 0 {
+                bench.shake_hands(KEY);
+            }
+            let at = bench.at;
+            bench.look().first().map(|turn| (at - cut, *turn))
+        });
+        // The last answer is heard in the first second.
+        assert_eq!(ended, proved.then_some((4, Turn::Silent)));
+    }
+}
+
+#[test]
+fn nobody_is_asked_where_nobody_talks() {
+    let mut bench = Bench::direct();
+    for _ in 0..10 {
+        bench.look();
+        let probes = asked(&mut bench);
+        answer(&mut bench, probes);
+    }
+    bench.talked_to.clear();
+    for second in 0..50 {
+        assert_eq!(bench.look(), []);
+        assert_eq!(asked(&mut bench), [], "{second}");
+    }
+}
+
+/// A pet whose firewall lets no echo requests in says something now and then, and is not answered.
+#[test]
+fn questions_that_nobody_can_answer_are_no_data() {
+    let mut bench = Bench::direct();
+    bench.limit = Some(1420);
+    for second in 0..300_u64 {
+        let heard = match second % 20 {
+            0 => 200,
+            10 => EMPTY,
+            _ => 0,
+        };
+        if second % 100 == 0 {
+            bench.shake_hands(KEY);
+        }
+        let sent: u64 = asked(&mut bench).iter().map(|probe| u64::from(probe.size) + EMPTY).sum();
+        bench.moves(sent, heard);
+        answer(&mut bench, Vec::new());
+        assert_eq!(bench.look(), [], "{second}");
+    }
+}
+
+#[test]
+fn a_path_that_takes_less_has_routes_of_that_size_as_long_as_it_is_used() {
+    let mut bench = Bench::direct();
+    bench.neighbours.as_mut().unwrap().get_mut(&key(KEY)).unwrap().networks.insert("10.8.0.7/32".parse().unwrap());
+    bench.peers.get_mut(&key(KEY)).unwrap().endpoint = Some("192.0.2.7:1".parse().unwrap());
+    bench.limit = Some(1420);
+    let live = |bench: &mut Bench, widest: u16, seconds: u64| {
+        let mut turns = Vec::new();
+        for _ in 0..seconds {
+            let answers = asked(bench).into_iter().filter(|probe| probe.size <= widest).collect();
+            answer(bench, answers);
+            bench.moves(500, 500);
+            turns.extend(bench.look());
+        }
+        turns
+    };
+    let mtus = |bench: &Bench| {
+        let mut link = link();
+        bench.paths.narrow(&mut link);
+        assert_eq!(link.routes, link.mtus.keys().copied().collect());
+        link.mtus.into_values().collect::<Vec<_>>()
+    };
+    let turns = live(&mut bench, 1350, 10);
+    let [Turn::Resized(Change { from: 1420, to })] = turns[..] else { panic!("{turns:?}") };
+    assert!(to <= 1350 && to > 1342, "{to}");
+    assert_eq!(mtus(&bench), [u32::from(to); 2]);
+    // The way to the gateway has become as narrow: the path has no size of its own.
+    bench.limit = Some(1300);
+    assert_eq!((live(&mut bench, 1350, 10), mtus(&bench)), (vec![], vec![]));
+    bench.limit = Some(1420);
+    live(&mut bench, 1350, 10);
+    assert_eq!(mtus(&bench), [u32::from(to); 2]);
+    bench.limit = None;
+    assert_eq!((live(&mut bench, 1350, 1), mtus(&bench)), (vec![], vec![]), "it is configured");
+    bench.limit = Some(1420);
+    live(&mut bench, 1350, 10);
+    assert_eq!(live(&mut bench, 0, 10), [Turn::Silent]);
+    assert_eq!(mtus(&bench), [0; 0]);
+}
+
+fn link() -> TunnelLink {
+    TunnelLink {
+        name: String::new(),
+        addresses: BTreeSet::new(),
+        answers: BTreeSet::new(),
+        mtu: 1420,
+        routes: BTreeSet::new(),
+        mtus: BTreeMap::new(),
+        guarded: BTreeSet::new(),
+        bypass: BTreeSet::new(),
+        table: 0,
+        mark: kube_pet_net::tunnel_links::Mark { value: 0, mask: 0 },
+        forward: false,
+    }
 }

@@ -19,7 +19,7 @@ const MOST: usize = 256;
 
 /// A socket that hears of one address only.
 #[derive(Debug)]
-pub(super) struct Echo {
+pub(crate) struct Echo {
     socket: OwnedFd,
     ipv6: bool,
     identifier: u16,
@@ -28,7 +28,7 @@ pub(super) struct Echo {
 impl Echo {
     /// # Errors
     /// When this machine does not have the address `from`, or no way to `to`.
-    pub(super) fn open(from: IpAddr, to: IpAddr, identifier: u16) -> io::Result<Self> {
+    pub(crate) fn open(from: IpAddr, to: IpAddr, identifier: u16) -> io::Result<Self> {
         let ipv6 = to.is_ipv6();
         let (family, protocol) = if ipv6 { (AddressFamily::INET6, ipproto::ICMPV6) } else { (AddressFamily::INET, ipproto::ICMP) };
         let socket = socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, Some(protocol))?;
@@ -45,7 +45,7 @@ impl Echo {
 
     /// # Errors
     /// When it cannot be sent.
-    pub(super) fn ask(&self, probe: Probe) -> io::Result<()> {
+    pub(crate) fn ask(&self, probe: Probe) -> io::Result<()> {
         // What the kernel was told of an earlier one would be the answer to this one.
         let _ = sockopt::socket_error(&self.socket)?;
         send(&self.socket, &request(self.ipv6, self.identifier, probe), SendFlags::empty())?;
@@ -53,7 +53,7 @@ impl Echo {
     }
 
     /// What has come since the last time.
-    pub(super) fn answers(&self) -> Vec<Probe> {
+    pub(crate) fn answers(&self) -> Vec<Probe> {
         let (mut found, mut buffer) = (Vec::new(), vec![0; usize::from(u16::MAX)]);
         for _ in 0..MOST {
             match recv(&self.socket, buffer.as_mut_slice(), RecvFlags::empty()) {

@@ -86,7 +86,7 @@ impl Prober {
         }
         self.echo.as_ref()?;
         match source(endpoint, link.mark.value) {
-            Ok(source) => Some(Way { gateway, endpoint, source }),
+            Ok(source) => Some(Way { peer: gateway, endpoint, source }),
             Err(error) => {
                 debug!(%endpoint, %error, "there is no way to the gateway");
                 None
@@ -96,7 +96,7 @@ impl Prober {
 }
 
 /// This machine's address for packets with this mark to there. Sends nothing.
-fn source(to: SocketAddr, mark: u32) -> io::Result<IpAddr> {
+pub(crate) fn source(to: SocketAddr, mark: u32) -> io::Result<IpAddr> {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0))?;
     setsockopt(&socket, Mark, &mark)?;

@@ -36,7 +36,7 @@ impl Line {
     }
 
     fn way(&self) -> Way {
-        Way { gateway: [self.gateway; 32].into(), endpoint: ([192, 0, 2, 1], 51820).into(), source: [192, 168, 1, 10].into() }
+        Way { peer: [self.gateway; 32].into(), endpoint: ([192, 0, 2, 1], 51820).into(), source: [192, 168, 1, 10].into() }
     }
 }
 

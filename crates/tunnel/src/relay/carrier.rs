@@ -8,6 +8,8 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::beside::Beside;
+
 /// No packet of WireGuard's is longer: the largest link has 9000 bytes.
 const LONGEST: usize = 16 * 1024;
 /// Packets that wait are written together, up to about so many bytes.
@@ -24,8 +26,8 @@ pub(super) struct Patience {
     pub(super) then: Duration,
 }
 
-/// Carries both ways until that ends, and why it did.
-pub(super) async fn carry(stream: TcpStream, socket: &UdpSocket, patience: Patience) -> io::Error {
+/// Carries both ways until that ends, and why it did. `beside`: is given a copy of what goes into the stream.
+pub(super) async fn carry(stream: TcpStream, socket: &UdpSocket, patience: Patience, beside: Option<&Beside>) -> io::Error {
     // Packets do not wait for others.
     if let Err(error) = stream.set_nodelay(true) {
         return error;
@@ -33,7 +35,7 @@ pub(super) async fn carry(stream: TcpStream, socket: &UdpSocket, patience: Patie
     let (read, write) = stream.into_split();
     tokio::select! {
         Err(ended) = inward(read, socket) => ended,
-        Err(ended) = outward(write, socket, patience) => ended,
+        Err(ended) = outward(write, socket, patience, beside) => ended,
     }
 }
 
@@ -52,7 +54,7 @@ async fn inward(read: OwnedReadHalf, socket: &UdpSocket) -> io::Result<()> {
     }
 }
 
-async fn outward(mut write: OwnedWriteHalf, socket: &UdpSocket, patience: Patience) -> io::Result<()> {
+async fn outward(mut write: OwnedWriteHalf, socket: &UdpSocket, patience: Patience, beside: Option<&Beside>) -> io::Result<()> {
     let (mut packet, mut frames) = (vec![0; LONGEST], Vec::new());
     let mut until = Instant::now() + patience.first;
     loop {
@@ -64,20 +66,23 @@ async fn outward(mut write: OwnedWriteHalf, socket: &UdpSocket, patience: Patien
         };
         until = Instant::now() + patience.then;
         frames.clear();
-        push(&mut frames, packet.get(..length));
+        push(&mut frames, packet.get(..length), beside);
         while frames.len() < BURST
             && let Ok(length) = socket.try_recv(&mut packet)
         {
-            push(&mut frames, packet.get(..length));
+            push(&mut frames, packet.get(..length), beside);
         }
         timeout(STUCK, write.write_all(&frames)).await??;
     }
 }
 
-fn push(frames: &mut Vec<u8>, packet: Option<&[u8]>) {
+fn push(frames: &mut Vec<u8>, packet: Option<&[u8]>, beside: Option<&Beside>) {
     if let Some(packet) = packet
         && let Ok(length @ 1..) = u16::try_from(packet.len())
     {
+        if let Some(beside) = beside {
+            beside.copy(packet);
+        }
         frames.extend(length.to_be_bytes());
         frames.extend(packet);
     }

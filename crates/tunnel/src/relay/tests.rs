@@ -31,10 +31,10 @@ async fn hear(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
 async fn component_packets_arrive_as_they_were_sent_both_ways() {
     let ((pet, pets_port), (hub, hubs_port)) = (wireguard().await, wireguard().await);
     let (endpoint, mut count) = gateway(hubs_port, Limits::default()).await;
-    let relay = Relay::open(endpoint, pets_port, 0).await.unwrap();
+    let relay = Relay::open(endpoint, Vec::new(), UDP_AGAIN, pets_port, 0).await.unwrap();
     let packets: Vec<Vec<u8>> = [1, 148, 1452, 9000].map(|length| (0..length).map(|n| (n % 251) as u8).collect()).to_vec();
     for packet in &packets {
-        pet.send_to(packet, relay.address()).await.unwrap();
+        pet.send_to(packet, relay.place().address).await.unwrap();
     }
     let mut from = None;
     for packet in &packets {
@@ -44,7 +44,7 @@ async fn component_packets_arrive_as_they_were_sent_both_ways() {
         from = Some(by);
     }
     hub.send_to(b"back", from.unwrap()).await.unwrap();
-    assert_eq!(hear(&pet).await, (b"back".to_vec(), relay.address()));
+    assert_eq!(hear(&pet).await, (b"back".to_vec(), relay.place().address));
 
     timeout(SOON, count.wait_for(|count| *count == 1)).await.unwrap().unwrap();
     drop(relay);
@@ -99,11 +99,11 @@ async fn component_more_connections_than_allowed_wait_for_others_to_end() {
 async fn component_a_pets_relay_connects_again() {
     let (pet, pets_port) = wireguard().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let relay = Relay::open(listener.local_addr().unwrap().into(), pets_port, 0).await.unwrap();
+    let relay = Relay::open(listener.local_addr().unwrap().into(), Vec::new(), UDP_AGAIN, pets_port, 0).await.unwrap();
     for _ in 0..2 {
         // WireGuard says it again and again, until it is answered.
         let (mut stream, _) = loop {
-            pet.send_to(&[5], relay.address()).await.unwrap();
+            pet.send_to(&[5], relay.place().address).await.unwrap();
             if let Ok(accepted) = timeout(Duration::from_millis(100), listener.accept()).await {
                 break accepted.unwrap();
             }
@@ -118,9 +118,47 @@ async fn component_a_pets_relay_connects_again() {
 async fn component_nobody_but_wireguard_is_heard_on_the_loopback() {
     let ((_pet, pets_port), (hub, hubs_port)) = (wireguard().await, wireguard().await);
     let (endpoint, count) = gateway(hubs_port, Limits::default()).await;
-    let relay = Relay::open(endpoint, pets_port, 0).await.unwrap();
+    let relay = Relay::open(endpoint, Vec::new(), UDP_AGAIN, pets_port, 0).await.unwrap();
     let (other, _) = wireguard().await;
-    other.send_to(&[1], relay.address()).await.unwrap();
+    other.send_to(&[1], relay.place().address).await.unwrap();
     assert!(timeout(Duration::from_millis(300), hub.recv_from(&mut [0; 8])).await.is_err());
     assert_eq!(*count.borrow(), 0);
+}
+
+/// A packet of WireGuard's of this type.
+fn packet(kind: u8, number: u8) -> Vec<u8> {
+    [&[kind, 0, 0, 0], &[number; 28][..]].concat()
+}
+
+#[tokio::test]
+async fn component_udp_is_tried_beside_the_connection_and_what_comes_back_is_told() {
+    let ((pet, pets_port), (hub, hubs_port)) = (wireguard().await, wireguard().await);
+    let (endpoint, _count) = gateway(hubs_port, Limits::default()).await;
+    let udp = hub.local_addr().unwrap();
+    let again = Duration::from_millis(300);
+    let relay = Relay::open(endpoint, vec![udp.into()], again, pets_port, 0).await.unwrap();
+    let to = relay.place().address;
+    // Until it is copied, each comes once.
+    let beside = loop {
+        pet.send_to(&packet(4, 1), to).await.unwrap();
+        let (first, from) = hear(&hub).await;
+        let second = timeout(Duration::from_millis(100), hub.recv_from(&mut [0; 64])).await;
+        assert_eq!(first, packet(4, 1));
+        if let Ok(Ok((32, other))) = second {
+            break [from, other];
+        }
+    };
+    assert_ne!(beside[0], beside[1], "one over TCP, one beside it");
+    assert_eq!(relay.place().reached, None);
+    for from in beside {
+        hub.send_to(&packet(2, 2), from).await.unwrap();
+        assert_eq!(hear(&pet).await, (packet(2, 2), to), "WireGuard has it from the relay, whichever way it came");
+    }
+    timeout(SOON, async {
+        while relay.place().reached != Some(udp) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
 }

@@ -10,32 +10,49 @@ use std::time::{Duration, Instant, SystemTime};
 use kube_pet_net::tables::OwnChanges;
 use kube_pet_net::tunnel_table::{TunnelRules, TunnelTable};
 use kube_pet_testkit::capability::available;
-use kube_pet_tunnel::{Implementation, Look, Neighbour, Paths, PublicKey, Turn};
+use kube_pet_tunnel::mtu::Probe;
+use kube_pet_tunnel::{Asker, Implementation, Look, Neighbour, Paths, PublicKey, Turn};
 
-use crate::world::{CLOUD, CLOUD_OUTSIDE, End, HOME, OTHER, World, eventually, nets};
+use crate::sizes::datagram;
+use crate::world::{CLOUD, CLOUD_OUTSIDE, End, HOME, MARK, OTHER, POD, World, eventually, nets};
 
 /// As often as the agent does, and more.
 const LOOK: Duration = Duration::from_millis(200);
+/// How long nothing may be answered after a cut, whoever asks.
+const LONGEST_SILENCE: Duration = Duration::from_secs(5);
 
 /// A machine that looks for paths of its own.
 struct Pet<'a> {
     end: End<'a>,
     table: TunnelTable,
     paths: Paths,
+    asker: Asker,
     neighbours: BTreeMap<PublicKey, Neighbour>,
     /// How far its clocks are ahead.
     ahead: Duration,
     turns: Vec<Turn>,
+    /// Of packets by its path.
+    size: u16,
+    world: &'a World,
 }
 
 impl Pet<'_> {
     fn look(&mut self) {
         let peers = self.end.whole_status().peers;
         let talked_to = self.table.talked_to().unwrap();
+        let heard = self.world.within(self.end.place, || self.asker.hear(&peers, MARK.value));
         let (now, wall) = (Instant::now() + self.ahead, SystemTime::now() + self.ahead);
-        let turns = self.paths.look(Some(&self.neighbours), &Look { peers: &peers, talked_to: &talked_to, now, wall });
-        self.turns.extend(turns.into_iter().map(|(_, turn)| turn));
-        self.end.apply_with(self.paths.peers());
+        let look = Look { peers: &peers, talked_to: &talked_to, heard: &heard, limit: Some(1420), now, wall };
+        let turns = self.paths.look(Some(&self.neighbours), &look);
+        for (_, turn) in turns {
+            match turn {
+                Turn::Resized(change) => self.size = change.to,
+                turn => self.turns.push(turn),
+            }
+        }
+        self.end.apply_narrowed(&self.paths);
+        let questions = self.paths.questions(&self.end.config.link.addresses);
+        self.world.within(self.end.place, || self.asker.ask(&questions));
     }
 
     fn look_until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
@@ -82,7 +99,8 @@ impl<'a> Pets<'a> {
                 assert!(table.ensure(&rules).unwrap());
                 table
             });
-            Pet { end, table, paths: Paths::default(), neighbours: BTreeMap::new(), ahead: Duration::ZERO, turns: Vec::new() }
+            let (paths, asker, neighbours, turns) = (Paths::default(), Asker::default(), BTreeMap::new(), Vec::new());
+            Pet { end, table, paths, asker, neighbours, ahead: Duration::ZERO, turns, size: 1420, world }
         };
         Self { cloud, home: pet(home), other: pet(other) }
     }
@@ -129,15 +147,6 @@ impl<'a> Pets<'a> {
         }
     }
 
-    /// How long nothing may be answered after a cut. The kernel's WireGuard takes an address from one peer only, so by it questions come through
-    /// the cloud once the side that only answers has noticed, too: when WireGuard shakes hands again, after 15 s of silence.
-    fn longest_silence(&mut self) -> Duration {
-        match self.home.end.implementation() {
-            Implementation::Userspace => Duration::from_secs(8),
-            Implementation::Kernel => Duration::from_secs(18),
-        }
-    }
-
     /// Bytes that the cloud has had from both.
     fn through_the_cloud(&mut self) -> u64 {
         let keys = [self.home.end.key(), self.other.end.key()];
@@ -152,6 +161,30 @@ impl<'a> Pets<'a> {
         let cost = self.through_the_cloud() - before;
         assert!(cost < 1000, "{cost} bytes");
     }
+
+    fn live(&mut self, seconds: u64) {
+        let begun = Instant::now();
+        self.look_until("time", |_| begun.elapsed() > Duration::from_secs(seconds));
+    }
+
+    /// Both on one LAN, and there already.
+    fn on_one_lan(world: &'a World) -> Self {
+        world.wire("home", "192.168.9.1/24", "other", "192.168.9.2/24");
+        let mut pets = Self::new(world);
+        let port = |end: &mut End<'_>| end.whole_status().listen_port;
+        let (home, other) = (port(&mut pets.home.end), port(&mut pets.other.end));
+        pets.meet(&format!("192.168.9.1:{home}"), &format!("192.168.9.2:{other}"));
+        pets
+    }
+}
+
+/// Drops what comes to this place by the LAN and is of this kind.
+fn lan_drops(world: &World, place: &str, what: &str) {
+    let link = if place == "home" { "home-other" } else { "other-home" };
+    world.nft(
+        place,
+        &format!("table ip lan {{ chain early {{ type filter hook prerouting priority -450; iifname {link} {what} drop; }}; }}"),
+    );
 }
 
 /// Questions in a second.
@@ -225,11 +258,7 @@ impl Conversation {
 #[test]
 fn netns_two_on_one_lan_leave_the_cloud_and_come_back_when_it_is_cut() {
     let world = World::new();
-    world.wire("home", "192.168.9.1/24", "other", "192.168.9.2/24");
-    let mut pets = Pets::new(&world);
-    let port = |end: &mut End<'_>| end.whole_status().listen_port;
-    let (home, other) = (port(&mut pets.home.end), port(&mut pets.other.end));
-    pets.meet(&format!("192.168.9.1:{home}"), &format!("192.168.9.2:{other}"));
+    let mut pets = Pets::on_one_lan(&world);
     for _ in 0..5 {
         pets.home.look();
         pets.other.look();
@@ -252,8 +281,8 @@ fn netns_two_on_one_lan_leave_the_cloud_and_come_back_when_it_is_cut() {
     });
     let begun = Instant::now();
     pets.look_until("a second", |_| begun.elapsed() > Duration::from_secs(1));
-    let ((lost, gap), longest) = (conversation.end(), pets.longest_silence());
-    assert!(lost > 0 && gap < longest, "{lost} lost, {gap:?} without an answer");
+    let (lost, gap) = conversation.end();
+    assert!(lost > 0 && gap < LONGEST_SILENCE, "{lost} lost, {gap:?} without an answer");
 
     // The LAN is back: it is tried again at a full minute.
     world.run("home", "ip link set home-other up");
@@ -285,8 +314,8 @@ fn netns_two_behind_nat_open_it_from_both_sides() {
     pets.look_until("both send through the cloud", |pets| {
         pets.home.turns.last() == Some(&Turn::Silent) && pets.other.turns.last() == Some(&Turn::Silent)
     });
-    let ((_, gap), longest) = (conversation.end(), pets.longest_silence());
-    assert!(gap < longest, "{gap:?} without an answer");
+    let (_, gap) = conversation.end();
+    assert!(gap < LONGEST_SILENCE, "{gap:?} without an answer");
     world.talk("home", "other", OTHER);
 }
 
@@ -332,4 +361,119 @@ fn netns_one_side_alone_may_have_changed() {
     let begun = Instant::now();
     eventually("a second", || begun.elapsed() > Duration::from_secs(1));
     assert_eq!(conversation.end().0, 0);
+}
+
+/// Packets still come from the other side, and prove nothing.
+#[test]
+fn netns_a_path_that_is_cut_in_one_direction_is_left_by_whoever_sends_in_it() {
+    let world = World::new();
+    let mut pets = Pets::on_one_lan(&world);
+    let conversation = Conversation::begin(&world);
+    pets.look_until("both send directly", Pets::are_direct);
+    pets.live(2);
+    lan_drops(&world, "other", "meta l4proto udp");
+    pets.look_until("home sends through the cloud", |pets| pets.home.turns.last() == Some(&Turn::Silent));
+    pets.live(3);
+    let (lost, gap) = conversation.end();
+    assert!(lost > 0 && gap < LONGEST_SILENCE, "{lost} lost, {gap:?} without an answer");
+}
+
+#[test]
+fn netns_a_line_that_loses_a_tenth_of_all_packets_stays_the_path() {
+    let world = World::new();
+    let mut pets = Pets::on_one_lan(&world);
+    let conversation = Conversation::begin(&world);
+    pets.look_until("both send directly", Pets::are_direct);
+    for place in ["home", "other"] {
+        lan_drops(&world, place, "numgen random mod 10 == 0");
+    }
+    for _ in 0..3 {
+        pets.live(15);
+        assert!(pets.are_direct(), "{:?} {:?}", pets.home.turns, pets.other.turns);
+    }
+    assert_eq!((pets.home.size, pets.other.size), (1420, 1420));
+    let (lost, _) = conversation.end();
+    assert!(lost > 3 * 15 * A_SECOND / 10, "{lost} lost");
+}
+
+/// As before there were questions; a firewall that lets no echo requests in looks the same.
+#[test]
+fn netns_who_answers_no_questions_has_a_path_that_is_judged_by_packets() {
+    let world = World::new();
+    let mut pets = Pets::on_one_lan(&world);
+    for place in ["home", "other"] {
+        world.nft(place, "table ip deaf { chain in { type filter hook input priority 0; icmp type echo-request drop; }; }");
+    }
+    let conversation = Conversation::begin(&world);
+    pets.look_until("both send directly", Pets::are_direct);
+    for _ in 0..2 {
+        pets.live(8);
+        assert!(pets.are_direct(), "{:?} {:?}", pets.home.turns, pets.other.turns);
+    }
+    world.run("home", "ip link set home-other down");
+    pets.look_until("home sends through the cloud", |pets| pets.home.turns.last() == Some(&Turn::Silent));
+    pets.look_until("and other", |pets| pets.other.turns.last() == Some(&Turn::Silent));
+    let _ = conversation.end();
+}
+
+/// Questions about a path are not what keeps it.
+#[test]
+fn netns_questions_are_not_taken_for_talk() {
+    let world = World::new();
+    let mut pets = Pets::on_one_lan(&world);
+    world.talk("home", "other", OTHER);
+    pets.look_until("both send directly", Pets::are_direct);
+    // The minute for which an address is remembered, over in a moment.
+    for place in ["home", "other"] {
+        world.run(place, "nft flush set inet kp-tunnel talked-to-4");
+    }
+    for _ in 0..3 {
+        let questions = pets.home.paths.questions(&pets.home.end.config.link.addresses);
+        let (key, mut question) = questions.into_iter().next().unwrap();
+        question.probes = vec![Probe { number: 7, size: 64 }];
+        world.within("home", || pets.home.asker.ask(&BTreeMap::from([(key, question)])));
+        eventually("an answer", || !world.within("home", || pets.home.asker.hear(&BTreeMap::new(), MARK.value))[&key].answers.is_empty());
+    }
+    assert_eq!((pets.home.table.talked_to().unwrap(), pets.other.table.talked_to().unwrap()), (BTreeSet::new(), BTreeSet::new()));
+    assert!(datagram(&world, ("home", "other"), OTHER, 100));
+    assert_eq!(pets.home.table.talked_to().unwrap().len(), 1);
+}
+
+#[test]
+fn netns_a_path_that_loses_large_packets_is_found_and_passed() {
+    let world = World::new();
+    let mut pets = Pets::on_one_lan(&world);
+    for place in ["home", "other"] {
+        lan_drops(&world, place, "ip length > 1360");
+    }
+    let conversation = Conversation::begin(&world);
+    pets.look_until("both send directly", Pets::are_direct);
+    assert!(!datagram(&world, ("home", "other"), OTHER, 1350), "nobody knows it yet");
+    pets.look_until("both have found its size", |pets| pets.home.size < 1420 && pets.other.size < 1420);
+    let _ = conversation.end();
+    for size in [pets.home.size, pets.other.size] {
+        assert!((1293..=1300).contains(&size), "{size}");
+    }
+    world.converse("home", "other", OTHER).transfer(1 << 20).unwrap();
+    world.converse("other", "home", HOME).transfer(1 << 20).unwrap();
+    world.converse("pod", "other", OTHER).transfer(1 << 20).unwrap();
+    world.converse("other", "pod", POD).transfer(1 << 20).unwrap();
+    for (from, to, target) in [("home", "other", OTHER), ("other", "home", HOME), ("pod", "other", OTHER), ("other", "pod", POD)] {
+        // A pod's first one may not be cut in pieces, and is lost: it is told why.
+        eventually("a large datagram", || datagram(&world, (from, to), target, 1400));
+    }
+    assert!(pets.are_direct());
+    assert_eq!(route_to_other(&world), pets.home.size.to_string());
+
+    // By the cloud everything passes: the path's routes go with it.
+    let conversation = Conversation::begin(&world);
+    world.run("home", "ip link set home-other down");
+    pets.look_until("home sends through the cloud", |pets| pets.home.turns.last() == Some(&Turn::Silent));
+    let _ = conversation.end();
+    assert_eq!(world.run("home", "ip route show table 19280 10.99.0.3"), "");
+}
+
+fn route_to_other(world: &World) -> String {
+    let route = world.run("home", "ip route show table 19280 10.99.0.3");
+    route.split(" mtu lock ").nth(1).unwrap_or_default().trim().to_owned()
 }

@@ -103,7 +103,7 @@ fn live(world: &World, home: &mut End<'_>, prober: &mut Prober, seconds: u32, un
 }
 
 /// A datagram that may be cut in pieces, if it must.
-fn datagram(world: &World, (from, to): (&str, &str), target: &str, bytes: usize) -> bool {
+pub(crate) fn datagram(world: &World, (from, to): (&str, &str), target: &str, bytes: usize) -> bool {
     let server = world.within(to, || UdpSocket::bind((target, 0)).unwrap());
     server.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     let client = world.within(from, || UdpSocket::bind(("0.0.0.0", 0)).unwrap());

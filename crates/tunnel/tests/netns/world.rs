@@ -17,7 +17,7 @@ use kube_pet_host::mounts;
 use kube_pet_host::namespaces::{Kind, create, run_in_netns};
 use kube_pet_net::tunnel_links::{Mark, TunnelLink};
 use kube_pet_rules::Network;
-use kube_pet_tunnel::{Config, Endpoint, Implementation, Mode, Peer, PrivateKey, PublicKey, Settings, Tunnel};
+use kube_pet_tunnel::{Config, Endpoint, Implementation, Mode, Paths, Peer, PrivateKey, PublicKey, Settings, Tunnel};
 
 pub(crate) const PORT: u16 = 51820;
 pub(crate) const CLOUD: &str = "10.99.0.1";
@@ -247,13 +247,21 @@ impl<'a> End<'a> {
 
     /// Opens the tunnel if it is not, and tells it what should be.
     pub(crate) fn apply(&mut self) {
+        self.config.link.routes = self.peers.values().flat_map(|peer| peer.allowed.iter().copied()).collect();
         self.apply_with(BTreeMap::new());
     }
 
-    /// With more peers, which no route of their own leads to.
-    pub(crate) fn apply_with(&mut self, more: BTreeMap<PublicKey, Peer>) {
+    /// With the peers of these paths, and routes of the paths' sizes.
+    pub(crate) fn apply_narrowed(&mut self, paths: &Paths) {
+        let link = &mut self.config.link;
+        link.routes = self.peers.values().flat_map(|peer| peer.allowed.iter().copied()).collect();
+        link.mtus.clear();
+        paths.narrow(link);
+        self.apply_with(paths.peers());
+    }
+
+    fn apply_with(&mut self, more: BTreeMap<PublicKey, Peer>) {
         let Self { world, place, config, peers, tunnel } = self;
-        config.link.routes = peers.values().flat_map(|peer| peer.allowed.iter().copied()).collect();
         let peers = &peers.iter().map(|(key, peer)| (*key, peer.clone())).chain(more).collect::<BTreeMap<_, _>>();
         world.within(place, || {
             if tunnel.is_none() {

@@ -123,7 +123,7 @@ async fn e2e_pets_behind_nat_send_to_each_other_past_the_gateway_while_they_can(
     let log = bed.logs("a").await?;
     let gap = longest_gap(&log)?;
     kube_pet_lab::progress::say(format!("the longest time without an answer was {gap} s"));
-    ensure!(gap <= 12, "{gap} s without an answer\n{log}");
+    ensure!(gap <= 6, "{gap} s without an answer\n{log}");
     let last = log.lines().last().unwrap_or_default();
     ensure!(last.ends_with(" b"), "{last}");
 

@@ -68,13 +68,15 @@ fn a_gateways_relay_is_used_once_it_is_open_and_known_after_a_reboot() {
     let text = serde_json::to_string(&known).unwrap();
     let known: Known = serde_json::from_str(&text).unwrap();
     let relay: Endpoint = "a.example:443".parse().unwrap();
-    assert_eq!(known.relays(), BTreeSet::from([relay.clone()]));
-    let relay_of = |open: &BTreeMap<Endpoint, SocketAddr>, number| {
+    assert_eq!(known.relays().into_keys().collect::<Vec<_>>(), std::slice::from_ref(&relay));
+    assert!(!known.relays()[&relay].is_empty(), "where it is tried beside the relay");
+    let relay_of = |open: &BTreeMap<Endpoint, Place>, number| {
         known.desired("tunnel-kp", &TunnelSettings::default(), open).unwrap().peers[&key(number)].relay
     };
     assert_eq!(relay_of(&BTreeMap::new(), 1), None);
-    let open = BTreeMap::from([(relay, "127.0.0.1:7".parse().unwrap())]);
-    assert_eq!((relay_of(&open, 1), relay_of(&open, 2)), (Some("127.0.0.1:7".parse().unwrap()), None));
+    let place = Place { address: "127.0.0.1:7".parse().unwrap(), reached: Some("192.0.2.1:51820".parse().unwrap()) };
+    let open = BTreeMap::from([(relay, place)]);
+    assert_eq!((relay_of(&open, 1), relay_of(&open, 2)), (Some(place), None));
 }
 
 #[test]
