@@ -103,7 +103,11 @@ pub(super) const POD: &[Field] = &[
     yes("resources.limits"),
     yes("resources.requests"),
     yes("restartPolicy"),
-    refused("runtimeClassName", "there is one runtime, Podman's, and it has no classes"),
+    note(
+        "runtimeClassName",
+        "there is one runtime, Podman's, without handlers: as on a kubelet whose runtime lacks the class's handler, the pod stays `Pending` \
+         with an event",
+    ),
     elsewhere("schedulerName", SCHEDULER),
     elsewhere("schedulingGates", SCHEDULER),
     elsewhere("schedulingGroup", SCHEDULER),

@@ -168,7 +168,7 @@ fn states_that_hold_for_some_values() {
 #[test]
 fn texts() {
     let found = findings(&json!({"spec": {
-        "runtimeClassName": "gvisor",
+        "resourceClaims": [{"name": "gpu"}],
         "containers": [{"name": "a", "livenessProbe": {"grpc": {"mode": "x"}}}],
         "volumes": [{"name": "v", "csi": {}}],
     }}));
@@ -176,7 +176,7 @@ fn texts() {
     assert_eq!(rejection.reason, "PodFeatureUnsupported");
     assert_eq!(
         rejection.message,
-        "Pod requires node features that are not available: spec.runtimeClassName (there is one runtime, Podman's, and it has no classes), \
+        "Pod requires node features that are not available: spec.resourceClaims (devices of dynamic resource allocation cannot be prepared), \
          spec.volumes[v].csi (this kind of volume is not made yet)"
     );
     let warnings: Vec<String> = found.iter().filter_map(warning).collect();

@@ -355,4 +355,4 @@ impl PodRuntime {
 }
 
 /// Longer than the API server's own time-out for short requests would be of no use.
-const API_DEADLINE: std::time::Duration = std::time::Duration::from_secs(20);
+pub(super) const API_DEADLINE: std::time::Duration = std::time::Duration::from_secs(20);

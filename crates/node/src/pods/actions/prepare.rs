@@ -79,6 +79,7 @@ impl PodRuntime {
     }
 
     async fn make_sandbox(&self, pod: &Arc<Pod>) -> Result<Sandbox, String> {
+        self.check_runtime_class(pod).await?;
         let node = self.node.borrow().clone();
         let uid = pod_uid(pod);
         let spec = pod.spec.as_ref();
