@@ -113,14 +113,9 @@ fn findings_name_the_place() {
             {"name": "h", "emptyDir": {"medium": "HugePages-2Mi"}},
         ],
     }));
-    let mut expected = [
-        ("spec.containers[b].unheard", NotYet),
-        ("spec.hostUsers", Refused),
-        ("spec.schedulerName", ControlPlane),
-        ("spec.volumes[x].iscsi", Refused),
-    ]
-    .map(|(path, state)| (path.to_owned(), state))
-    .to_vec();
+    let mut expected = [("spec.containers[b].unheard", NotYet), ("spec.schedulerName", ControlPlane), ("spec.volumes[x].iscsi", Refused)]
+        .map(|(path, state)| (path.to_owned(), state))
+        .to_vec();
     let mut paths = paths;
     paths.sort_by(|a, b| a.0.cmp(&b.0));
     expected.sort_by(|a, b| a.0.cmp(&b.0));
@@ -162,6 +157,25 @@ fn states_that_hold_for_some_values() {
         json!({"hostUsers": true, "resources": {"limits": {"cpu": "1"}}}),
     ] {
         assert_eq!(of(&spec), [], "{spec}");
+    }
+}
+
+#[test]
+fn user_namespaces_are_refused_with_the_reason() {
+    let refused = |spec: Value, missing| {
+        let pod = serde_json::from_value(json!({"spec": spec})).unwrap();
+        refusal_of_user_namespace(&pod, missing).map(|rejection| (rejection.reason, rejection.message))
+    };
+    let told = |reason: &str| {
+        let message = format!("Pod requires node features that are not available: spec.hostUsers (`false`: {reason})");
+        Some((REFUSED_REASON.to_owned(), message))
+    };
+    let own = json!({"containers": [], "hostUsers": false, "hostNetwork": false});
+    assert_eq!(refused(own.clone(), None), None);
+    assert_eq!(refused(own, Some("the kernel has none")), told("the kernel has none"));
+    assert_eq!(refused(json!({"containers": [], "hostUsers": false, "hostPID": true}), None), told("it contradicts hostPID"));
+    for host in [json!({"containers": [], "hostPID": true}), json!({"containers": [], "hostUsers": true, "hostIPC": true})] {
+        assert_eq!(refused(host, Some("the kernel has none")), None);
     }
 }
 

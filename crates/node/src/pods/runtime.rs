@@ -66,6 +66,8 @@ pub struct PodSettings {
     pub recursive_read_only: bool,
     /// The machine enforces AppArmor profiles.
     pub app_armor: bool,
+    /// Why pods with `hostUsers: false` cannot run here, if they cannot.
+    pub no_user_namespaces: Option<String>,
 }
 
 /// Shared by all workers.

@@ -23,7 +23,9 @@ impl PodRuntime {
             Ok(Ok(Some(class))) => check_handler(&class.handler),
             Ok(Ok(None)) => Err(format!("runtimeclass.node.k8s.io \"{name}\" not found")),
             Ok(Err(error)) => Err(format!("failed to lookup RuntimeClass {name}: {error}")),
-            Err(_) => Err(format!("failed to lookup RuntimeClass {name}: no answer from the API server within {} s", API_DEADLINE.as_secs())),
+            Err(_) => {
+                Err(format!("failed to lookup RuntimeClass {name}: no answer from the API server within {} s", API_DEADLINE.as_secs()))
+            }
         }
     }
 }
