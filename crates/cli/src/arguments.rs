@@ -32,6 +32,9 @@ pub enum Command {
     Controller(cluster::ControllerOptions),
     /// Joins pets and the cluster's network: the other end of the pets' tunnels.
     Gateway(crate::gateway::GatewayOptions),
+    /// Podman's hook for containers of pods with user namespaces: changes the OCI configuration on standard input.
+    #[command(name = kube_pet_node::user_namespaces::hook::COMMAND, hide = true)]
+    UserNamespaceHook,
     /// Prints the version.
     Version,
 }

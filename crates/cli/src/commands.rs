@@ -12,6 +12,7 @@ use kube_pet_host::memory;
 use kube_pet_node::app;
 use kube_pet_node::config::NodeConfiguration;
 use kube_pet_node::doctor::{self, Finding, Severity};
+use kube_pet_node::user_namespaces::hook;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -88,6 +89,12 @@ pub fn doctor(options: &DoctorOptions) -> Result<ExitCode> {
         Output::Json => print(&format!("{}\n", serde_json::to_string_pretty(&findings)?))?,
     };
     Ok(if doctor::worst(&findings) == Severity::Error { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// `kube-pet user-namespace-hook`, which Podman runs.
+pub fn user_namespace_hook() -> Result<ExitCode> {
+    let configuration = std::io::read_to_string(std::io::stdin()).context("reading the container's OCI configuration")?;
+    print(&hook::join(&configuration)?)
 }
 
 /// `kube-pet version`

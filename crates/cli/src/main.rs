@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Command::Leave(options) => commands::joining::leave(&options),
         Command::Controller(options) => commands::cluster::controller(options),
         Command::Gateway(options) => gateway::run(&options),
+        Command::UserNamespaceHook => commands::user_namespace_hook(),
         Command::Version => commands::version(),
     };
     match done {

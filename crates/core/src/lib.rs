@@ -8,6 +8,7 @@ pub mod container_hash;
 pub mod dns;
 pub mod eviction;
 pub mod hosts_file;
+pub mod id_ranges;
 pub mod ids;
 pub mod image_collection;
 pub mod ipam;

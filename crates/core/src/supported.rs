@@ -8,6 +8,7 @@ mod markdown;
 mod schema;
 mod table;
 
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
 pub use markdown::markdown;
@@ -199,6 +200,17 @@ pub fn refusal(findings: &[Finding]) -> Option<Rejection> {
         return None;
     }
     let message = format!("Pod requires node features that are not available: {}", texts.join(", "));
+    Some(Rejection::new(REFUSED_REASON, message))
+}
+
+/// Why a pod with `hostUsers: false` is not run, if it is not; `missing` is what this machine lacks for user namespaces. The API server
+/// refuses such a pod that has namespaces of the host's; pods from files come without its checks.
+pub fn refusal_of_user_namespace(pod: &Pod, missing: Option<&str>) -> Option<Rejection> {
+    let spec = pod.spec.as_ref().filter(|spec| spec.host_users == Some(false))?;
+    let of_the_host = [("hostNetwork", spec.host_network), ("hostPID", spec.host_pid), ("hostIPC", spec.host_ipc)];
+    let contradiction = of_the_host.into_iter().find(|(_, value)| *value == Some(true)).map(|(field, _)| format!("it contradicts {field}"));
+    let reason = contradiction.or_else(|| missing.map(str::to_owned))?;
+    let message = format!("Pod requires node features that are not available: spec.hostUsers (`false`: {reason})");
     Some(Rejection::new(REFUSED_REASON, message))
 }
 

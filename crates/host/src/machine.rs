@@ -119,6 +119,24 @@ pub fn pids() -> Result<Pids, MachineError> {
     Ok(Pids { max, used: used.ok_or(MachineError::Parse { path: LOAD, what: "number of threads" })? })
 }
 
+/// Whether this process is in a user namespace other than the machine's first: decided as the kubelet's library does
+/// (`github.com/moby/sys/userns`), by a mapping that is not the identity over the whole range.
+pub fn in_user_namespace() -> Result<bool, MachineError> {
+    const MAP: &str = "/proc/self/uid_map";
+    match read(MAP) {
+        Ok(map) => Ok(!maps_everything(&map)),
+        // A kernel without user namespaces.
+        Err(MachineError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Nothing is mapped yet in an empty one: that is a namespace of its own.
+fn maps_everything(map: &str) -> bool {
+    let fields: Vec<&str> = map.split_ascii_whitespace().collect();
+    fields == ["0", "0", "4294967295"]
+}
+
 /// The file system that `path` is on.
 pub fn filesystem(path: &Path) -> Result<Filesystem, MachineError> {
     let status = statvfs(path).map_err(|errno| MachineError::Read { path: path.into(), source: errno.into() })?;
@@ -219,6 +237,16 @@ pub fn architecture() -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_whole_identity_is_the_first_user_namespace() {
+        assert!(maps_everything("         0          0 4294967295\n"));
+        for map in ["", "0 0 4294967294", "0 100000 4294967295", "0 0 1\n1 100000 65536", "0 0 4294967295\n1 1 1"] {
+            assert!(!maps_everything(map), "{map:?}");
+        }
+        let first = fs::read_link("/proc/self/ns/user").unwrap() == Path::new("user:[4026531837]");
+        assert_eq!(in_user_namespace().unwrap(), !first);
+    }
 
     #[test]
     fn huge_pages_are_read_by_size() {

@@ -126,7 +126,7 @@ impl Kind {
             Self::Uts => "uts",
         }
     }
-    fn flag(self) -> CloneFlags {
+    pub(crate) fn flag(self) -> CloneFlags {
         match self {
             Self::Net => CloneFlags::CLONE_NEWNET,
             Self::Ipc => CloneFlags::CLONE_NEWIPC,

@@ -5,29 +5,16 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd as _, RawFd};
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
 use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_change, move_mount, open_tree};
 
+use crate::mount_attributes::set_read_only;
 use crate::mounts::{self, MountError};
 use crate::subpath;
-
-/// `AT_EMPTY_PATH | AT_RECURSIVE`
-const WHOLE_TREE: libc::c_int = libc::AT_EMPTY_PATH | 0x8000;
-/// `MOUNT_ATTR_RDONLY`
-const RDONLY: u64 = 1;
-
-/// The kernel's `struct mount_attr`.
-#[repr(C)]
-struct MountAttr {
-    attr_set: u64,
-    attr_clr: u64,
-    propagation: u64,
-    userns_fd: u64,
-}
 
 /// Whether the kernel can do it: since 5.12.
 pub fn is_supported() -> bool {
@@ -57,16 +44,6 @@ pub fn bind(source: &Path, target: &Path) -> Result<(), MountError> {
         let _ = mounts::unmount_below(target);
         failed(errno.into())
     })
-}
-
-/// Makes all mounts of a tree read-only, and their own: what is mounted elsewhere does not propagate there.
-#[allow(unsafe_code, reason = "no library has this system call")]
-fn set_read_only(tree: RawFd) -> Result<(), Errno> {
-    let attributes = MountAttr { attr_set: RDONLY, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
-    // SAFETY: the path is a C string, the attributes have the layout and the size that are passed, and both outlive the call.
-    let done =
-        unsafe { libc::syscall(libc::SYS_mount_setattr, tree, c"".as_ptr(), WHOLE_TREE, &raw const attributes, size_of::<MountAttr>()) };
-    if done == 0 { Ok(()) } else { Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)) }
 }
 
 #[cfg(test)]

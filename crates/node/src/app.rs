@@ -165,6 +165,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         paths.clone(),
         SandboxConfig {
             link_prefix: config.link_prefix.clone(),
+            max_pods: config.max_pods,
             mtu: config.mtu.map(u32::from).or_else(kube_pet_host::routes::uplink_mtu).unwrap_or(1500),
             ..SandboxConfig::default()
         },
@@ -173,6 +174,14 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
     let recovered = sandboxes.recover().await;
     let recursive_read_only = kube_pet_host::read_only::is_supported();
     let volumes = VolumeManager::new(paths.clone(), objects.clone()).with_recursive_read_only(recursive_read_only);
+
+    // Pods with user namespaces: whether they can be had is found out once.
+    let tried = config.clone();
+    let asked = tokio::task::spawn_blocking(move || crate::user_namespaces::missing(&tried)).await;
+    let no_user_namespaces = asked.map_err(|_| StartError::Ended("the look for user namespaces"))?;
+    if let Some(reason) = &no_user_namespaces {
+        tracing::info!(reason, "no pods with user namespaces");
+    }
 
     // The tunnel to the cluster: where it is on, the node's addresses and pod networks come from there.
     let own_changes = OwnChanges::default();
@@ -206,6 +215,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
         events: events.clone(),
         shutdown: shutdown_of_machine.clone(),
         tunnel: tunnel.allocation,
+        user_namespaces: no_user_namespaces.is_none(),
     });
     let gauge = node_manager.gauge();
     tasks.spawn("the node's status", node_manager.run());
@@ -264,7 +274,7 @@ async fn run(config: NodeConfiguration, version: &str, mode: Mode, shutdown: Can
     let handlers = Handlers::new(executor.clone(), version)?;
     let flusher = Flusher::default();
     let runtime = Arc::new(PodRuntime::new(PodRuntimeParts {
-        settings: pod_settings(&config),
+        settings: pod_settings(&config, no_user_namespaces),
         paths: paths.clone(),
         podman: podman.clone(),
         images,

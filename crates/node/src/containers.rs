@@ -9,8 +9,12 @@ use kube_pet_core::pod::{ContainerKind, pod_uid};
 use kube_pet_core::resize::ContainerAmounts;
 use kube_pet_core::resources::ContainerLimits;
 use kube_pet_core::security::{Effective, Seccomp};
-use kube_pet_podman::{HugepageLimit, LinuxCpu, LinuxMemory, LinuxResources, LogConfiguration, Mount, Namespace, SpecGenerator};
+use kube_pet_podman::{
+    HugepageLimit, IdMappings, LinuxCpu, LinuxMemory, LinuxResources, LogConfiguration, Mount, Namespace, SpecGenerator,
+};
 
+use crate::sandboxes::UserNamespace;
+use crate::user_namespaces::hook;
 use crate::volumes::{ContainerMount, Propagation};
 
 /// Where a container's attempt stands: what its labels say.
@@ -62,6 +66,8 @@ pub struct Joined {
     pub ipc: Option<PathBuf>,
     /// `None`: the host's.
     pub uts: Option<PathBuf>,
+    /// `None`: the host's.
+    pub user: Option<UserNamespace>,
     /// The host's process IDs.
     pub host_pid: bool,
     /// The container that holds the pod's shared PID namespace.
@@ -223,6 +229,18 @@ fn join(out: &mut SpecGenerator, joined: Joined) {
         (false, None) => Namespace::private(),
     });
     out.cgroupns = None;
+    if let Some(user) = &joined.user {
+        join_user_namespace(out, user);
+    }
+}
+
+/// Podman gives a container's files the IDs of a user namespace only where it makes that itself. So it is asked for one with the same IDs, and
+/// its hook ([`hook`]) puts the pod's in its place. Without the hook the container does not start: it could not join the
+/// pod's other namespaces.
+pub(crate) fn join_user_namespace(out: &mut SpecGenerator, user: &UserNamespace) {
+    out.userns = Some(Namespace::private());
+    out.idmappings = Some(IdMappings::range(user.ids.first, user.ids.count));
+    out.annotations.insert(hook::ANNOTATION.to_owned(), user.path.display().to_string());
 }
 
 fn confine(out: &mut SpecGenerator, security: Effective, seccomp_dir: &std::path::Path) {

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::config::NodeConfiguration;
+use crate::user_namespaces;
 pub use repairs::{Repair, RepairError};
 pub use report::text;
 
@@ -104,6 +105,7 @@ pub async fn examine(config: &NodeConfiguration, with_cluster: bool) -> Vec<Find
     let mut findings = Vec::new();
     findings.extend(privileges::examine(&machine));
     findings.extend(kernel::examine(&machine));
+    findings.push(kernel::user_namespaces(user_namespaces::missing(config)));
     findings.extend(cgroups::examine(&machine));
     findings.extend(programs::examine(config).await);
     findings.extend(disks::examine(&machine, config));

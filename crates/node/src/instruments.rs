@@ -114,6 +114,15 @@ pub static RUN_PODSANDBOX_ERRORS: Family = Family::counter(
     "[ALPHA] Cumulative number of the run_podsandbox operation errors by RuntimeClass.Handler.",
     &["runtime_handler"],
 );
+/// Pods with `hostUsers: false` whose sandbox was begun.
+pub static STARTED_USER_NAMESPACED_PODS: Family =
+    Family::counter("kubelet_started_user_namespaced_pods_total", "[ALPHA] Cumulative number of pods with user namespaces started", &[]);
+/// Their sandboxes, and first attempts of their containers, that could not be started.
+pub static STARTED_USER_NAMESPACED_PODS_ERRORS: Family = Family::counter(
+    "kubelet_started_user_namespaced_pods_errors_total",
+    "[ALPHA] Cumulative number of errors when starting pods with user namespaces",
+    &[],
+);
 /// Containers that were started.
 pub static STARTED_CONTAINERS: Family =
     Family::counter("kubelet_started_containers_total", "[ALPHA] Cumulative number of containers started", &["container_type"]);
@@ -228,7 +237,7 @@ pub(crate) fn forget_pod(namespace: &str, name: &str, uid: &str) {
 }
 
 /// All of them, in the order in which they are written.
-static ALL: [&Family; 28] = [
+static ALL: [&Family; 30] = [
     &CLIENT_RENEW_ERRORS,
     &CLIENT_CERTIFICATE_END,
     &SERVER_CERTIFICATE_END,
@@ -242,6 +251,8 @@ static ALL: [&Family; 28] = [
     &POD_WORKER_DURATION,
     &RUN_PODSANDBOX_DURATION,
     &RUN_PODSANDBOX_ERRORS,
+    &STARTED_USER_NAMESPACED_PODS,
+    &STARTED_USER_NAMESPACED_PODS_ERRORS,
     &RUNTIME_OPERATIONS_DURATION,
     &RUNTIME_OPERATIONS_ERRORS,
     &RUNTIME_OPERATIONS,

@@ -34,4 +34,5 @@ pub mod services;
 pub mod shutdown;
 pub mod stats;
 pub mod tunnel;
+pub mod user_namespaces;
 pub mod volumes;

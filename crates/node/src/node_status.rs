@@ -70,6 +70,8 @@ pub struct NodeManagerOptions {
     pub shutdown: watch::Receiver<bool>,
     /// What the cluster has given, where there is a tunnel.
     pub tunnel: watch::Receiver<Option<Allocation>>,
+    /// Pods with user namespaces can be run.
+    pub user_namespaces: bool,
 }
 
 /// What is known of the Node object.
@@ -190,13 +192,26 @@ struct Inputs {
     events: EventRecorder,
     shutdown: watch::Receiver<bool>,
     tunnel: watch::Receiver<Option<Allocation>>,
+    user_namespaces: bool,
 }
 
 impl From<NodeManagerOptions> for Inputs {
     fn from(options: NodeManagerOptions) -> Self {
-        let NodeManagerOptions { config, paths, build_version, api, podman, pods, images: _, cidr_conflict, events, shutdown, tunnel } =
-            options;
-        Self { config, paths, build_version, api, podman, pods, cidr_conflict, events, shutdown, tunnel }
+        let NodeManagerOptions {
+            config,
+            paths,
+            build_version,
+            api,
+            podman,
+            pods,
+            images: _,
+            cidr_conflict,
+            events,
+            shutdown,
+            tunnel,
+            user_namespaces,
+        } = options;
+        Self { config, paths, build_version, api, podman, pods, cidr_conflict, events, shutdown, tunnel, user_namespaces }
     }
 }
 

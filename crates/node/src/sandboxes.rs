@@ -13,12 +13,14 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use kube_pet_core::id_ranges::IdRangeError;
 use kube_pet_core::ids::PodUid;
 use kube_pet_core::ipam::{Cidr, IpamError};
 use kube_pet_core::services::HostPort;
 use kube_pet_host::files::FileError;
 use kube_pet_host::mounts::MountError;
 use kube_pet_host::namespaces::NamespaceError;
+use kube_pet_host::user_namespaces::IdRange;
 use kube_pet_net::pod_links::{self, PodLinkError};
 use tracing::{info, warn};
 
@@ -46,11 +48,22 @@ pub struct SandboxConfig {
     pub source_address: Option<IpAddr>,
     /// Size of a pod's /dev/shm.
     pub shm_bytes: u64,
+    /// `/etc/subuid` and `/etc/subgid`: whose subordinate IDs pods with user namespaces have.
+    pub subordinate_ids: [PathBuf; 2],
+    /// How many ranges of IDs there are where these say nothing.
+    pub max_pods: u32,
 }
 
 impl Default for SandboxConfig {
     fn default() -> Self {
-        Self { link_prefix: "kp".to_owned(), mtu: 1500, source_address: None, shm_bytes: 64 << 20 }
+        Self {
+            link_prefix: "kp".to_owned(),
+            mtu: 1500,
+            source_address: None,
+            shm_bytes: 64 << 20,
+            subordinate_ids: ["/etc/subuid".into(), "/etc/subgid".into()],
+            max_pods: 110,
+        }
     }
 }
 
@@ -73,6 +86,8 @@ pub struct SandboxSpec {
     pub host_ipc: bool,
     /// `hostPID`: decided per container, nothing is made here.
     pub host_pid: bool,
+    /// Not `hostUsers: false`: the host's users and groups.
+    pub host_users: bool,
     /// Set inside the new namespaces.
     pub sysctls: BTreeMap<String, String>,
     /// The node's networks for pods; those in use go on if empty.
@@ -92,10 +107,21 @@ pub struct Sandbox {
     pub ipcns: Option<PathBuf>,
     /// UTS namespace.
     pub utsns: Option<PathBuf>,
+    /// User namespace, which the others belong to.
+    pub userns: Option<UserNamespace>,
     /// What the pod's containers have at /dev/shm.
     pub shm: Option<PathBuf>,
     /// Whether this call made a namespace: containers of an earlier sandbox are not in it.
     pub created: bool,
+}
+
+/// A pod's user namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserNamespace {
+    /// What holds it.
+    pub path: PathBuf,
+    /// Its users and groups on the host.
+    pub ids: IdRange,
 }
 
 /// Why a sandbox is not there, or not gone.
@@ -136,6 +162,9 @@ pub enum SandboxError {
         /// The sysctl.
         name: String,
     },
+    /// No users and groups for a user namespace.
+    #[error(transparent)]
+    IdRange(#[from] IdRangeError),
     /// A namespace.
     #[error("sandbox of pod {uid}: {source}")]
     Namespace {
@@ -388,7 +417,7 @@ impl Inner {
         let (record, known, cursors) = {
             let mut books = self.books();
             let (known, before) = (books.get(&spec.uid).map(|entry| entry.record.clone()), books.cursors());
-            let record = books.open(spec)?;
+            let record = books.open(spec, &self.config)?;
             let after = books.cursors();
             (record, known, after.filter(|after| before.as_ref() != Some(after)))
         };
@@ -399,8 +428,8 @@ impl Inner {
             self.store(&Cursors { cidrs, cursors });
         }
         let pins = self.pins(&spec.uid);
-        let created = kernel::make(&pins, &self.config, spec, &record.ips)?;
-        let sandbox = pins.sandbox(spec.host_network, spec.host_ipc, record.ips, created);
+        let created = kernel::make(&pins, &self.config, spec, &record)?;
+        let sandbox = pins.sandbox(&record, created);
         self.books().made(&spec.uid, &sandbox);
         Ok(sandbox)
     }
@@ -437,7 +466,9 @@ impl Inner {
                 self.host_ports.adopt(&record.uid, &sandbox.ips, &record.host_ports);
             }
         }
-        self.books().adopt(found);
+        let mut books = self.books();
+        books.adopt(found, &self.config);
+        drop(books);
         Ok(uids)
     }
 
@@ -459,12 +490,11 @@ impl Inner {
                 ips,
                 cidrs: Vec::new(),
                 host_ports: Vec::new(),
+                first_id: pins.first_id(),
             }
         });
-        let (host_network, host_ipc) = (record.host_network, record.host_ipc);
         let attached = pins.has_network();
-        let living = pins.alive(host_network, host_ipc);
-        let sandbox = living.then(|| pins.sandbox(host_network, host_ipc, record.ips.clone(), false));
+        let sandbox = pins.alive(&record).then(|| pins.sandbox(&record, false));
         Entry { record, sandbox, attached, recovered: true }
     }
 

@@ -37,7 +37,9 @@ pub use images::{ImageConfig, ImageInspect, ImageSummary, PullProgress};
 pub use pods::{PodContainer, PodSummary};
 pub use registry_auth::RegistryAuth;
 pub use resources::{HugepageLimit, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
-pub use spec::{Device, HealthConfig, LogConfiguration, Mount, NamedVolume, Namespace, PodSpecGenerator, Rlimit, SpecGenerator};
+pub use spec::{
+    Device, HealthConfig, IdMap, IdMappings, LogConfiguration, Mount, NamedVolume, Namespace, PodSpecGenerator, Rlimit, SpecGenerator,
+};
 pub use store::Store;
 pub use transport::{MAX_IN_FLIGHT, Observer};
 

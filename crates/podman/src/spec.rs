@@ -155,6 +155,44 @@ impl HealthConfig {
     }
 }
 
+/// Which IDs of the host those of a user namespace are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct IdMappings {
+    /// Users are the host's.
+    #[serde(rename = "HostUIDMapping")]
+    pub host_uid_mapping: bool,
+    /// Groups are the host's.
+    #[serde(rename = "HostGIDMapping")]
+    pub host_gid_mapping: bool,
+    /// Users.
+    #[serde(rename = "UIDMap")]
+    pub uid_map: Vec<IdMap>,
+    /// Groups.
+    #[serde(rename = "GIDMap")]
+    pub gid_map: Vec<IdMap>,
+}
+
+impl IdMappings {
+    /// `count` users and groups from 0 on, which are the host's from `first` on.
+    #[must_use]
+    pub fn range(first: u32, count: u32) -> Self {
+        let map = vec![IdMap { container_id: 0, host_id: first, size: count }];
+        Self { host_uid_mapping: false, host_gid_mapping: false, uid_map: map.clone(), gid_map: map }
+    }
+}
+
+/// A range of [`IdMappings`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMap {
+    /// The first one in the container.
+    pub container_id: u32,
+    /// And on the host.
+    pub host_id: u32,
+    /// How many.
+    pub size: u32,
+}
+
 fn is_false(value: &bool) -> bool {
     !*value
 }
@@ -244,6 +282,9 @@ pub struct SpecGenerator {
     /// User namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub userns: Option<Namespace>,
+    /// How the IDs of a private user namespace are mapped; the files of its root have them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idmappings: Option<IdMappings>,
     /// Cgroup namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cgroupns: Option<Namespace>,

@@ -85,8 +85,11 @@ pub(super) const POD: &[Field] = &[
     yes("hostIPC"),
     yes("hostNetwork"),
     yes("hostPID"),
-    refused("hostUsers", "user namespaces are not made yet; without one the pod's root would be the host's")
-        .only("`false`", |place| place.value == &Value::Bool(false)),
+    note(
+        "hostUsers",
+        "`false` where the machine has user namespaces and ID-mapped mounts; elsewhere the pod is rejected at admission, and `kube-pet doctor` \
+         says why. A volume whose file system has no ID-mapped mounts (NFS) fails its container",
+    ),
     yes("hostname"),
     yes("hostnameOverride"),
     yes("imagePullSecrets[].name"),
@@ -103,7 +106,11 @@ pub(super) const POD: &[Field] = &[
     yes("resources.limits"),
     yes("resources.requests"),
     yes("restartPolicy"),
-    refused("runtimeClassName", "there is one runtime, Podman's, and it has no classes"),
+    note(
+        "runtimeClassName",
+        "there is one runtime, Podman's, without handlers: as on a kubelet whose runtime lacks the class's handler, the pod stays `Pending` \
+         with an event",
+    ),
     elsewhere("schedulerName", SCHEDULER),
     elsewhere("schedulingGates", SCHEDULER),
     elsewhere("schedulingGroup", SCHEDULER),

@@ -113,14 +113,9 @@ fn findings_name_the_place() {
             {"name": "h", "emptyDir": {"medium": "HugePages-2Mi"}},
         ],
     }));
-    let mut expected = [
-        ("spec.containers[b].unheard", NotYet),
-        ("spec.hostUsers", Refused),
-        ("spec.schedulerName", ControlPlane),
-        ("spec.volumes[x].iscsi", Refused),
-    ]
-    .map(|(path, state)| (path.to_owned(), state))
-    .to_vec();
+    let mut expected = [("spec.containers[b].unheard", NotYet), ("spec.schedulerName", ControlPlane), ("spec.volumes[x].iscsi", Refused)]
+        .map(|(path, state)| (path.to_owned(), state))
+        .to_vec();
     let mut paths = paths;
     paths.sort_by(|a, b| a.0.cmp(&b.0));
     expected.sort_by(|a, b| a.0.cmp(&b.0));
@@ -166,9 +161,28 @@ fn states_that_hold_for_some_values() {
 }
 
 #[test]
+fn user_namespaces_are_refused_with_the_reason() {
+    let refused = |spec: Value, missing| {
+        let pod = serde_json::from_value(json!({"spec": spec})).unwrap();
+        refusal_of_user_namespace(&pod, missing).map(|rejection| (rejection.reason, rejection.message))
+    };
+    let told = |reason: &str| {
+        let message = format!("Pod requires node features that are not available: spec.hostUsers (`false`: {reason})");
+        Some((REFUSED_REASON.to_owned(), message))
+    };
+    let own = json!({"containers": [], "hostUsers": false, "hostNetwork": false});
+    assert_eq!(refused(own.clone(), None), None);
+    assert_eq!(refused(own, Some("the kernel has none")), told("the kernel has none"));
+    assert_eq!(refused(json!({"containers": [], "hostUsers": false, "hostPID": true}), None), told("it contradicts hostPID"));
+    for host in [json!({"containers": [], "hostPID": true}), json!({"containers": [], "hostUsers": true, "hostIPC": true})] {
+        assert_eq!(refused(host, Some("the kernel has none")), None);
+    }
+}
+
+#[test]
 fn texts() {
     let found = findings(&json!({"spec": {
-        "runtimeClassName": "gvisor",
+        "resourceClaims": [{"name": "gpu"}],
         "containers": [{"name": "a", "livenessProbe": {"grpc": {"mode": "x"}}}],
         "volumes": [{"name": "v", "csi": {}}],
     }}));
@@ -176,7 +190,7 @@ fn texts() {
     assert_eq!(rejection.reason, "PodFeatureUnsupported");
     assert_eq!(
         rejection.message,
-        "Pod requires node features that are not available: spec.runtimeClassName (there is one runtime, Podman's, and it has no classes), \
+        "Pod requires node features that are not available: spec.resourceClaims (devices of dynamic resource allocation cannot be prepared), \
          spec.volumes[v].csi (this kind of volume is not made yet)"
     );
     let warnings: Vec<String> = found.iter().filter_map(warning).collect();

@@ -115,6 +115,16 @@ pub enum MountError {
         /// The container's name.
         container: String,
     },
+    /// The file system of a volume cannot show other owners.
+    #[error(
+        "failed to mount volume \"{volume}\" for container \"{container}\" in the pod's user namespace: its file system has no ID-mapped mounts"
+    )]
+    IdMappedView {
+        /// The volume's name.
+        volume: String,
+        /// The container's name.
+        container: String,
+    },
     /// A `recursiveReadOnly` mode that Kubernetes does not know.
     #[error("failed to resolve recursive read-only mode: unknown recursive read-only mode \"{mode}\"")]
     InvalidRecursiveReadOnly {

@@ -45,4 +45,5 @@ mod streaming;
 mod token;
 mod trust_bundles;
 mod tunnel;
+mod user_namespaces;
 mod volumes;

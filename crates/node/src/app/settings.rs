@@ -10,7 +10,7 @@ use crate::config::NodeConfiguration;
 use crate::log_rotation::LogPolicy;
 use crate::pods::runtime::PodSettings;
 
-pub(super) fn pod_settings(config: &NodeConfiguration) -> PodSettings {
+pub(super) fn pod_settings(config: &NodeConfiguration, no_user_namespaces: Option<String>) -> PodSettings {
     PodSettings {
         node_name: config.node_name.clone(),
         cluster_dns: config.cluster_dns.iter().map(ToString::to_string).collect(),
@@ -30,6 +30,7 @@ pub(super) fn pod_settings(config: &NodeConfiguration) -> PodSettings {
         seccomp_dir: config.paths().seccomp_dir(),
         recursive_read_only: kube_pet_host::read_only::is_supported(),
         app_armor: std::path::Path::new("/sys/kernel/security/apparmor/profiles").exists(),
+        no_user_namespaces,
     }
 }
 

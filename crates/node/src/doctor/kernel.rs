@@ -130,6 +130,17 @@ fn configuration(machine: &Machine, release: &str) -> Option<String> {
     machine.read(&format!("/boot/config-{release}"))
 }
 
+pub(super) fn user_namespaces(missing: Option<String>) -> Finding {
+    const ID: &str = "user-namespaces";
+    let Some(reason) = missing else { return Finding::ok(ID, "pods can have user namespaces (hostUsers: false)") };
+    Finding::warn(
+        ID,
+        "pods with hostUsers: false are refused",
+        reason,
+        "run Linux 6.3 or newer with user namespaces allowed, /var/lib/kube-pet on ext4, xfs or btrfs, and the agent's own Podman service",
+    )
+}
+
 fn namespaces(machine: &Machine) -> Finding {
     let missing: Vec<_> =
         ["net", "ipc", "uts", "pid", "mnt"].into_iter().filter(|kind| !machine.path(&format!("/proc/self/ns/{kind}")).exists()).collect();

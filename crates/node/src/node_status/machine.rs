@@ -52,7 +52,7 @@ pub(super) fn system_info(build_version: &str, podman: Option<String>) -> NodeSy
         machine_id: machine::machine_id(),
         operating_system: "linux".to_owned(),
         os_image: machine::os_name(),
-        running_in_user_namespace: None,
+        running_in_user_namespace: told(machine::in_user_namespace()),
         swap: told(machine::memory())
             .filter(|memory| memory.swap_total > 0)
             .map(|memory| NodeSwapStatus { capacity: i64::try_from(memory.swap_total).ok() }),

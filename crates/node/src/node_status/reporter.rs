@@ -180,7 +180,7 @@ impl Reporter {
                 name: before.runtime_handlers.iter().flatten().next().and_then(|handler| handler.name.clone()),
                 features: Some(NodeRuntimeHandlerFeatures {
                     recursive_read_only_mounts: Some(kube_pet_host::read_only::is_supported()),
-                    user_namespaces: Some(false),
+                    user_namespaces: Some(self.inputs.user_namespaces),
                 }),
             }]),
             ..NodeStatus::default()

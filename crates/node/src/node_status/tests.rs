@@ -77,6 +77,7 @@ impl Agent {
             events: EventRecorder::disabled(),
             shutdown: shutting_down,
             tunnel: watch::channel(None).1,
+            user_namespaces: true,
         };
         let image = ContainerImage { names: Some(vec!["example.org/a:1".into()]), size_bytes: Some(5) };
         let images: ImageLister = Arc::new(move || {

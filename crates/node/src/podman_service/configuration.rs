@@ -1,6 +1,7 @@
 //! `containers.conf` of the agent's Podman service: what a pod's container must not inherit from Podman's defaults.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use kube_pet_host::privileges::{Capabilities, Capability};
 
@@ -28,7 +29,7 @@ impl Limits {
 }
 
 /// The file's text. It replaces the machine's own containers.conf: Podman 4.3 knows no overrides.
-pub(super) fn containers_conf(limits: Limits) -> String {
+pub(super) fn containers_conf(limits: Limits, hooks: &[PathBuf]) -> String {
     let mut text = String::from(
         "# Written by kube-pet at each start, for its own Podman service only. Changes are lost.\n\
          [containers]\n\
@@ -66,6 +67,8 @@ pub(super) fn containers_conf(limits: Limits) -> String {
          # One layout of cgroups for machines with and without systemd: the agent makes the pods' own.\n\
          cgroup_manager = \"cgroupfs\"\n",
     );
+    let hooks: Vec<_> = hooks.iter().map(|folder| format!("{:?}", folder.display().to_string())).collect();
+    let _ = writeln!(text, "# The agent's own is for pods with user namespaces.\nhooks_dir = [{}]", hooks.join(", "));
     text
 }
 
@@ -76,8 +79,11 @@ mod tests {
     #[test]
     fn limits_are_set_only_where_they_cannot_be_raised() {
         let limits = |can_raise| Limits { can_raise, files: Some(20_000), processes: None };
-        assert!(containers_conf(limits(false)).contains("\ndefault_ulimits = [\"nofile=20000:20000\", \"nproc=32768:32768\"]\n[engine]"));
-        assert!(!containers_conf(limits(true)).contains("default_ulimits"));
+        assert!(
+            containers_conf(limits(false), &[]).contains("\ndefault_ulimits = [\"nofile=20000:20000\", \"nproc=32768:32768\"]\n[engine]")
+        );
+        assert!(!containers_conf(limits(true), &[PathBuf::from("/h")]).contains("default_ulimits"));
+        assert!(containers_conf(limits(true), &["/a".into(), "/h".into()]).ends_with("\nhooks_dir = [\"/a\", \"/h\"]\n"));
         assert!(Limits::own().files.is_none_or(|files| files > 0));
     }
 }

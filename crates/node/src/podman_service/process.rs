@@ -16,9 +16,13 @@ use sha2::{Digest as _, Sha256};
 use super::PodmanServiceError;
 use super::configuration::{Limits, containers_conf};
 use crate::config::PodmanSettings;
+use crate::user_namespaces::hook;
 
 /// Variable of the service's environment that tells what it was started with.
 const MARK: &str = "KUBE_PET_PODMAN_SERVICE";
+
+/// Where Podman looks for hooks by itself.
+const HOOK_FOLDERS: [&str; 2] = ["/usr/share/containers/oci/hooks.d", "/etc/containers/oci/hooks.d"];
 
 /// How the service is started and recognised.
 #[derive(Clone, Debug)]
@@ -35,8 +39,13 @@ pub(super) struct Launch {
 impl Launch {
     pub(super) fn prepare(settings: &PodmanSettings, run_dir: &Path) -> Result<Self, PodmanServiceError> {
         let conf = run_dir.join("containers.conf");
-        let text = containers_conf(Limits::own());
-        std::fs::create_dir_all(run_dir)
+        let hooks = run_dir.join("hooks.d");
+        // Podman refuses a folder that is not there, and with folders named looks at its own only if they are among them.
+        let folders: Vec<_> = HOOK_FOLDERS.map(PathBuf::from).into_iter().filter(|folder| folder.is_dir()).chain([hooks.clone()]).collect();
+        let text = containers_conf(Limits::own(), &folders);
+        std::fs::create_dir_all(&hooks)
+            .and_then(|()| std::env::current_exe())
+            .and_then(|program| std::fs::write(hooks.join("kube-pet.json"), hook::definition(&program)))
             .and_then(|()| std::fs::write(&conf, &text))
             .map_err(|source| PodmanServiceError::Configuration { path: conf.clone(), source })?;
 

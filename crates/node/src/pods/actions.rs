@@ -9,6 +9,7 @@ mod image_volumes;
 mod observe;
 mod prepare;
 mod resize;
+mod runtime_class;
 mod start;
 mod stop;
 mod teardown;

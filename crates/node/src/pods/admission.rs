@@ -24,6 +24,9 @@ pub(super) fn admit(
     };
     let refused = |r: kube_pet_core::admission::Rejection| Rejected { reason: r.reason, message: r.message };
     let admission = core_admit(pod, node, others, &config).map_err(refused)?;
+    if let Some(rejection) = supported::refusal_of_user_namespace(pod, settings.no_user_namespaces.as_deref()) {
+        return Err(refused(rejection));
+    }
     match supported::refusal(&findings(pod)) {
         Some(rejection) => Err(refused(rejection)),
         None => Ok(admission),

@@ -66,6 +66,8 @@ pub struct PodSettings {
     pub recursive_read_only: bool,
     /// The machine enforces AppArmor profiles.
     pub app_armor: bool,
+    /// Why pods with `hostUsers: false` cannot run here, if they cannot.
+    pub no_user_namespaces: Option<String>,
 }
 
 /// Shared by all workers.
@@ -355,4 +357,4 @@ impl PodRuntime {
 }
 
 /// Longer than the API server's own time-out for short requests would be of no use.
-const API_DEADLINE: std::time::Duration = std::time::Duration::from_secs(20);
+pub(super) const API_DEADLINE: std::time::Duration = std::time::Duration::from_secs(20);

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use kube_pet_core::id_ranges::{IdRangeError, IdRanges};
 use kube_pet_core::ids::PodUid;
 use kube_pet_core::ipam::{Allocator, Cidr};
 use tracing::{error, info};
 
 use super::record::Record;
-use super::{Sandbox, SandboxError, SandboxSpec};
+use super::{Sandbox, SandboxConfig, SandboxError, SandboxSpec};
 
 /// One pod.
 #[derive(Clone, Debug)]
@@ -31,6 +32,8 @@ pub(super) struct Books {
     conflict: Option<String>,
     /// Where an earlier run of the agent had given the last addresses.
     cursors: Option<(Vec<Cidr>, Vec<u64>)>,
+    /// Read when the first pod with a user namespace comes.
+    ids: Option<IdRanges>,
     locks: HashMap<PodUid, Arc<tokio::sync::Mutex<()>>>,
 }
 
@@ -63,7 +66,7 @@ impl Books {
     }
 
     /// The record that a pod should have now: with the addresses that it has, or with new ones.
-    pub(super) fn open(&mut self, spec: &SandboxSpec) -> Result<Record, SandboxError> {
+    pub(super) fn open(&mut self, spec: &SandboxSpec, config: &SandboxConfig) -> Result<Record, SandboxError> {
         let uid = &spec.uid;
         let mut record = Record {
             uid: uid.clone(),
@@ -74,7 +77,11 @@ impl Books {
             ips: Vec::new(),
             cidrs: Vec::new(),
             host_ports: spec.host_ports.clone(),
+            first_id: None,
         };
+        if !spec.host_users {
+            record.first_id = Some(self.ids(config)?.allocate(uid)?);
+        }
         if !spec.host_network {
             let using = self.entries.get(uid).filter(|entry| entry.attached && !entry.record.ips.is_empty());
             let using = using.map(|entry| (entry.record.ips.clone(), entry.record.cidrs.clone()));
@@ -103,6 +110,17 @@ impl Books {
         Ok(record)
     }
 
+    fn ids(&mut self, config: &SandboxConfig) -> Result<&mut IdRanges, IdRangeError> {
+        let ids = match self.ids.take() {
+            Some(ids) => ids,
+            None => {
+                let [users, groups] = config.subordinate_ids.each_ref().map(|path| std::fs::read_to_string(path).unwrap_or_default());
+                IdRanges::new(&users, &groups, config.max_pods)?
+            }
+        };
+        Ok(self.ids.insert(ids))
+    }
+
     /// The sandbox exists now.
     pub(super) fn made(&mut self, uid: &PodUid, sandbox: &Sandbox) {
         if let Some(entry) = self.entries.get_mut(uid) {
@@ -115,6 +133,9 @@ impl Books {
         self.entries.remove(uid);
         if let Some(allocator) = &mut self.allocator {
             allocator.release(uid);
+        }
+        if let Some(ids) = &mut self.ids {
+            ids.release(uid);
         }
         // Two: the books' and the caller's. Nobody can take another one while the books are held.
         if self.locks.get(uid).is_some_and(|lock| Arc::strong_count(lock) <= 2) {
@@ -172,7 +193,7 @@ impl Books {
 
     /// Takes over what an earlier run left. Those in use come first: if two records name the same address, the one whose
     /// namespace has it is right.
-    pub(super) fn adopt(&mut self, mut found: Vec<Entry>) {
+    pub(super) fn adopt(&mut self, mut found: Vec<Entry>, config: &SandboxConfig) {
         found.sort_by_key(|entry| (!entry.attached, entry.record.cidrs.is_empty()));
         if let Some(first) = found.iter().find(|entry| !entry.record.cidrs.is_empty())
             && let Err(error) = self.use_networks(&first.record.cidrs)
@@ -187,6 +208,16 @@ impl Books {
             }
             if !entry.attached {
                 entry.record.ips = fit;
+            }
+            if let Some(first) = entry.record.first_id {
+                let problem = match self.ids(config).map(|ids| ids.reserve(&uid, first)) {
+                    Ok(true) => None,
+                    Ok(false) => Some("they are taken, or not the node's any more".to_owned()),
+                    Err(error) => Some(error.to_string()),
+                };
+                if let Some(problem) = problem {
+                    error!(%uid, first, attached = entry.attached, problem, "the IDs of a pod's user namespace cannot be kept");
+                }
             }
             self.entries.insert(uid, entry);
         }

@@ -45,6 +45,9 @@ pub(super) struct Record {
     /// The node's ports that lead into the pod.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) host_ports: Vec<HostPort>,
+    /// The first of the pod's users and groups on the host, with a user namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) first_id: Option<u32>,
 }
 
 fn path(paths: &Paths, uid: &PodUid) -> PathBuf {

@@ -108,6 +108,7 @@ fn spec(uid: &str) -> SandboxSpec {
         host_network: false,
         host_ipc: false,
         host_pid: false,
+        host_users: true,
         sysctls: BTreeMap::from([
             ("net.ipv4.conf.eth0.log_martians".to_owned(), "1".to_owned()),
             ("kernel.shmmni".to_owned(), "99".to_owned()),
@@ -154,6 +155,44 @@ fn netns_a_sandbox_has_all_that_containers_join() {
 }
 
 #[test]
+fn netns_user_namespaces_have_ids_of_their_own_and_own_the_rest() {
+    let mut node = Node::new();
+    let able = kube_pet_host::user_namespaces::check(node.folder.path());
+    if !kube_pet_testkit::capability::available("user namespaces and ID-mapped mounts", able.is_ok()) {
+        return;
+    }
+    let own = |uid: &str| SandboxSpec { host_users: false, ..spec(uid) };
+    let first = |sandbox: &Sandbox| sandbox.userns.as_ref().map(|user| user.ids.first);
+    let (a, b) = (node.ensure(&own("a")).unwrap(), node.ensure(&own("b")).unwrap());
+    assert_eq!((first(&a), first(&b)), (Some(65_536), Some(131_072)));
+    let owner = |path: &Path| std::os::unix::fs::MetadataExt::uid(&fs::metadata(path).unwrap());
+    assert_eq!(owner(a.shm.as_ref().unwrap()), 65_536);
+    assert!(node.reaches(&a));
+    let read = |name: &str| fs::read_to_string(format!("/proc/sys/{name}")).unwrap().trim().to_owned();
+    let pins = [(Kind::Net, a.netns.as_deref().unwrap()), (Kind::Ipc, a.ipcns.as_deref().unwrap())];
+    assert_eq!(run_in(&pins, || [read("kernel/shmmni"), read("net/ipv4/conf/eth0/log_martians")]).unwrap(), ["99", "1"]);
+    node.restart();
+    let again = node.ensure(&own("a")).unwrap();
+    assert_eq!((again.created, inodes(&again)), (false, inodes(&a)));
+    // Nobody else gets what is in use, also after the records are lost.
+    fs::remove_file(node.record("b")).unwrap();
+    node.restart();
+    let (b, c) = (node.ensure(&own("b")).unwrap(), node.ensure(&own("c")).unwrap());
+    assert_eq!((b.created, first(&b), first(&c)), (false, Some(131_072), Some(196_608)));
+    node.teardown("a").unwrap();
+    node.reboot();
+    let (c, d) = (node.ensure(&own("c")).unwrap(), node.ensure(&own("d")).unwrap());
+    assert_eq!((c.created, first(&c), first(&d)), (true, Some(196_608), Some(65_536)));
+    // What the pod wants now holds.
+    let host = node.ensure(&spec("d")).unwrap();
+    assert!(host.created && host.userns.is_none());
+    for uid in ["b", "c", "d"] {
+        node.teardown(uid).unwrap();
+    }
+    assert!(mounts::below(&node.path("run")).unwrap().is_empty());
+}
+
+#[test]
 fn netns_host_namespaces_are_not_made_and_not_changed() {
     let node = Node::new();
     let host = SandboxSpec { host_network: true, sysctls: BTreeMap::new(), pod_cidrs: Vec::new(), ..spec("h") };
@@ -162,7 +201,7 @@ fn netns_host_namespaces_are_not_made_and_not_changed() {
     assert!(sandbox.ipcns.is_some() && sandbox.shm.is_some());
     let all = SandboxSpec { uid: PodUid::new("h2"), host_ipc: true, ..host.clone() };
     let sandbox = node.ensure(&all).unwrap();
-    assert_eq!(sandbox, Sandbox { ips: Vec::new(), netns: None, ipcns: None, utsns: None, shm: None, created: false });
+    assert_eq!(sandbox, Sandbox { ips: Vec::new(), netns: None, ipcns: None, utsns: None, userns: None, shm: None, created: false });
     assert!(node.links().is_empty());
     for (name, network, ipc) in [("net.ipv4.ip_forward", true, false), ("kernel.shmmni", false, true), ("kernel.pid_max", false, false)] {
         let sysctls = BTreeMap::from([(name.to_owned(), "1".to_owned())]);

@@ -2,7 +2,7 @@
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use kube_pet_core::pod::pod_uid;
 use kube_pet_core::volumes::{MountError, Propagation, absolute_mount_path, propagation, recursive_read_only, sub_path};
 use kube_pet_host::read_only;
 use kube_pet_host::subpath::{self, SubPathError};
+use kube_pet_host::user_namespaces;
 use tracing::warn;
 
 use super::layout::Layout;
@@ -38,7 +39,8 @@ pub struct ContainerMount {
 }
 
 impl VolumeManager {
-    /// What `container` mounts, with the variables of its environment. Call it before each of its starts.
+    /// What `container` mounts, with the variables of its environment, as the pod's user namespace sees it if it has one. Call it before
+    /// each of its starts.
     ///
     /// # Errors
     /// The message of the container's `CreateContainerConfigError`. What would hang with a volume's server or disk is not begun.
@@ -48,6 +50,7 @@ impl VolumeManager {
         container: &Container,
         volumes: Arc<PodVolumes>,
         environment: Vec<(String, String)>,
+        user_namespace: Option<PathBuf>,
     ) -> Result<Vec<ContainerMount>, VolumeError> {
         for mount in container.volume_mounts.iter().flatten() {
             let Some(volume) = volumes.by_name.get(&mount.name) else { continue };
@@ -61,7 +64,7 @@ impl VolumeManager {
         let name = container.name.clone();
         let binding = tokio::task::spawn_blocking(move || {
             let lookup = |name: &str| environment.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.clone());
-            manager.mounts_for(&pod, &container, &volumes, &lookup)
+            manager.mounts_for(&pod, &container, &volumes, &lookup, user_namespace.as_deref())
         });
         match tokio::time::timeout(BINDING, binding).await {
             Ok(Ok(mounts)) => Ok(mounts?),
@@ -78,6 +81,7 @@ impl VolumeManager {
         container: &Container,
         volumes: &PodVolumes,
         variable: &dyn Fn(&str) -> Option<String>,
+        user_namespace: Option<&Path>,
     ) -> Result<Vec<ContainerMount>, MountError> {
         let layout = Layout::new(&self.paths, &pod_uid(pod));
         let mut mounts = Vec::new();
@@ -109,6 +113,18 @@ impl VolumeManager {
                 target
             } else {
                 source
+            };
+            let source = match user_namespace.filter(|_| volume.kind != PreparedKind::Image) {
+                Some(user_namespace) => {
+                    let target = layout.id_mapped_view(name, of, index);
+                    user_namespaces::bind(&source, &target, user_namespace).map_err(|error| {
+                        warn!(volume = name, container = of, %error, "a volume cannot be mounted for a user namespace");
+                        MountError::IdMappedView { volume: name.clone(), container: of.clone() }
+                    })?;
+                    target
+                }
+                // The files of an image have the IDs of the namespace in Podman's storage.
+                None => source,
             };
             mounts.push(ContainerMount {
                 source,

@@ -74,10 +74,20 @@ impl Layout {
         self.read_only_views().join(volume).join(container).join(index.to_string())
     }
 
+    /// Volumes as containers in a user namespace see them.
+    pub(super) fn id_mapped_views(&self) -> PathBuf {
+        self.pod.join("volume-id-mapped")
+    }
+
+    /// One of them.
+    pub(super) fn id_mapped_view(&self, volume: &str, container: &str, index: usize) -> PathBuf {
+        self.id_mapped_views().join(volume).join(container).join(index.to_string())
+    }
+
     /// All of the above.
-    pub(super) fn all(&self) -> [PathBuf; 5] {
+    pub(super) fn all(&self) -> [PathBuf; 6] {
         // Views and sub-paths first: they are mounts of what is in the volumes.
-        [self.read_only_views(), self.sub_paths(), self.memory(), self.disk(), self.marks()]
+        [self.id_mapped_views(), self.read_only_views(), self.sub_paths(), self.memory(), self.disk(), self.marks()]
     }
 
     /// The pod's folders, which others use too.

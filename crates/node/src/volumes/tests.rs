@@ -314,7 +314,7 @@ async fn mounts_host_paths_are_checked_and_made() {
     assert_eq!((mode(&outside.join("made/deep")), mode(&outside.join("made-file"))), (0o755, 0o644));
     assert_ne!(fs::metadata(outside.join("made/deep")).unwrap().gid(), 4321);
     let container = &good.spec.as_ref().unwrap().containers[0];
-    let mounted = machine.volumes.mounts_for(&good, container, &volumes, &|_| None).unwrap();
+    let mounted = machine.volumes.mounts_for(&good, container, &volumes, &|_| None, None).unwrap();
     assert_eq!(mounted[0].source, outside.join("made/deep"));
     assert!(!mounted[0].selinux_relabel && !mounted[0].read_only);
     assert!(outside.join("later").is_dir());

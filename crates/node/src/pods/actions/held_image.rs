@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube_pet_core::ids::labels;
+use kube_pet_core::pod::pod_uid;
 use kube_pet_podman::SpecGenerator;
 
 use super::prepare::pod_name;
-use crate::containers::{IMAGE_VOLUME_KIND, pod_labels};
+use crate::containers::{IMAGE_VOLUME_KIND, join_user_namespace, pod_labels};
 use crate::pods::runtime::PodRuntime;
 
 /// The name of a container that never runs: `k8s_<KIND>_<pod>_<namespace>_<uid>_<what>`.
@@ -28,6 +29,9 @@ impl PodRuntime {
         // The files keep the label of images' content, which all containers may read.
         spec.selinux_opts = vec!["disable".to_owned()];
         spec.cgroup_parent = self.pod_cgroup(pod);
+        if let Some(user) = self.sandboxes.get(&pod_uid(pod)).and_then(|sandbox| sandbox.userns) {
+            join_user_namespace(&mut spec, &user);
+        }
         match self.podman.create_container(&spec).await {
             Err(error) if !error.is_name_in_use() => return Err(error),
             _ => {}

@@ -14,7 +14,7 @@ use kube_pet_core::services::host_ports;
 use kube_pet_core::{dns, hosts_file};
 use kube_pet_podman::{Mount, Namespace, PodSpecGenerator, SpecGenerator};
 
-use crate::containers::{PAUSE_KIND, pod_labels};
+use crate::containers::{PAUSE_KIND, join_user_namespace, pod_labels};
 use crate::instruments;
 use crate::pods::runtime::PodRuntime;
 use crate::sandboxes::{Sandbox, SandboxSpec};
@@ -79,6 +79,7 @@ impl PodRuntime {
     }
 
     async fn make_sandbox(&self, pod: &Arc<Pod>) -> Result<Sandbox, String> {
+        self.check_runtime_class(pod).await?;
         let node = self.node.borrow().clone();
         let uid = pod_uid(pod);
         let spec = pod.spec.as_ref();
@@ -92,6 +93,7 @@ impl PodRuntime {
             host_network: host_network(pod),
             host_ipc: spec.and_then(|s| s.host_ipc).unwrap_or(false),
             host_pid: spec.and_then(|s| s.host_pid).unwrap_or(false),
+            host_users: !has_user_namespace(pod),
             sysctls: sysctls(pod),
             pod_cidrs: node.pod_cidrs.clone(),
             host_ports: host_ports(pod),
@@ -108,10 +110,22 @@ impl PodRuntime {
         };
         let began = Instant::now();
         let (sandbox, made) = tokio::join!(self.sandboxes.ensure(&sandbox), made);
+        let user_namespace = has_user_namespace(pod);
         match &sandbox {
-            Ok(sandbox) if sandbox.created => instruments::RUN_PODSANDBOX_DURATION.observe(&[""], began.elapsed()),
+            Ok(sandbox) if sandbox.created => {
+                instruments::RUN_PODSANDBOX_DURATION.observe(&[""], began.elapsed());
+                if user_namespace {
+                    instruments::STARTED_USER_NAMESPACED_PODS.add(&[]);
+                }
+            }
             Ok(_) => {}
-            Err(_) => instruments::RUN_PODSANDBOX_ERRORS.add(&[""]),
+            Err(_) => {
+                instruments::RUN_PODSANDBOX_ERRORS.add(&[""]);
+                if user_namespace {
+                    instruments::STARTED_USER_NAMESPACED_PODS.add(&[]);
+                    instruments::STARTED_USER_NAMESPACED_PODS_ERRORS.add(&[]);
+                }
+            }
         }
         made?;
         let sandbox = sandbox.map_err(|error| describe(&error))?;
@@ -228,11 +242,12 @@ impl PodRuntime {
             (self.name_file(pod, "resolv.conf"), resolv.text),
             (self.name_file(pod, "hostname"), format!("{hostname}\n")),
         ];
+        let owner = sandbox.userns.as_ref().map(|user| user.ids.first);
         tokio::task::spawn_blocking(move || {
             for (path, text) in files {
                 // Written in place: containers have the file itself mounted.
                 let current = std::fs::read(&path).unwrap_or_default();
-                if current == text.as_bytes() && path.exists() {
+                if current == text.as_bytes() && is_owned_by(&path, owner) {
                     continue;
                 }
                 if let Some(dir) = path.parent() {
@@ -241,6 +256,7 @@ impl PodRuntime {
                 std::fs::write(&path, text).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
                 let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
                 std::fs::set_permissions(&path, mode).map_err(|e| format!("cannot set the mode of {}: {e}", path.display()))?;
+                give_to(&path, owner).map_err(|e| format!("cannot set the owner of {}: {e}", path.display()))?;
             }
             Ok(())
         })
@@ -260,7 +276,12 @@ impl PodRuntime {
         let program =
             catatonit().ok_or_else(|| format!("shareProcessNamespace needs catatonit; it is in none of {}", CATATONIT.join(", ")))?;
         let root = self.paths.pod_dir(&pod_uid(pod)).join("pause-root");
-        std::fs::create_dir_all(&root).map_err(|e| format!("cannot make {}: {e}", root.display()))?;
+        let owner = sandbox.userns.as_ref().map(|user| user.ids.first);
+        // Podman would make its /etc, as the machine's root's, where the pod's root could not make a file.
+        for folder in [root.clone(), root.join("etc")] {
+            std::fs::create_dir_all(&folder).map_err(|e| format!("cannot make {}: {e}", folder.display()))?;
+            give_to(&folder, owner).map_err(|e| format!("cannot set the owner of {}: {e}", folder.display()))?;
+        }
         let mut spec = SpecGenerator::new(name, String::new());
         spec.rootfs = root.display().to_string();
         spec.pod = pod_name(pod);
@@ -274,6 +295,9 @@ impl PodRuntime {
         spec.ipcns = joined(&sandbox.ipcns);
         spec.utsns = joined(&sandbox.utsns);
         spec.pidns = Some(Namespace::private());
+        if let Some(user) = &sandbox.userns {
+            join_user_namespace(&mut spec, user);
+        }
         spec.read_only_filesystem = false;
         spec.cgroup_parent = self.pod_cgroup(pod);
         spec.oom_score_adj = None;
@@ -294,6 +318,20 @@ const CATATONIT: [&str; 5] = [
 /// The first process of pods with `shareProcessNamespace`.
 pub(crate) fn catatonit() -> Option<&'static Path> {
     CATATONIT.into_iter().map(Path::new).find(|path| path.exists())
+}
+
+/// Gives a file of the agent's to the root of a pod's user namespace.
+pub(super) fn give_to(path: &Path, owner: Option<u32>) -> std::io::Result<()> {
+    std::os::unix::fs::chown(path, owner.or(Some(0)), owner.or(Some(0)))
+}
+
+fn is_owned_by(path: &Path, owner: Option<u32>) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) == owner.unwrap_or(0))
+}
+
+/// `hostUsers: false`
+pub(super) fn has_user_namespace(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|s| s.host_users) == Some(false)
 }
 
 pub(super) fn host_network(pod: &Pod) -> bool {

@@ -16,10 +16,11 @@ use kube_pet_podman::SpecGenerator;
 use tracing::warn;
 
 use super::observe::is_created;
-use super::prepare::{host_network, pause_name, pod_name, shares_pid};
+use super::prepare::{give_to, has_user_namespace, host_network, pause_name, pod_name, shares_pid};
 use super::{Start, StartError};
 use crate::containers::{Joined, Parts, Place, spec_generator};
 use crate::images::Reference;
+use crate::instruments;
 use crate::paths::Paths;
 use crate::pods::runtime::PodRuntime;
 
@@ -31,6 +32,14 @@ impl PodRuntime {
         sandbox: &SandboxFacts,
         start: Start<'_>,
     ) -> Result<ObservedContainer, StartError> {
+        let started = self.start_attempt(pod, sandbox, start).await;
+        if started.is_err() && start.attempt == 0 && has_user_namespace(pod) {
+            instruments::STARTED_USER_NAMESPACED_PODS_ERRORS.add(&[]);
+        }
+        started
+    }
+
+    async fn start_attempt(&self, pod: &Arc<Pod>, sandbox: &SandboxFacts, start: Start<'_>) -> Result<ObservedContainer, StartError> {
         let Start { kind, container: name, attempt, backoff_seconds, round } = start;
         let Some((_, container)) = find_container(pod, name.as_str()) else {
             return Err(StartError::config(format!("container {name} is not in the spec")));
@@ -134,12 +143,13 @@ impl PodRuntime {
         let volumes = self.volumes_of(pod).await.map_err(StartError::config)?;
         let volumes = self.with_images(pod, container, volumes).await?;
         let groups = volumes.groups();
-        let mounts = self.volumes.container_mounts(pod, container, volumes, env.clone()).await;
+        let record = self.sandboxes.get(&uid).ok_or_else(|| StartError::config("the sandbox is gone"))?;
+        let user_namespace = record.userns.as_ref().map(|user| user.path.clone());
+        let mounts = self.volumes.container_mounts(pod, container, volumes, env.clone(), user_namespace).await;
         let mounts = mounts.map_err(|error| match error.is_of_image() {
             true => StartError::create(error.to_string()),
             false => StartError::config(error.to_string()),
         })?;
-        let record = self.sandboxes.get(&uid).ok_or_else(|| StartError::config("the sandbox is gone"))?;
         let node = self.node.borrow().clone();
         let memory = node.capacity.get("memory").and_then(|q| kube_pet_core::quantity::Amount::of(q).ok()).map_or(0, |a| a.value());
         let mut security = effective(pod, container);
@@ -163,7 +173,9 @@ impl PodRuntime {
             files.push((shm, "/dev/shm".to_owned()));
         }
         let termination = self.termination_file(pod, &container.name, attempt);
-        make_termination_file(&termination).map_err(|e| StartError::config(format!("cannot make {}: {e}", termination.display())))?;
+        let owner = record.userns.as_ref().map(|user| user.ids.first);
+        make_termination_file(&termination, owner)
+            .map_err(|e| StartError::config(format!("cannot make {}: {e}", termination.display())))?;
         let termination_path =
             container.termination_message_path.clone().filter(|p| !p.is_empty()).unwrap_or_else(|| "/dev/termination-log".into());
         files.push((termination, termination_path));
@@ -198,6 +210,7 @@ impl PodRuntime {
                 net: record.netns,
                 ipc: record.ipcns,
                 uts: record.utsns,
+                user: record.userns,
                 host_pid: pod.spec.as_ref().and_then(|s| s.host_pid).unwrap_or(false),
                 shared_pid,
             },
@@ -314,13 +327,14 @@ fn has_aliases(pod: &Pod) -> bool {
     pod.spec.as_ref().and_then(|s| s.host_aliases.as_ref()).is_some_and(|a| !a.is_empty())
 }
 
-fn make_termination_file(path: &Path) -> std::io::Result<()> {
+fn make_termination_file(path: &Path, owner: Option<u32>) -> std::io::Result<()> {
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir)?;
     }
     std::fs::write(path, b"")?;
     // The container's user, whoever that is, must be able to write it.
-    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666))
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
+    give_to(path, owner)
 }
 
 /// Removes the links of `/var/log/containers` that point into a pod's log folder.

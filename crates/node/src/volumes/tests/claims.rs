@@ -33,7 +33,7 @@ fn claiming(uid: &str, security: Value) -> Pod {
 
 fn mounted(machine: &Machine, pod: &Pod, volumes: &PodVolumes) -> ContainerMount {
     let container = &pod.spec.as_ref().unwrap().containers[0];
-    machine.volumes.mounts_for(pod, container, volumes, &|_| None).unwrap().remove(0)
+    machine.volumes.mounts_for(pod, container, volumes, &|_| None, None).unwrap().remove(0)
 }
 
 #[tokio::test]

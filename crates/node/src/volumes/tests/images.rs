@@ -48,7 +48,10 @@ async fn mounts_images_and_their_sub_paths_as_a_container_mounts_them() {
     let mut of = |mount: Value| {
         let container = &mut pod.spec.as_mut().unwrap().containers[0];
         container.volume_mounts = serde_json::from_value(json!([mount])).unwrap();
-        machine.volumes.mounts_for(&pod, &pod.spec.as_ref().unwrap().containers[0], &volumes, &|_| None).map(|mut made| made.remove(0))
+        machine
+            .volumes
+            .mounts_for(&pod, &pod.spec.as_ref().unwrap().containers[0], &volumes, &|_| None, None)
+            .map(|mut made| made.remove(0))
     };
     let whole = of(json!({"name": "i", "mountPath": "/i"})).unwrap();
     assert_eq!((whole.source, whole.read_only, whole.selinux_relabel), (mounted, true, false));

@@ -69,7 +69,7 @@ async fn container_mounts(machine: &Machine, pod: &Pod, volumes: PodVolumes) -> 
     let container = pod.spec.as_ref().unwrap().containers[0].clone();
     machine
         .volumes
-        .container_mounts(&Arc::new(pod.clone()), &container, Arc::new(volumes), Vec::new())
+        .container_mounts(&Arc::new(pod.clone()), &container, Arc::new(volumes), Vec::new(), None)
         .await
         .map_err(|error| error.to_string())
 }

@@ -9,7 +9,7 @@ fn with_mounts(volumes: Value, mounts: Value) -> Pod {
 fn mount_points(machine: &Machine, pod: &Pod, volumes: &PodVolumes) -> Result<Vec<ContainerMount>, String> {
     let variable = |name: &str| (name == "POD_NAME").then(|| "p-0".to_owned());
     let container = &pod.spec.as_ref().unwrap().containers[0];
-    machine.volumes.mounts_for(pod, container, volumes, &variable).map_err(|error| error.to_string())
+    machine.volumes.mounts_for(pod, container, volumes, &variable, None).map_err(|error| error.to_string())
 }
 
 #[tokio::test]
@@ -116,7 +116,7 @@ async fn mounts_recursively_read_only_hold_what_is_mounted_below_the_volume() {
     let able = machine.restarted().with_recursive_read_only(true);
     for mode in ["Enabled", "IfPossible"] {
         let pod = mount(mode);
-        let made = able.mounts_for(&pod, &pod.spec.as_ref().unwrap().containers[0], &volumes, &|_| None).unwrap().remove(0);
+        let made = able.mounts_for(&pod, &pod.spec.as_ref().unwrap().containers[0], &volumes, &|_| None, None).unwrap().remove(0);
         assert!(made.read_only && made.recursive_read_only);
         let error = fs::write(made.source.join("inner/f"), "x").unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem, "{mode}");
