@@ -41,10 +41,20 @@ impl Plan {
         self.resize.restarts.union(&self.replaced).cloned().collect()
     }
 
-    /// Notes [`Plan::replaces`] among what the kernel was told.
-    pub fn note_replaced(&self, actuated: &mut Actuated) {
+    /// Whether the kernel is told of other resources: what it is told is written down before, too.
+    pub fn resizes(&self) -> bool {
+        self.actions.iter().any(|action| matches!(action, Action::Resize(_)))
+    }
+
+    /// Notes [`Plan::replaces`] among what the kernel was told, and what it is told next.
+    pub fn note_ahead(&self, actuated: &mut Actuated) {
         actuated.restarts.extend(self.resize.restarts.iter().cloned());
         actuated.replaced.extend(self.replaced.iter().cloned());
+        for action in &self.actions {
+            if let Action::Resize(resizing) = action {
+                actuated.begun.clone_from(&resizing.steps);
+            }
+        }
     }
 
     /// Leaves those alone after all: their ends could not be written down.

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use super::memory::Memory;
 use super::observed::{Observed, ObservedContainer};
 use super::probes;
+use super::replacement::is_replaced;
 use super::spec::{ContainerKind, containers, restarts_after, restarts_all_after};
 
 /// The round that a pod is in.
@@ -33,7 +34,7 @@ impl Round {
         let asks = newest.iter().any(|(seen, container)| ended(seen).is_some_and(|code| restarts_all_after(container, code)));
         // What was ended so that another follows, or has failed a probe that restarts it, is not done whatever its exit code.
         let followed = |seen: &ObservedContainer, container: &Container| {
-            memory.actuated.replaced.contains(&seen.id) || probes::restarts(memory, pod, container, seen)
+            is_replaced(memory, observed, seen) || probes::restarts(memory, pod, container, seen)
         };
         let own_end = |container: &Container| ended(observed.newest(&container.name).filter(|seen| !followed(seen, container))?);
         let over = asks && !is_done(pod, own_end);

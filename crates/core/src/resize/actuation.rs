@@ -125,6 +125,10 @@ pub struct Actuated {
     /// Containers that are ended because their definition has changed, or with all others of the pod: the same holds of them.
     #[serde(default)]
     pub replaced: BTreeSet<ContainerId>,
+    /// Steps that are being done. An agent that starts again does not know how far they came: it does all of them again, in their order, which
+    /// changes nothing where they were done, and is right wherever they ended.
+    #[serde(default)]
+    pub begun: Vec<ResizeStep>,
 }
 
 impl Actuated {
@@ -142,7 +146,7 @@ impl Actuated {
 
     /// Whether what was written down misses something of `now`. That a cgroup was made with what was given goes without saying.
     pub fn is_outdated(&self, now: &Self) -> bool {
-        (&self.containers, &self.restarts, &self.replaced) != (&now.containers, &now.restarts, &now.replaced)
+        (&self.containers, &self.restarts, &self.replaced, &self.begun) != (&now.containers, &now.restarts, &now.replaced, &now.begun)
             || self.pod.is_some() && self.pod != now.pod
     }
 

@@ -1,11 +1,12 @@
 use k8s_openapi::api::core::v1::{Container, Pod};
+use serde::{Deserialize, Serialize};
 
 use super::actuation::{ContainerAmounts, PodAmounts};
 use crate::ids::{ContainerId, ContainerName};
 use crate::resources::container_limits;
 
 /// One write to the kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ResizeStep {
     /// The pod's limit of memory, in bytes.
     PodMemory {
@@ -42,6 +43,16 @@ pub enum ResizeStep {
         /// What the container has then.
         amounts: ContainerAmounts,
     },
+}
+
+impl ResizeStep {
+    /// The container whose cgroup is written to; `None` for the pod's own.
+    pub fn container(&self) -> Option<&ContainerId> {
+        match self {
+            Self::ContainerMemory { id, .. } | Self::ContainerCpu { id, .. } => Some(id),
+            Self::PodMemory { .. } | Self::PodCpuQuota { .. } | Self::PodCpuShares { .. } => None,
+        }
+    }
 }
 
 /// A limit of memory that shrinks must be above what is in use: the kernel would kill for it.

@@ -167,7 +167,8 @@ impl Worker {
             let wanted = self.allocate(&asked);
             self.checkpoint(&asked).await;
             let mut plan = self.decide(&wanted, &asked.pod);
-            if !plan.replaces().is_empty() && !self.checkpoint(&asked).await {
+            let ahead = !plan.replaces().is_empty() || plan.resizes();
+            if ahead && !self.checkpoint(&asked).await {
                 plan.replace_nothing();
                 let again = outcome::after(WRITE_AGAIN);
                 plan.wake_at = Some(plan.wake_at.map_or(again, |at| at.min(again)));
@@ -216,6 +217,7 @@ impl Worker {
             tokio::time::sleep(delay).await;
             delay = (delay * 2).min(Duration::from_secs(5));
         }
+        self.resume_resize(&wanted.pod).await;
         let terminal = matches!(wanted.pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Failed" | "Succeeded"));
         let has_containers = !self.observation.facts().containers.is_empty();
         self.start_counted = has_containers || terminal;

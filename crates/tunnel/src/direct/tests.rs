@@ -471,21 +471,22 @@ fn nobody_is_asked_where_nobody_talks() {
 #[test]
 fn questions_that_nobody_can_answer_are_no_data() {
     let mut bench = Bench::direct();
+    bench.neighbours.as_mut().unwrap().get_mut(&key(KEY)).unwrap().networks.insert("10.8.0.7/32".parse().unwrap());
+    bench.peers.get_mut(&key(KEY)).unwrap().endpoint = Some("192.0.2.7:1".parse().unwrap());
     bench.limit = Some(1420);
+    let mut questions = 0;
     for second in 0..300_u64 {
-        let heard = match second % 20 {
-            0 => 200,
-            10 => EMPTY,
-            _ => 0,
-        };
         if second % 100 == 0 {
             bench.shake_hands(KEY);
         }
         let sent: u64 = asked(&mut bench).iter().map(|probe| u64::from(probe.size) + EMPTY).sum();
-        bench.moves(sent, heard);
+        questions += u32::from(sent > EMPTY);
+        bench.moves(sent, if second % 20 == 0 { 200 } else { 0 });
         answer(&mut bench, Vec::new());
+        bench.talk(KEY);
         assert_eq!(bench.look(), [], "{second}");
     }
+    assert!(questions > 5, "it talks, so it asks: {questions}");
 }
 
 #[test]

@@ -102,6 +102,21 @@ fn what_is_pending_is_told_with_its_transition() {
 }
 
 #[test]
+fn what_the_kernel_is_told_next_is_written_down_before() {
+    let (before, after) = (resized("Always", "100m", Value::Null), resized("Always", "200m", Value::Null));
+    let (seen, mut memory) = runs_with(&before);
+    let steady = memory.actuated.clone();
+    let due = plan(&after, &seen, &memory, at(1));
+    assert!(due.resizes());
+    due.note_ahead(&mut memory.actuated);
+    assert!(steady.is_outdated(&memory.actuated), "it has to be written");
+    let written: Actuated = serde_json::from_value(serde_json::to_value(&memory.actuated).unwrap()).unwrap();
+    let [Action::Resize(resizing)] = &due.actions[..] else { panic!("{:?}", due.actions) };
+    assert_eq!(written.begun, resizing.steps);
+    assert!(!plan(&before, &seen, &memory, at(1)).resizes());
+}
+
+#[test]
 fn a_container_restarts_where_its_policy_says_so() {
     let restart = json!([{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]);
     // Not even `OnFailure` and a clean end keep it from coming back.
@@ -170,7 +185,7 @@ fn a_restart_for_resources_is_over_when_nothing_follows_any_more() {
     let restart = json!([{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]);
     let (before, after) = (resized("OnFailure", "100m", restart.clone()), resized("OnFailure", "200m", restart));
     let (mut seen, mut memory) = runs_with(&before);
-    plan(&after, &seen, &memory, at(1)).note_replaced(&mut memory.actuated);
+    plan(&after, &seen, &memory, at(1)).note_ahead(&mut memory.actuated);
     for (code, sandbox, expected) in [(0, "sb1", true), (0, "sb2", false), (1, "sb2", true)] {
         seen.containers[0].state = exited(code, 2);
         seen.sandbox.as_mut().unwrap().id = sandbox.into();

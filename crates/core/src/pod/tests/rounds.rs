@@ -247,7 +247,7 @@ fn replaced_alone(code: i32) -> (Pod, ObservedContainer, Memory) {
     let mut memory = with_images(&pod, 1);
     let ends = plan(&pod, &observed(vec![old.clone()]), &memory, at(1));
     assert_eq!(ends.replaces(), [old.id.clone()].into());
-    ends.note_replaced(&mut memory.actuated);
+    ends.note_ahead(&mut memory.actuated);
     (pod, ObservedContainer { state: exited(code, 2), ..old }, memory)
 }
 

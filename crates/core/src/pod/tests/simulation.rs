@@ -127,6 +127,14 @@ impl World {
         let memory = Memory { admitted: true, start_time: Some(at(0)), actuated, ..Memory::default() };
         let mut agent = Agent { memory, observed: Observed::default(), status: self.pod.status.clone() };
         self.relist(&mut agent);
+        for step in std::mem::take(&mut agent.memory.actuated.begun) {
+            let runs = |id: &ContainerId| self.containers.get(id).is_some_and(ObservedContainer::is_running);
+            if step.container().is_none_or(runs) {
+                self.told(&step);
+                agent.memory.actuated.apply(&step);
+                self.check_shares();
+            }
+        }
         if !agent.observed.containers.is_empty() {
             agent.observed.sandbox = self.sandbox_facts();
         }
@@ -158,7 +166,7 @@ impl World {
             self.fail(&format!("an evicted pod is {:?}: {:?}", plan.status.phase, plan.status.reason));
         }
         agent.status = Some(plan.status.clone());
-        plan.note_replaced(&mut agent.memory.actuated);
+        plan.note_ahead(&mut agent.memory.actuated);
         self.checkpoint.clone_from(&agent.memory.actuated);
         self.probe(agent, &plan.probes);
         if !self.faults || self.random.chance(70) {
@@ -428,6 +436,7 @@ impl World {
     /// Step by step; the agent may not get to its end, or not to write down what it has done.
     fn resize(&mut self, agent: &mut Agent, resizing: &Resizing, fails: bool) {
         agent.memory.resize.retry_at = None;
+        agent.memory.actuated.begun.clear();
         for step in &resizing.steps {
             if fails && self.random.chance(30) {
                 agent.memory.resize.retry_at = Some(at(self.steady + 10));

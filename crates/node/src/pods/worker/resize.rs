@@ -1,10 +1,12 @@
 //! What the pod is given, what is kept of that, and what is told of it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::core::v1::Pod;
 use kube_pet_core::pod::{Plan, ResizeInProgress, Stop, note_unknown};
-use kube_pet_core::resize::summary;
-use tracing::warn;
+use kube_pet_core::resize::{Resizing, summary};
+use tracing::{debug, warn};
 
 use super::outcome::after;
 use super::{Wanted, Worker};
@@ -99,7 +101,7 @@ impl Worker {
 
     /// What a decision says of a resize.
     pub(super) fn follow_resize(&mut self, wanted: &Wanted, plan: &Plan) {
-        plan.note_replaced(&mut self.memory.actuated);
+        plan.note_ahead(&mut self.memory.actuated);
         let resize = &mut self.memory.resize;
         if plan.resize.busy {
             resize.in_progress.get_or_insert_with(|| ResizeInProgress { generation: wanted.pod.metadata.generation, error: None });
@@ -113,8 +115,29 @@ impl Worker {
         }
     }
 
+    /// Does again what an earlier run had begun: it may have come to its end, and not have written that down.
+    pub(super) async fn resume_resize(&mut self, pod: &Arc<Pod>) {
+        let mut steps = std::mem::take(&mut self.memory.actuated.begun);
+        let facts = self.observation.facts();
+        steps.retain(|step| step.container().is_none_or(|id| facts.containers.iter().any(|c| c.id == *id && c.is_running())));
+        while !steps.is_empty() {
+            let Resized { done, failure } = self.runtime.resize(pod, Resizing { checks: Vec::new(), steps: steps.clone() }).await;
+            done.iter().for_each(|step| self.memory.actuated.apply(step));
+            match failure {
+                Some(ResizeFailure::Gone(id)) => steps.retain(|step| step.container() != Some(&id)),
+                failure => {
+                    if let Some(error) = failure {
+                        debug!(%error, "a resize that an earlier run has begun does not come to its end");
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
     pub(super) fn apply_resized(&mut self, resized: Resized) {
         let Resized { done, failure } = resized;
+        self.memory.actuated.begun.clear();
         done.iter().for_each(|step| self.memory.actuated.apply(step));
         self.memory.resize.retry_at = None;
         let Some(failure) = failure else { return };
