@@ -7,7 +7,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use nix::sys::signal::{Signal, kill};
@@ -203,6 +203,9 @@ pub fn bind(source: &Path, target: &Path, user: &Path) -> Result<(), MountError>
     })
 }
 
+/// A file system in memory that every machine has.
+const MEMORY: &str = "/dev/shm";
+
 /// Tries in `folder` what pods with user namespaces need.
 ///
 /// # Errors
@@ -213,29 +216,30 @@ pub fn check(folder: &Path) -> Result<(), String> {
         Ok(_) => {}
         Err(_) => return Err("the kernel has no user namespaces".to_owned()),
     }
-    let place = folder.join(format!(".user-namespace-check-{}", std::process::id()));
-    let (user, source, target) = (place.join("user"), place.join("source"), place.join("target"));
+    let user = folder.join(format!(".user-namespace-check-{}", std::process::id()));
     let ids = IdRange { first: 1 << 16, count: 1 << 16 };
     let tried = (|| {
-        DirBuilder::new().recursive(true).mode(0o700).create(&source).map_err(|error| format!("making {}: {error}", source.display()))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| format!("making {}: {error}", folder.display()))?;
         namespaces::unpin(&user).map_err(|error| error.to_string())?;
         create(&user, ids, &[]).map_err(|error| format!("no user namespace can be made: {error}"))?;
-        bind(&source, &target, &user).map_err(|error| format!("mounts in {} cannot be ID-mapped: {error}", folder.display()))?;
-        let owner = fs::metadata(&target).map_err(|error| format!("reading {}: {error}", target.display()))?.uid();
-        if owner != ids.first {
-            return Err(format!("an ID-mapped mount in {} shows the owner {owner}", folder.display()));
-        }
-        mounts::tmpfs(&source, None, 0o755, true).map_err(|error| error.to_string())?;
-        bind(&source, &target, &user).map_err(|error| format!("file systems in memory cannot be ID-mapped (Linux 6.3 can): {error}"))
+        try_mapping(folder, &user).map_err(|error| format!("mounts in {} cannot be ID-mapped: {error}", folder.display()))?;
+        try_mapping(Path::new(MEMORY), &user)
+            .map_err(|error| format!("file systems in memory cannot be ID-mapped (Linux 6.3 can): {error}"))
     })();
-    let _ = mounts::unmount_below(&place);
-    let _ = fs::remove_dir_all(&place);
+    let _ = namespaces::unpin(&user);
     tried
+}
+
+/// Maps a copy of the mount that `folder` is in, which is mounted nowhere.
+fn try_mapping(folder: &Path, user: &Path) -> io::Result<()> {
+    let mapping = File::open(user)?;
+    let tree = open_tree(CWD, folder, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
+    Ok(set_id_mapping(tree.as_raw_fd(), mapping.as_raw_fd(), false)?)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::chown;
+    use std::os::unix::fs::{MetadataExt as _, chown};
 
     use super::*;
 
