@@ -24,3 +24,4 @@ pub mod subpath;
 pub mod terminal;
 pub mod tun;
 pub mod user_namespaces;
+mod views;

@@ -22,9 +22,14 @@ struct MountAttr {
     userns_fd: u64,
 }
 
-/// Makes all mounts of a tree read-only, and their own: what is mounted elsewhere does not propagate there.
+/// Makes all mounts of a tree read-only.
 pub(crate) fn set_read_only(tree: RawFd) -> Result<(), Errno> {
-    set(tree, true, &MountAttr { attr_set: RDONLY, propagation: libc::MS_PRIVATE, ..MountAttr::default() })
+    set(tree, true, &MountAttr { attr_set: RDONLY, ..MountAttr::default() })
+}
+
+/// Says whether what is mounted elsewhere propagates to the mounts of a tree (`MS_PRIVATE`, `MS_SLAVE`).
+pub(crate) fn set_propagation(tree: RawFd, propagation: u64) -> Result<(), Errno> {
+    set(tree, true, &MountAttr { propagation, ..MountAttr::default() })
 }
 
 /// Shows the owners of a mount's files as those that the user namespace maps them to; with `whole_tree`, of all mounts below as well.

@@ -1,20 +1,12 @@
 //! Bind mounts that are read-only with everything mounted below them (`recursiveReadOnly`).
-//!
-//! A remount changes one mount only, and those below, which a pod may have made, would have to be found by paths that the pod can exchange
-//! meanwhile. `mount_setattr` changes all of a tree at once, before it is attached anywhere.
 
-use std::fs;
-use std::io;
-use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
-use rustix::fs::CWD;
 use rustix::io::Errno;
-use rustix::mount::{MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_change, move_mount, open_tree};
 
 use crate::mount_attributes::set_read_only;
-use crate::mounts::{self, MountError};
-use crate::subpath;
+use crate::mounts::{MountError, Propagation};
+use crate::views;
 
 /// Whether the kernel can do it: since 5.12.
 pub fn is_supported() -> bool {
@@ -28,27 +20,15 @@ pub fn is_supported() -> bool {
 /// # Errors
 /// The system refuses. Nothing is then mounted at `target`.
 pub fn bind(source: &Path, target: &Path) -> Result<(), MountError> {
-    let failed = |source_error: io::Error| MountError::Bind { from: source.into(), target: target.into(), source: source_error };
-    mounts::unmount_below(target)?;
-    let folder = fs::metadata(source).map_err(failed)?.is_dir();
-    subpath::place(target, folder).map_err(failed)?;
-    let mounted = (|| {
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-        let tree = open_tree(CWD, source, flags)?;
-        set_read_only(tree.as_raw_fd())?;
-        move_mount(&tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
-        // Below a shared mount it has become shared.
-        mount_change(target, MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-    })();
-    mounted.map_err(|errno: Errno| {
-        let _ = mounts::unmount_below(target);
-        failed(errno.into())
-    })
+    views::make(source, target, Propagation::Private, set_read_only)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::mounts;
 
     struct Folder(tempfile::TempDir);
     impl Drop for Folder {

@@ -14,13 +14,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use rustix::fs::CWD;
-use rustix::io::Errno;
-use rustix::mount::{MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_bind, mount_change, move_mount, open_tree};
+use rustix::mount::{OpenTreeFlags, mount_bind, open_tree};
 
 use crate::mount_attributes::set_id_mapping;
-use crate::mounts::{self, MountError};
+use crate::mounts::{MountError, Propagation};
 use crate::namespaces::{self, Kind, NamespaceError};
-use crate::subpath;
+use crate::views;
 
 /// IDs of the host that a user namespace has, from `first` on: they are 0 and so on in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,30 +175,16 @@ pub fn act_as(ids: IdRange) -> io::Result<()> {
 }
 
 /// Makes `source`, a folder or a file, visible at `target` with the owners that `user`, a pinned user namespace, maps its files to: what is
-/// 0 on the disk is root there. Mounts below come along; those whose file systems cannot do it keep their owners. What was mounted at
-/// `target` before is replaced. `target` and its folders are made.
+/// 0 on the disk is root there. Mounts below come along; those whose file systems cannot do it keep their owners. Later ones appear if
+/// `propagation` says so; none goes back to the source, whatever it says. What was mounted at `target` before is replaced. `target` and its
+/// folders are made.
 ///
 /// # Errors
 /// The system refuses: the file system cannot do it, for instance. Nothing is then mounted at `target`.
-pub fn bind(source: &Path, target: &Path, user: &Path) -> Result<(), MountError> {
-    let failed = |source_error: io::Error| MountError::Bind { from: source.into(), target: target.into(), source: source_error };
-    mounts::unmount_below(target)?;
-    let folder = fs::metadata(source).map_err(failed)?.is_dir();
-    subpath::place(target, folder).map_err(failed)?;
-    let mapping = File::open(user).map_err(failed)?;
-    let mounted = (|| {
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-        let tree = open_tree(CWD, source, flags)?;
-        if set_id_mapping(tree.as_raw_fd(), mapping.as_raw_fd(), true).is_err() {
-            set_id_mapping(tree.as_raw_fd(), mapping.as_raw_fd(), false)?;
-        }
-        move_mount(&tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
-        // What is mounted at the source later appears; what is unmounted here stays there.
-        mount_change(target, MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
-    })();
-    mounted.map_err(|errno: Errno| {
-        let _ = mounts::unmount_below(target);
-        failed(errno.into())
+pub fn bind(source: &Path, target: &Path, user: &Path, propagation: Propagation) -> Result<(), MountError> {
+    let mapping = File::open(user).map_err(|error| MountError::Bind { from: source.into(), target: target.into(), source: error })?;
+    views::make(source, target, propagation, |tree| {
+        set_id_mapping(tree, mapping.as_raw_fd(), true).or_else(|_| set_id_mapping(tree, mapping.as_raw_fd(), false))
     })
 }
 
@@ -241,7 +226,10 @@ fn try_mapping(folder: &Path, user: &Path) -> io::Result<()> {
 mod tests {
     use std::os::unix::fs::{MetadataExt as _, chown};
 
+    use rustix::mount::{MountPropagationFlags, mount_change};
+
     use super::*;
+    use crate::mounts;
 
     const IDS: IdRange = IdRange { first: 0x30_0000, count: 1 << 16 };
 
@@ -299,16 +287,52 @@ mod tests {
             fs::write(path(file), "x").unwrap();
             chown(path(file), Some(owner), Some(owner)).unwrap();
         }
-        bind(&path("s"), &path("views/t"), &path("user")).unwrap();
+        bind(&path("s"), &path("views/t"), &path("user"), Propagation::Private).unwrap();
         let owner = |file| fs::metadata(path(file)).unwrap().uid() - IDS.first;
         assert_eq!([owner("views/t/root"), owner("views/t/app"), owner("views/t/inner/f")], [0, 1000, 7]);
         // Again, and of a file.
-        bind(&path("s"), &path("views/t"), &path("user")).unwrap();
-        bind(&path("s/app"), &path("views/f"), &path("user")).unwrap();
+        bind(&path("s"), &path("views/t"), &path("user"), Propagation::Private).unwrap();
+        bind(&path("s/app"), &path("views/f"), &path("user"), Propagation::Private).unwrap();
         assert_eq!(owner("views/f"), 1000);
         mounts::unmount_below(&path("views")).unwrap();
         assert!(mounts::is_mount_point(&path("s/inner")).unwrap(), "the source keeps what is mounted in it");
-        let refused = bind(Path::new("/proc/sys"), &path("views/p"), &path("user"));
+        let refused = bind(Path::new("/proc/sys"), &path("views/p"), &path("user"), Propagation::Private);
         assert!(refused.is_err() && !mounts::is_mount_point(&path("views/p")).unwrap());
+    }
+
+    /// As with systemd, where all mounts are shared, for an agent whose folder is another one's bind mount.
+    #[test]
+    fn a_view_takes_later_mounts_in_only_if_asked_to_and_leaves_nothing_at_a_peer() {
+        let dir = Folder(tempfile::tempdir().unwrap());
+        if !capable(&dir) {
+            return;
+        }
+        let path = |name| dir.0.path().join(name);
+        create(&path("user"), IDS, &[]).unwrap();
+        fs::create_dir(path("a")).unwrap();
+        fs::create_dir(path("b")).unwrap();
+        mounts::tmpfs(&path("a"), None, 0o755, false).unwrap();
+        mount_change(path("a"), MountPropagationFlags::SHARED).unwrap();
+        fs::create_dir_all(path("a/s/later")).unwrap();
+        mount_bind(path("a"), path("b")).unwrap();
+        let is_mounted = |name| mounts::is_mount_point(&path(name)).unwrap();
+        for propagation in [Propagation::HostToContainer, Propagation::Private] {
+            bind(&path("b/s"), &path("views/t"), &path("user"), propagation).unwrap();
+            bind(&path("b/s"), &path("b/t"), &path("user"), propagation).unwrap();
+            mounts::tmpfs(&path("b/s/later"), None, 0o755, false).unwrap();
+            for target in ["views/t/later", "b/t/later"] {
+                assert_eq!(is_mounted(target), propagation == Propagation::HostToContainer, "{target}");
+            }
+            mounts::unmount_below(&path("views/t")).unwrap();
+            mounts::unmount_below(&path("b/s/later")).unwrap();
+            mounts::unmount_below(&path("b/t")).unwrap();
+            for left in ["a/s/later", "a/t/later", "a/t"] {
+                assert!(!is_mounted(left), "{propagation:?}: {left}");
+            }
+        }
+        bind(&path("b/s"), &path("b/t"), &path("user"), Propagation::Private).unwrap();
+        mounts::tmpfs(&path("b/s"), None, 0o755, false).unwrap();
+        mounts::unmount_below(&path("b/t")).unwrap();
+        assert!(!is_mounted("a/t"), "a view that had taken in what covers its source would have left that here");
     }
 }

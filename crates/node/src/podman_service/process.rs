@@ -12,6 +12,7 @@ use std::time::Duration;
 use kube_pet_host::exits::ExitWatch;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use sha2::{Digest as _, Sha256};
+use tracing::warn;
 
 use super::PodmanServiceError;
 use super::configuration::{Limits, containers_conf};
@@ -44,8 +45,7 @@ impl Launch {
         let folders: Vec<_> = HOOK_FOLDERS.map(PathBuf::from).into_iter().filter(|folder| folder.is_dir()).chain([hooks.clone()]).collect();
         let text = containers_conf(Limits::own(), &folders);
         std::fs::create_dir_all(&hooks)
-            .and_then(|()| std::env::current_exe())
-            .and_then(|program| std::fs::write(hooks.join("kube-pet.json"), hook::definition(&program)))
+            .and_then(|()| write_hook(&hooks.join("kube-pet.json")))
             .and_then(|()| std::fs::write(&conf, &text))
             .map_err(|source| PodmanServiceError::Configuration { path: conf.clone(), source })?;
 
@@ -232,6 +232,19 @@ impl Launch {
                 tracing::warn!(%error, path = %self.log.display(), "the Podman service's log cannot be emptied");
             }
         }
+    }
+}
+
+/// Podman starts no container at all while a hook's program is not there.
+fn write_hook(definition: &Path) -> io::Result<()> {
+    let running = std::env::current_exe()?;
+    if let Some(program) = hook::program(&running) {
+        return std::fs::write(definition, hook::definition(&program));
+    }
+    warn!(program = %running.display(), "this program's file is gone: pods with user namespaces cannot start");
+    match std::fs::remove_file(definition) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

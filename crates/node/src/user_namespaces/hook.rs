@@ -1,7 +1,9 @@
 //! How a container gets into its pod's user namespace: a hook of Podman's, at the stage `precreate` (`oci-hooks(5)`), which is given the
 //! container's OCI configuration before the runtime is, and may change it. `docs/decisions/0011-user-namespaces.md` says why.
 
-use std::path::Path;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -19,6 +21,13 @@ pub enum HookError {
     /// It lacks something.
     #[error("the container's OCI configuration has no {0}")]
     Lacks(&'static str),
+}
+
+/// The program to run, where `running` is the running one's `/proc/self/exe`: by the same name, but the newer one, if it was replaced meanwhile.
+pub fn program(running: &Path) -> Option<PathBuf> {
+    let name = running.as_os_str().as_bytes();
+    let name = name.strip_suffix(b" (deleted)").filter(|_| !running.exists()).unwrap_or(name);
+    Some(PathBuf::from(OsStr::from_bytes(name))).filter(|program| program.is_file())
 }
 
 /// What Podman reads of the hook: that `program` is run for containers with [`ANNOTATION`].
@@ -89,6 +98,18 @@ mod tests {
             assert!(join(&broken.to_string()).is_err(), "{lacking}");
         }
         assert!(join("no JSON").is_err());
+    }
+
+    #[test]
+    fn a_program_that_was_replaced_is_the_new_one_and_one_that_is_gone_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kube-pet");
+        let deleted = folder.path().join("kube-pet (deleted)");
+        assert_eq!((program(&path), program(&deleted)), (None, None));
+        std::fs::write(&path, "").unwrap();
+        assert_eq!((program(&path), program(&deleted)), (Some(path.clone()), Some(path)));
+        std::fs::write(&deleted, "").unwrap();
+        assert_eq!(program(&deleted), Some(deleted), "it has that name");
     }
 
     #[test]

@@ -9,9 +9,9 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube_pet_core::pod::pod_uid;
 use kube_pet_core::volumes::{MountError, Propagation, absolute_mount_path, propagation, recursive_read_only, sub_path};
-use kube_pet_host::read_only;
 use kube_pet_host::subpath::{self, SubPathError};
 use kube_pet_host::user_namespaces;
+use kube_pet_host::{mounts, read_only};
 use tracing::warn;
 
 use super::layout::Layout;
@@ -117,7 +117,12 @@ impl VolumeManager {
             let source = match user_namespace.filter(|_| volume.kind != PreparedKind::Image) {
                 Some(user_namespace) => {
                     let target = layout.id_mapped_view(name, of, index);
-                    user_namespaces::bind(&source, &target, user_namespace).map_err(|error| {
+                    let follows = match propagation(mount.mount_propagation.as_deref())? {
+                        Propagation::Private => mounts::Propagation::Private,
+                        Propagation::HostToContainer => mounts::Propagation::HostToContainer,
+                        Propagation::Bidirectional => mounts::Propagation::Bidirectional,
+                    };
+                    user_namespaces::bind(&source, &target, user_namespace, follows).map_err(|error| {
                         warn!(volume = name, container = of, %error, "a volume cannot be mounted for a user namespace");
                         MountError::IdMappedView { volume: name.clone(), container: of.clone() }
                     })?;
