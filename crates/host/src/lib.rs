@@ -9,6 +9,7 @@ pub mod disk_usage;
 pub mod exits;
 pub mod files;
 pub mod interfaces;
+pub mod kernel_log;
 pub mod machine;
 pub mod memory;
 pub mod memory_file;

@@ -2,12 +2,13 @@
 //!
 //! Podman does not always know: 4.x looks for conmon's note in the wrong place, and conmon writes none on hybrid cgroups. The
 //! kernel's own counter is in the container's cgroup, which is removed some 50 ms after its end. So it is read at the moment
-//! of the exit, and what it says is kept as a file beside the pod's others, where a restarted agent finds it.
+//! of the exit, and what it says is kept as a file beside the pod's others, where a restarted agent finds it. Who comes too late (the machine is
+//! busy, or the agent was not there) finds it in the kernel's log.
 
 use std::path::PathBuf;
 
 use kube_pet_core::ids::ContainerId;
-use kube_pet_host::cgroups;
+use kube_pet_host::{cgroups, kernel_log};
 use tracing::debug;
 
 /// The note about one container.
@@ -40,6 +41,15 @@ impl OomMark {
         // One that is removed meanwhile has nothing to say any more.
         if own.filter_map(|group| cgroups::oom_kills(&format!("{}/{group}", self.cgroup)).ok()).any(|kills| kills > 0) {
             self.keep();
+        }
+    }
+
+    /// Looks in the kernel's log as well: for what was killed by SIGKILL, when the counter may be gone. Takes milliseconds.
+    pub fn look_back(&self) {
+        match kernel_log::tells_of_oom_kill(&self.id) {
+            Ok(true) => self.keep(),
+            Ok(false) => {}
+            Err(error) => debug!(%error, "the kernel's log cannot be read"),
         }
     }
 

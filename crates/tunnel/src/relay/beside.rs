@@ -116,7 +116,7 @@ impl Beside {
                 return std::future::pending().await;
             }
             self.reached.send_replace(None);
-            pause = if began.elapsed() < PROVEN { pause.saturating_mul(2).min(every.saturating_mul(LONGEST)) } else { every };
+            pause = next_pause(began.elapsed(), pause, every);
             debug!(endpoint = %to, seconds = pause.as_secs(), "the gateway's relay is used again; UDP is left alone for some time");
             tokio::select! {
                 () = sleep(pause) => {}
@@ -128,6 +128,11 @@ impl Beside {
     fn trial(&self) -> MutexGuard<'_, Option<Trial>> {
         self.trial.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How long UDP is left alone after a stay there.
+fn next_pause(stay: Duration, pause: Duration, every: Duration) -> Duration {
+    if stay < PROVEN { pause.saturating_mul(2).min(every.saturating_mul(LONGEST)) } else { every }
 }
 
 /// The one whose turn it is.
@@ -188,4 +193,19 @@ async fn pass_on(socket: &UdpSocket, wireguard: &UdpSocket) -> bool {
         let _ = wireguard.send(packet).await;
     }
     is_wireguards
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_soon_comes_back_leaves_udp_alone_for_longer_each_time_and_no_longer_after_a_long_stay() {
+        let (mut pause, mut minutes) = (UDP_AGAIN, Vec::new());
+        for stay in [12, 12, 599, 12, 12, 600, 12] {
+            pause = next_pause(Duration::from_secs(stay), pause, UDP_AGAIN);
+            minutes.push(pause.as_secs() / 60);
+        }
+        assert_eq!(minutes, [2, 4, 8, 16, 16, 1, 2]);
+    }
 }

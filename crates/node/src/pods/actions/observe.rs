@@ -14,6 +14,8 @@ use crate::pods::runtime::PodRuntime;
 const MAX_MESSAGE: u64 = 4096;
 const MAX_LOG_MESSAGE: usize = 2048;
 const MAX_LOG_LINES: usize = 80;
+/// 128 and SIGKILL, as with the OOM killer.
+const KILLED: i32 = 137;
 
 impl PodRuntime {
     /// What Podman says of a container; `None` if it is gone, or is not one of the pod's.
@@ -62,6 +64,9 @@ impl PodRuntime {
                 let mark = self.oom_mark(pod, id);
                 if !mark.is_set() {
                     mark.look();
+                }
+                if code == KILLED && !state.oom_killed && !mark.is_set() {
+                    mark.look_back();
                 }
                 ContainerState::Exited(Exit {
                     code,
