@@ -9,6 +9,7 @@ mod ledger;
 pub mod manager;
 pub mod mirror;
 pub mod oom;
+mod orphans;
 mod probes;
 mod room;
 pub mod runtime;

@@ -125,6 +125,27 @@ async fn e2e_an_exit_while_the_agent_was_dead_is_seen() -> Result<()> {
     bed.done().await
 }
 
+/// Podman hears of an end by conmon, which is a part of the pod: the OOM killer may choose it.
+#[tokio::test]
+async fn e2e_a_container_whose_conmon_was_killed_ends_as_others_do() -> Result<()> {
+    let bed = Bed::shared("conmon").await?;
+    bed.pod("p", json!({"terminationGracePeriodSeconds": 1, "containers": [shell("c", "sleep 3600 & wait")]})).await?;
+    let kill = |pod: &k8s_openapi::api::core::v1::Pod| {
+        let id = container(pod, "c").and_then(|status| Some(status.container_id.as_deref()?.trim_start_matches("podman://").to_owned()));
+        // The brackets keep the shell from finding itself.
+        let script = id.map(|id| format!("monitor=$(pgrep -f '[c]onmon.* {id} ') && kill -9 $monitor $(pgrep -P $monitor)"));
+        async { bed.pet.shell(&script.context("a running container has an ID")?).await }
+    };
+    kill(&bed.phase("p", "Running").await?).await?;
+    let again = bed.until("p", SOON, "runs again", |pod| restarts(pod, "c") == 1 && condition(pod, "Ready") == "True").await?;
+    let last = container(&again, "c").and_then(|status| status.last_state.as_ref()?.terminated.as_ref());
+    ensure!(last.map(|end| (end.reason.as_deref(), end.exit_code)) == Some((Some("Error"), 255)), "{last:?}");
+    kill(&again).await?;
+    bed.delete("p").await?;
+    bed.gone("p", SOON).await?;
+    bed.done().await
+}
+
 #[tokio::test]
 async fn e2e_a_pet_cut_off_keeps_its_pods() -> Result<()> {
     let bed = Bed::own("cutoff").await?;

@@ -41,9 +41,11 @@ fn describe(date_header: &str, now: Timestamp) -> Option<String> {
 
 const REPAIR: &str = "set it, for example with `timedatectl set-ntp true`";
 
+/// To ten seconds: `Date` has whole ones, and the answer took its time.
 fn difference(ahead: SignedDuration) -> String {
     let direction = if ahead.is_negative() { "behind" } else { "ahead of" };
-    format!("this machine's clock is {:#} {direction} the API server's", SignedDuration::from_secs(ahead.abs().as_secs()))
+    let seconds = ahead.abs().as_secs().saturating_add(5) / 10 * 10;
+    format!("this machine's clock is {:#} {direction} the API server's", SignedDuration::from_secs(seconds))
 }
 
 /// By how much the clock was said to be wrong. The machine has one clock, however many clients look at it.
@@ -103,6 +105,13 @@ mod tests {
         let ahead = describe("Sat, 28 Feb 2026 12:00:00 GMT", now).unwrap();
         assert!(ahead.contains("24h ahead of"), "{ahead}");
         assert_eq!(describe("yesterday", now), None);
+    }
+
+    #[test]
+    fn an_answer_from_the_next_second_changes_nothing_of_the_word() {
+        for (ahead, word) in [(3599, "1h ahead of"), (3604, "1h ahead of"), (-3605, "1h 10s behind"), (86_399, "24h ahead of")] {
+            assert!(difference(SignedDuration::from_secs(ahead)).contains(word), "{ahead}");
+        }
     }
 
     #[test]

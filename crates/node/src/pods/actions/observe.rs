@@ -8,14 +8,13 @@ use kube_pet_core::pod::{ContainerState, Exit, ObservedContainer, pod_uid};
 use kube_pet_podman::ContainerInspect;
 
 use crate::containers::{BACKOFF_LABEL, IMAGE_ID_LABEL, IMAGE_LABEL, RESOURCES_LABEL, ROUND_LABEL, SANDBOX_LABEL, is_helper};
+use crate::pods::orphans::KILLED;
 use crate::pods::runtime::PodRuntime;
 
 /// The kubelet's limits: of a message, and of one taken from the log.
 const MAX_MESSAGE: u64 = 4096;
 const MAX_LOG_MESSAGE: usize = 2048;
 const MAX_LOG_LINES: usize = 80;
-/// 128 and SIGKILL, as with the OOM killer.
-const KILLED: i32 = 137;
 
 impl PodRuntime {
     /// What Podman says of a container; `None` if it is gone, or is not one of the pod's.
