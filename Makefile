@@ -22,6 +22,8 @@ SUITE ?= trixie
 # Each of these tests has a virtual machine of its own.
 VM := kube-pet-lab/vm
 VM_THREADS ?= 2
+# A test's error says by its own words where it comes from, and a backtrace would bury them: make RUST_BACKTRACE=1 test.
+export RUST_BACKTRACE := 0
 # What `make fuzz` runs, and for how long each.
 FUZZ_TARGETS ?= spdy_frames spdy_headers websocket_frames channel_json remote_command port_forward
 FUZZ_SECONDS ?= 600

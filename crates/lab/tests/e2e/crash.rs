@@ -86,11 +86,12 @@ async fn e2e_ten_crashes_during_churn_disturb_no_pod() -> Result<()> {
         let all = bed.pet.podman(&["ps", "--all", "--external", "--format", "{{.Names}} {{.Status}}"]).await?;
         let running = all.lines().filter(|line| line.contains(" Up ")).count();
         ensure!(running == 25 && all.lines().count() == 25, "{running} containers run of\n{all}");
+        let links = bed.pet.shell("ip -o link show type veth").await?;
+        let count = links.lines().filter(|line| !line.contains(" eth0")).count();
+        ensure!(count == 25, "{count} links:\n{links}");
         Ok(())
     })
     .await?;
-    let links = bed.pet.shell("ip -o link show type veth | grep -vc ' eth0'").await?;
-    ensure!(links.trim() == "25", "{links} links");
     let pods = bed.pods().list(&ListParams::default()).await?;
     let mut addresses: Vec<_> = pods.items.iter().filter_map(crate::harness::pod_ip).collect();
     addresses.sort_unstable();
