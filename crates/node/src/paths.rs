@@ -71,6 +71,10 @@ impl Paths {
     pub fn tunnel_key_before(&self) -> PathBuf {
         self.pki_dir().join("tunnel.key.before")
     }
+    /// Which times were told with the tunnel's key.
+    pub fn tunnel_key_clock(&self) -> PathBuf {
+        self.state_dir().join("tunnel-clock.json")
+    }
     /// The last known ConfigMaps and Services of pods' namespaces, and Secrets if they are kept. Mode 0700.
     pub fn object_copies(&self) -> PathBuf {
         self.state_dir().join("objects")

@@ -103,7 +103,12 @@ impl Tunnel {
         };
         let (allocated, allocation) = watch::channel(Some(known.allocation()));
         let (seen, own) = watch::channel(Seen::Unknown);
-        let files = KeyFiles { key: paths.tunnel_key(), next: paths.tunnel_next_key(), before: paths.tunnel_key_before() };
+        let files = KeyFiles {
+            key: paths.tunnel_key(),
+            next: paths.tunnel_next_key(),
+            before: paths.tunnel_key_before(),
+            clock: paths.tunnel_key_clock(),
+        };
         let rotation = Rotation::open(files, settings.key_rotation)?;
         let mut spec = claim::spec(&key, &settings);
         spec.next_public_key = rotation.next();

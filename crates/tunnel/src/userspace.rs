@@ -114,11 +114,13 @@ impl Wireguard for UserspaceDevice {
             self.listen(settings)?;
         }
         if read(&self.shared.keys).private.public() != private_key.public() {
-            let keys = Keys::new(private_key.clone());
+            *write(&self.shared.keys) = Keys::new(private_key.clone());
+            // From now on sessions that begin anew do so by it.
+            let keys = read(&self.shared.keys);
             for peer in read(&self.shared.table).all() {
                 peer.rekey(&keys);
             }
-            *write(&self.shared.keys) = keys;
+            drop(keys);
             pump::greet(&self.shared);
         }
         Ok(())

@@ -10,6 +10,10 @@
 //!
 //! Each step may be the last before the process ends: the next one goes on by the files. A key that is refused changes nothing; the Pet's
 //! condition `NextKeyAccepted` says why, until another one is asked for.
+//!
+//! Another key is wanted by its age, by an annotation of the Pet, or because peers have seen later times of it than it is now (clock.rs).
+
+mod clock;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -19,6 +23,7 @@ use kube_pet_tunnel::{KeyError, PrivateKey};
 use tracing::{info, warn};
 
 use super::blocking;
+use clock::KeyClock;
 
 /// Watches of gateways and other pets have told of a change, and paths between pets are left.
 const SETTLED: Duration = Duration::from_secs(10);
@@ -36,6 +41,8 @@ pub(super) struct KeyFiles {
     pub(super) key: PathBuf,
     pub(super) next: PathBuf,
     pub(super) before: PathBuf,
+    /// Which times were told with the one in use.
+    pub(super) clock: PathBuf,
 }
 
 /// See the module.
@@ -44,6 +51,7 @@ pub(super) struct Rotation {
     every: Duration,
     /// When the key in use was put there.
     made: SystemTime,
+    clock: KeyClock,
     next: Option<PrivateKey>,
     accepted: Option<Instant>,
     /// The next key that is known to be refused.
@@ -80,6 +88,8 @@ struct Facts {
     every: Duration,
     age: Duration,
     asked: bool,
+    /// Handshakes that are begun with it now are older than what peers have seen.
+    behind: bool,
     /// Whether there is a next key; for how long it has been accepted; whether it is refused.
     next: bool,
     accepted: Option<Duration>,
@@ -87,10 +97,10 @@ struct Facts {
 }
 
 fn deed(facts: &Facts) -> Deed {
-    let Facts { every, age, asked, next, accepted, refused } = *facts;
+    let Facts { every, age, asked, behind, next, accepted, refused } = *facts;
     let old = !every.is_zero() && age >= every;
     match (next, accepted) {
-        (false, _) if asked || old => Deed::Make,
+        (false, _) if asked || old || behind => Deed::Make,
         (true, _) if refused && asked => Deed::Make,
         (true, Some(since)) if since >= SETTLED => Deed::Use,
         _ => Deed::Nothing,
@@ -117,7 +127,8 @@ impl Rotation {
         let trial = load_other(&files.before, &key)?.map(|before| Trial { before, since: Instant::now(), turns: 0 });
         // Without a time it counts as new.
         let made = std::fs::metadata(&files.key).and_then(|found| found.modified()).unwrap_or_else(|_| SystemTime::now());
-        Ok(Self { files, every, made, next, accepted: None, refused: None, trial, failed: None })
+        let clock = KeyClock::open(files.clock.clone(), key.public().to_string());
+        Ok(Self { files, every, made, clock, next, accepted: None, refused: None, trial, failed: None })
     }
 
     /// The public half of the next key.
@@ -127,6 +138,9 @@ impl Rotation {
 
     /// Does what is due. `handshake`: the last one with a gateway. The key that is to be used from now on, if it is another one.
     pub(super) async fn look(mut self, own: Option<&Pet>, handshake: Option<SystemTime>) -> (Self, Option<PrivateKey>) {
+        if let Some(write) = self.clock.due(SystemTime::now(), Instant::now()) {
+            blocking(write).await;
+        }
         if self.failed.is_some_and(|failed| failed.elapsed() < RETRY) {
             return (self, None);
         }
@@ -173,7 +187,14 @@ impl Rotation {
             warn!(why = refusal.message, "the tunnel's next key is refused: it keeps the one that it has");
             self.refused.clone_from(&next);
         }
+        let behind = self.clock.is_behind(SystemTime::now());
+        if behind && next.is_none() {
+            warn!(
+                "the clock is behind what it was with the tunnel's key: peers refuse handshakes that this node begins, so it gets another key"
+            );
+        }
         Facts {
+            behind,
             every: self.every,
             age: self.made.elapsed().unwrap_or_default(),
             asked: own.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(ROTATE_KEY_ANNOTATION)),
@@ -202,6 +223,7 @@ impl Rotation {
         next.store(&self.files.key)?;
         remove(&self.files.next);
         info!(public_key = %next.public(), "the tunnel has another key");
+        self.clock.start_over(next.public().to_string());
         (self.made, self.next, self.accepted) = (SystemTime::now(), None, None);
         self.trial = Some(Trial { before, since: Instant::now(), turns: 0 });
         Ok(Some(next))
@@ -222,6 +244,7 @@ impl Rotation {
             public_key = %before.public(), unproved = %unproved.public(), seconds = since.elapsed().as_secs(),
             "no gateway has shaken hands with the tunnel's key: none may know it, so the tunnel has the key before again"
         );
+        self.clock.start_over(before.public().to_string());
         self.made = SystemTime::now();
         self.trial = Some(Trial { before: unproved, since: Instant::now(), turns: turns.saturating_add(1) });
         Ok(Some(before))

@@ -27,7 +27,8 @@ impl Link for Observed {
 async fn component_what_the_cluster_has_given_is_written_down_before_it_is_used() {
     let folder = tempfile::tempdir().unwrap();
     let record = folder.path().join("tunnel.json");
-    let files = KeyFiles { key: folder.path().join("key"), next: folder.path().join("next"), before: folder.path().join("before") };
+    let file = |name| folder.path().join(name);
+    let files = KeyFiles { key: file("key"), next: file("next"), before: file("before"), clock: file("clock") };
     let key = PrivateKey::create(&files.key).unwrap();
     let (updates, received) = mpsc::channel(64);
     let (told, mut observed) = mpsc::unbounded_channel();

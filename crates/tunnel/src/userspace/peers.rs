@@ -21,11 +21,17 @@ use crate::plan::first;
 const NUMBERS: u32 = 1 << 24;
 /// Milliseconds; two handshakes are further apart.
 const SAME_HANDSHAKE: u64 = 500;
+/// A session is of no use any more (the protocol's Reject-After-Time).
+const USELESS: Duration = Duration::from_secs(180);
+/// A clock that is only kept right is moved by less.
+const MOVED: Duration = Duration::from_secs(2);
 
 pub(super) struct Peer {
     pub(super) key: PublicKey,
     number: u32,
     pub(super) session: Mutex<Tunn>,
+    /// From when on the session counts the time that its handshakes tell.
+    began: Mutex<(SystemTime, Instant)>,
     endpoint: RwLock<Option<SocketAddr>>,
     /// Kept here and not in the session, which can be told only once.
     keepalive: AtomicU16,
@@ -41,12 +47,11 @@ pub(super) struct Peer {
 
 impl Peer {
     fn new(key: PublicKey, number: u32, keys: &Keys) -> Self {
-        let public = x25519::PublicKey::from(key.bytes());
-        let session = Tunn::new(keys.private.0.clone(), public, None, None, number, Some(Arc::clone(&keys.limiter)));
         Self {
             key,
             number,
-            session: Mutex::new(session),
+            session: Mutex::new(new_session(key, number, keys)),
+            began: Mutex::new((SystemTime::now(), Instant::now())),
             endpoint: RwLock::new(None),
             keepalive: AtomicU16::new(0),
             kept: Mutex::new(None),
@@ -62,6 +67,18 @@ impl Peer {
         let mut session = lock(&self.session);
         session.set_static_private(keys.private.0.clone(), keys.public, Some(Arc::clone(&keys.limiter)));
         self.handshake.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether the session has begun anew, which costs nothing where there is none in use: it told an earlier time than the clock, which was
+    /// set forward since, and a peer that has seen later ones refuses that. A machine that keeps no time is off by months until it is told.
+    pub(super) fn catch_up(&self, session: &mut Tunn, keys: &Keys, now: (SystemTime, Instant)) -> bool {
+        let mut began = lock(&self.began);
+        let begins = is_slow(*began, now) && session.time_since_last_handshake().is_none_or(|ago| ago > USELESS);
+        if begins {
+            *session = new_session(self.key, self.number, keys);
+            *began = now;
+        }
+        begins
     }
 
     pub(super) fn endpoint(&self) -> Option<SocketAddr> {
@@ -137,6 +154,15 @@ impl Peer {
             sent: self.sent.load(Ordering::Relaxed),
         }
     }
+}
+
+fn new_session(key: PublicKey, number: u32, keys: &Keys) -> Tunn {
+    Tunn::new(keys.private.0.clone(), x25519::PublicKey::from(key.bytes()), None, None, number, Some(Arc::clone(&keys.limiter)))
+}
+
+/// Whether the time is later than what is counted from a beginning.
+fn is_slow((wall, at): (SystemTime, Instant), now: (SystemTime, Instant)) -> bool {
+    wall.checked_add(now.1.saturating_duration_since(at)).and_then(|told| told.checked_add(MOVED)).is_some_and(|told| told < now.0)
 }
 
 pub(super) struct Table {
@@ -236,8 +262,32 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use boringtun::noise::TunnResult;
+
     use super::*;
     use crate::keys::PrivateKey;
+
+    #[test]
+    fn a_session_that_tells_an_earlier_time_begins_anew_unless_it_is_in_use() {
+        let (ours, theirs) = (Keys::new(PrivateKey::generate().unwrap()), Keys::new(PrivateKey::generate().unwrap()));
+        let peer = Peer::new(theirs.private.public(), 1, &ours);
+        let began = *lock(&peer.began);
+        let mut session = lock(&peer.session);
+        let (hour, second) = (Duration::from_secs(3600), Duration::from_secs(1));
+        assert!(!peer.catch_up(&mut session, &ours, (began.0 + hour, began.1 + hour)), "an hour later it is an hour later");
+        assert!(!peer.catch_up(&mut session, &ours, (began.0 - hour, began.1 + second)), "what is told is late enough");
+        let moved = (began.0 + hour, began.1 + second);
+        assert!(peer.catch_up(&mut session, &ours, moved));
+        assert!(!peer.catch_up(&mut session, &ours, moved), "once");
+        // Two sides that have agreed on keys.
+        let other = Peer::new(ours.private.public(), 2, &theirs);
+        let mut far = lock(&other.session);
+        let (mut there, mut back, mut last) = ([0; 256], [0; 256], [0; 256]);
+        let TunnResult::WriteToNetwork(opening) = session.format_handshake_initiation(&mut there, false) else { panic!("no opening") };
+        let TunnResult::WriteToNetwork(answer) = far.decapsulate(None, opening, &mut back) else { panic!("no answer") };
+        let TunnResult::WriteToNetwork(_) = session.decapsulate(None, answer, &mut last) else { panic!("no session") };
+        assert!(!peer.catch_up(&mut session, &ours, (moved.0 + hour, moved.1 + second)), "it is in use");
+    }
 
     #[test]
     fn the_longest_prefix_wins_and_a_network_has_one_peer() {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::handshake::parse_handshake_anon;
@@ -162,9 +162,16 @@ pub(super) fn tick(shared: &Shared) {
         read(&shared.keys).limiter.reset_count();
         let peers: Vec<Arc<Peer>> = read(&shared.table).all().cloned().collect();
         let now = Instant::now();
+        let wall = SystemTime::now();
         for peer in peers {
             let Some(endpoint) = peer.endpoint() else { continue };
+            // First the keys, so that they are not changed in between.
+            let keys = read(&shared.keys);
             let mut session = lock(&peer.session);
+            if peer.catch_up(&mut session, &keys, (wall, now)) && peer.keeps_alive() {
+                shake_hands(shared, &peer, &mut session, endpoint, &mut buffer);
+            }
+            drop(keys);
             match session.update_timers(&mut buffer) {
                 TunnResult::WriteToNetwork(packet) => peer.send(&read(&shared.socket), packet, endpoint),
                 // It gives up after 90 s. A peer that is to be kept reachable is tried on.

@@ -5,7 +5,7 @@ use tokio::net::TcpStream;
 use tokio::process::Child;
 
 use super::{Over, bed, kubectl};
-use crate::harness::{AGNHOST, Bed, SOON};
+use crate::harness::{AGNHOST, Bed, SOON, condition};
 
 /// kubectl port-forward, and the local ports that it has chosen for `ports`.
 pub(super) async fn forward(bed: &Bed, over: Over, ports: &[&str]) -> Result<(Child, Vec<u16>)> {
@@ -87,17 +87,15 @@ async fn e2e_port_forward_reaches_the_pods_loopback() -> Result<()> {
 #[tokio::test]
 async fn e2e_port_forward_reaches_a_pod_in_a_user_namespace() -> Result<()> {
     let bed = Bed::shared("forwarduserns").await?;
-    let web = json!({"name": "web", "image": AGNHOST, "args": ["netexec", "--http-port=8080"]});
+    let ready = json!({"tcpSocket": {"port": 8080}, "periodSeconds": 1});
+    let web = json!({"name": "web", "image": AGNHOST, "args": ["netexec", "--http-port=8080"], "readinessProbe": ready});
     bed.pod("p", json!({"hostUsers": false, "containers": [web]})).await?;
-    bed.phase("p", "Running").await?;
+    // kubectl ends with the first connection that is refused.
+    bed.until("p", SOON, "Ready", |pod| condition(pod, "Ready") == "True").await?;
     for over in Over::BOTH {
         let (mut kubectl, ports) = forward(&bed, over, &[":8080"]).await?;
-        kube_pet_lab::eventually(SOON, "the server answers", || async {
-            let answer = request(ports[0]).await?;
-            ensure!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\np"), "{over:?}: {answer}");
-            Ok(())
-        })
-        .await?;
+        let answer = request(ports[0]).await?;
+        ensure!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\np"), "{over:?}: {answer}");
         kubectl.kill().await?;
     }
     bed.done().await

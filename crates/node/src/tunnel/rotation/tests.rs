@@ -5,17 +5,18 @@ use super::*;
 #[test]
 fn what_is_due() {
     let (day, month) = (Duration::from_secs(86_400), Duration::from_secs(30 * 86_400));
-    let none = Facts { every: month, age: day, asked: false, next: false, accepted: None, refused: false };
+    let none = Facts { every: month, age: day, asked: false, behind: false, next: false, accepted: None, refused: false };
     let next = Facts { next: true, age: month, ..none };
     let cases = [
         (none, Deed::Nothing),
         (Facts { age: month, ..none }, Deed::Make),
         (Facts { age: 100 * month, every: Duration::ZERO, ..none }, Deed::Nothing),
         (Facts { asked: true, ..none }, Deed::Make),
+        (Facts { behind: true, every: Duration::ZERO, ..none }, Deed::Make),
         (Facts { asked: true, every: Duration::ZERO, ..none }, Deed::Make),
         // The cluster is away, or has not decided: for as long as it takes.
         (next, Deed::Nothing),
-        (Facts { asked: true, ..next }, Deed::Nothing),
+        (Facts { asked: true, behind: true, ..next }, Deed::Nothing),
         (Facts { accepted: Some(Duration::from_secs(9)), ..next }, Deed::Nothing),
         (Facts { accepted: Some(SETTLED), ..next }, Deed::Use),
         (Facts { accepted: Some(SETTLED), asked: true, ..next }, Deed::Use),
@@ -73,7 +74,7 @@ impl Bench {
     }
 
     fn restart(&mut self) {
-        let files = KeyFiles { key: self.file("key"), next: self.file("next"), before: self.file("before") };
+        let files = KeyFiles { key: self.file("key"), next: self.file("next"), before: self.file("before"), clock: self.file("clock") };
         self.rotation = Some(Rotation::open(files, Duration::ZERO).unwrap());
     }
 
@@ -225,6 +226,26 @@ async fn a_refused_key_is_left_until_another_one_is_asked_for() {
     assert!(bench.look(again).await.is_none());
     assert!(bench.next().is_some_and(|other| other != next));
     assert_eq!(bench.in_use(), bench.old);
+}
+
+#[tokio::test]
+async fn a_key_that_was_used_at_a_later_time_gets_a_follower_by_itself() {
+    let mut bench = Bench::new();
+    let later = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() + 3600;
+    std::fs::write(bench.file("clock"), json!({"publicKey": bench.old, "latest": later}).to_string()).unwrap();
+    assert!(bench.look(json!({})).await.is_none() && bench.next().is_none(), "not in the process that had that time");
+    std::fs::write(bench.file("clock"), json!({"publicKey": bench.old, "latest": later}).to_string()).unwrap();
+    bench.restart();
+    bench.look(json!({})).await;
+    let next = bench.next().unwrap();
+    let accepted = json!({"spec": {"nextPublicKey": next}, "status": {"publicKey": bench.old, "nextPublicKey": next}});
+    bench.look(accepted.clone()).await;
+    bench.settle();
+    assert_eq!(bench.look(accepted).await.unwrap().public().to_string(), next);
+    bench.handshake = Some(SystemTime::now());
+    assert_eq!(bench.look_alone().await, None);
+    bench.restart();
+    assert!(bench.look(json!({})).await.is_none() && bench.next().is_none(), "of the new key nobody has seen a later time");
 }
 
 #[tokio::test]
