@@ -64,7 +64,7 @@ impl PodRuntime {
                 if !mark.is_set() {
                     mark.look();
                 }
-                if code == KILLED && !state.oom_killed && !mark.is_set() {
+                if code == KILLED && !state.oom_killed {
                     mark.look_back();
                 }
                 ContainerState::Exited(Exit {
