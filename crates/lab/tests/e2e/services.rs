@@ -14,12 +14,17 @@ use serde_json::{Value, json};
 
 use crate::harness::{AGNHOST, Bed, SOON, condition, pod_ip, shell};
 
+/// How long a server goes on when its pod is deleted. It is told to end when its endpoint is taken away, not after that: who wants to lose no
+/// request waits until all have heard of it, here and with the kubelet.
+const SERVES_ON: u64 = 5;
+
 /// A server that tells its pod's name.
 async fn server(bed: &Bed, name: &str, ports: Value) -> Result<()> {
     let ready = json!({"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1});
     let args = ["netexec", "--http-port=8080", "--udp-port=8081"];
-    let container = json!({"name": "c", "image": AGNHOST, "args": args, "ports": ports, "readinessProbe": ready});
-    bed.pod(name, json!({"containers": [container]})).await?;
+    let mut container = json!({"name": "c", "image": AGNHOST, "args": args, "ports": ports, "readinessProbe": ready});
+    container["lifecycle"] = json!({"preStop": {"sleep": {"seconds": SERVES_ON}}});
+    bed.pod(name, json!({"containers": [container], "terminationGracePeriodSeconds": 2 * SERVES_ON})).await?;
     bed.kubectl(&["label", "pod", name, "app=web"]).await?;
     bed.until(name, SOON, "is ready", |pod| condition(pod, "Ready") == "True").await.map(drop)
 }
@@ -102,9 +107,11 @@ async fn e2e_services_lead_to_their_endpoints() -> Result<()> {
     bed.kubectl(&["exec", "web-0", "--", "/agnhost", "connect", &format!("{ip}:80"), "--timeout=3s"]).await?;
 
     bed.kubectl(&["delete", "pod", "web-0", "--wait=false"]).await?;
-    for _ in 0..20 {
+    let mut after = 0;
+    while after < 20 {
         let answer = from_pod(&bed, ip).await?;
         ensure!(both.contains(&answer.trim()), "while an endpoint goes: {answer}");
+        after += i32::from(bed.pods().get_opt("web-0").await?.is_none());
     }
     bed.kubectl(&["delete", "pod", "web-1"]).await?;
     eventually(SOON, "no endpoint: refused", || async {

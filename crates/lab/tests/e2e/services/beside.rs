@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use kube_pet_lab::{eventually, kube_proxy};
 use serde_json::json;
 
-use super::{all_answer, client, cluster_ip, from_machine, from_pod, server, service};
+use super::{SERVES_ON, all_answer, client, cluster_ip, from_machine, from_pod, server, service};
 use crate::harness::{Bed, SOON};
 
 #[tokio::test]
@@ -45,10 +45,14 @@ async fn e2e_services_beside_kube_proxy() -> Result<()> {
     let own = bed.lab.record().wire().control_plane().to_string();
     ensure!(seen.starts_with(&format!("{own}:")), "{own} is seen as {seen}");
 
-    // An endpoint goes while clients connect: whoever of the two is later, nobody is led to where nothing is.
+    // An endpoint goes while clients connect, until long after its server has ended: whoever of the two is later, nobody is led to where
+    // nothing is.
     let failures = async {
-        let ask =
-            format!("bad=0; for i in $(seq 40); do wget -q -O /dev/null -T 2 http://{ip}/hostname || bad=$((bad + 1)); done; echo $bad");
+        let ask = format!(
+            "bad=0; end=$(($(date +%s) + {})); while [ $(date +%s) -lt $end ]; do \
+             wget -q -O /dev/null -T 2 http://{ip}/hostname || bad=$((bad + 1)); done; echo $bad",
+            2 * SERVES_ON
+        );
         bed.kubectl(&["exec", "client", "--", "sh", "-c", &ask]).await
     };
     let (failures, deleted) = tokio::join!(failures, bed.kubectl(&["delete", "pod", "web-0", "--wait=false"]));
