@@ -18,6 +18,8 @@ LIST ?=
 REPORT ?= docs/conformance.md
 # The end-to-end tests mostly wait: more of them at once than there are processors.
 TEST_THREADS ?= 5
+# How often an end-to-end test may be tried before it has failed. The attempts that fail are told.
+ATTEMPTS ?= 2
 SUITE ?= trixie
 # Each of these tests has a virtual machine of its own.
 VM := kube-pet-lab/vm
@@ -44,12 +46,12 @@ check: ## format and lints
 test: prepare-suite check ## everything: lints, unit and component tests, end-to-end tests, a fast part of the official suite
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace --doc --quiet
-	RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --workspace --lib --bins --tests
+	KUBE_PET_ATTEMPTS=$(ATTEMPTS) RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --workspace --lib --bins --tests
 
 test-podman: prepare ## end-to-end tests on pets with another Debian and its Podman: SUITE=trixie (5.4) or sid (5.8)
 	@lab/build.sh rootfs-$(SUITE)
 	$(CARGO) build --workspace --bins
-	KUBE_PET_SUITE=$(SUITE) RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --package kube-pet-lab --test e2e
+	KUBE_PET_ATTEMPTS=$(ATTEMPTS) KUBE_PET_SUITE=$(SUITE) RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --package kube-pet-lab --test e2e
 
 test-vm: prepare ## a real boot: systemd, cgroup v2, journald, the kernel's WireGuard and power cuts, on virtual machines (KUBE_PET_LAB_ACCELERATOR=kvm where that works)
 	@scripts/prepare.sh vm

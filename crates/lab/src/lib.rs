@@ -5,6 +5,7 @@
 //! lab with it, when it is told to or when whoever started it is gone. What a killed supervisor leaves behind is found again by
 //! the records in `/run/kube-pet-lab` and removed by the next lab that starts (or by `lab gc`).
 
+pub mod attempts;
 pub mod bench;
 pub mod builds;
 pub mod cleanup;

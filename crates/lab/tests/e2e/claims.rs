@@ -57,7 +57,7 @@ fn scripted(claim: Value) -> Value {
         "volumes": [{"name": "data", "persistentVolumeClaim": claim}]})
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_claim_is_waited_for_shared_and_its_data_stays() -> Result<()> {
     let bed = Bed::own("claims").await?;
     let disk = bed.pet.path("/var/tmp/disk");
@@ -109,7 +109,7 @@ async fn e2e_claim_is_waited_for_shared_and_its_data_stays() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_claim_of_a_host_path_and_of_what_this_node_cannot_use() -> Result<()> {
     let bed = Bed::shared("claimkinds").await?;
     let folder = format!("/var/tmp/{}", bed.namespace);
@@ -145,7 +145,7 @@ async fn e2e_claim_of_a_host_path_and_of_what_this_node_cannot_use() -> Result<(
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_claim_of_an_ephemeral_volume() -> Result<()> {
     let bed = Bed::shared("ephemeral").await?;
     let folder = format!("/var/tmp/{}", bed.namespace);
@@ -163,7 +163,7 @@ async fn e2e_claim_of_an_ephemeral_volume() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_claim_survives_the_agent_and_a_reboot_without_the_api_server() -> Result<()> {
     let mut bed = Bed::own("claimboot").await?;
     let disk = bed.pet.path("/var/tmp/disk");

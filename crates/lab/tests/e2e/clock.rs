@@ -71,7 +71,7 @@ async fn serve(bed: &Bed, pods: &[(&str, &str)]) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_three_minutes_ahead_and_behind_do_not_matter() -> Result<()> {
     if !can_be_wrong() {
         return Ok(());
@@ -108,7 +108,7 @@ async fn finding(pet: &Pet) -> Result<Value> {
     found.into_iter().find(|finding| finding["id"] == "clock").with_context(|| format!("no finding about the clock: {text}"))
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_machine_with_a_wrong_clock_is_told_so_and_joins_when_it_is_set() -> Result<()> {
     if !can_be_wrong() {
         return Ok(());
@@ -150,7 +150,7 @@ async fn public_key(bed: &Bed) -> Result<String> {
     bed.lab.kubectl(&["get", "pet", bed.pet.name(), "-o", "jsonpath={.spec.publicKey}"]).await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_clock_that_goes_back_by_an_hour_disturbs_no_pod_and_the_tunnel_lives() -> Result<()> {
     if !can_be_wrong() {
         return Ok(());

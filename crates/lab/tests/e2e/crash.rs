@@ -32,7 +32,7 @@ impl Dice {
     }
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_ten_crashes_during_churn_disturb_no_pod() -> Result<()> {
     let bed = Bed::own("crash").await?;
     let container = json!({"name": "c", "image": PAUSE});
@@ -100,7 +100,7 @@ async fn e2e_ten_crashes_during_churn_disturb_no_pod() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_an_exit_while_the_agent_was_dead_is_seen() -> Result<()> {
     let bed = Bed::own("deadexit").await?;
     let spec = json!({"restartPolicy": "Never", "containers": [
@@ -127,7 +127,7 @@ async fn e2e_an_exit_while_the_agent_was_dead_is_seen() -> Result<()> {
 }
 
 /// Podman hears of an end by conmon, which is a part of the pod: the OOM killer may choose it.
-#[tokio::test]
+#[e2e]
 async fn e2e_a_container_whose_conmon_was_killed_ends_as_others_do() -> Result<()> {
     let bed = Bed::shared("conmon").await?;
     bed.pod("p", json!({"terminationGracePeriodSeconds": 1, "containers": [shell("c", "sleep 3600 & wait")]})).await?;
@@ -147,7 +147,7 @@ async fn e2e_a_container_whose_conmon_was_killed_ends_as_others_do() -> Result<(
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_pet_cut_off_keeps_its_pods() -> Result<()> {
     let bed = Bed::own("cutoff").await?;
     bed.pod("p", json!({"containers": [shell("c", "sleep 3600")]})).await?;
@@ -168,7 +168,7 @@ async fn e2e_a_pet_cut_off_keeps_its_pods() -> Result<()> {
 }
 
 /// A service that accepts and never answers is the worst kind: nothing ends, nothing fails.
-#[tokio::test]
+#[e2e]
 async fn e2e_a_hung_podman_service_is_replaced_and_disturbs_no_pod() -> Result<()> {
     let bed = Bed::own("hung").await?;
     let spec = json!({"containers": [{"name": "c", "image": PAUSE}]});
@@ -190,7 +190,7 @@ async fn e2e_a_hung_podman_service_is_replaced_and_disturbs_no_pod() -> Result<(
 }
 
 /// A lab of its own: its API server is stopped.
-#[tokio::test]
+#[e2e]
 async fn e2e_an_api_server_that_is_away_costs_nothing() -> Result<()> {
     if std::env::var_os("E2E_KUBECONFIG").is_some() {
         return Ok(());

@@ -21,7 +21,7 @@ fn spec(script: &str, folder: &str, grace: u32) -> serde_json::Value {
     })
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_graceful_deletion_lets_the_pod_finish() -> Result<()> {
     let bed = Bed::shared("graceful").await?;
     let folder = format!("/var/tmp/{}", bed.namespace);
@@ -45,7 +45,7 @@ async fn e2e_a_graceful_deletion_lets_the_pod_finish() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_the_grace_period_ends_a_pod_that_does_not() -> Result<()> {
     let bed = Bed::shared("stubborn").await?;
     let script = "trap '' TERM; while :; do sleep 0.1; done";
@@ -60,7 +60,7 @@ async fn e2e_the_grace_period_ends_a_pod_that_does_not() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_forced_deletion_still_ends_the_containers() -> Result<()> {
     let bed = Bed::own("forced").await?;
     bed.pod("p", json!({"containers": [shell("c", "sleep 3600")]})).await?;
@@ -72,7 +72,7 @@ async fn e2e_a_forced_deletion_still_ends_the_containers() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_pod_deleted_while_the_agent_was_down_is_ended() -> Result<()> {
     let bed = Bed::own("offline").await?;
     for name in ["graceful", "forced"] {
@@ -112,7 +112,7 @@ pub async fn nothing_left(bed: &Bed) -> Result<()> {
 }
 
 /// With `shareProcessNamespace` there is a container of the agent's own, on which the pod's depend.
-#[tokio::test]
+#[e2e]
 async fn e2e_pods_that_share_a_process_namespace_run_end_and_go() -> Result<()> {
     let bed = Bed::shared("pids").await?;
     let looks = "until pgrep -f 'sleep 4711' >/dev/null; do sleep 0.1; done; echo seen";
@@ -143,7 +143,7 @@ async fn e2e_pods_that_share_a_process_namespace_run_end_and_go() -> Result<()> 
 }
 
 /// What watched an exec session is there for seconds after its end, in the pod's cgroup: nothing waits for it.
-#[tokio::test]
+#[e2e]
 async fn e2e_a_pod_goes_at_once_after_an_exec() -> Result<()> {
     let bed = Bed::shared("afterexec").await?;
     let pod = bed.pod("p", json!({"containers": [shell("c", "trap 'exit 0' TERM; while :; do sleep 0.1; done")]})).await?;

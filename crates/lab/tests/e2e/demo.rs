@@ -19,7 +19,7 @@ fn cgroups(lab: &Lab) -> Vec<PathBuf> {
     places.filter(|path| path.exists()).collect()
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_the_demo_shows_a_cluster_at_work_and_leaves_nothing() -> Result<()> {
     let (program, name) = (env!("CARGO_BIN_EXE_lab"), format!("demo-{}", std::process::id()));
     let shown = command::run(&[program, "demo", "--name", &name]).await?;
@@ -41,7 +41,7 @@ async fn e2e_the_demo_shows_a_cluster_at_work_and_leaves_nothing() -> Result<()>
     down(program, &name).await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_the_demo_of_the_tunnel_shows_pets_elsewhere_as_nodes_and_leaves_nothing() -> Result<()> {
     let (program, name) = (env!("CARGO_BIN_EXE_lab"), format!("demo-tunnel-{}", std::process::id()));
     let shown = command::run(&[program, "demo-tunnel", "--name", &name]).await?;

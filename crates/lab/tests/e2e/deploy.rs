@@ -41,7 +41,7 @@ async fn objects(lab: &Lab, manifests: &str) -> Result<Vec<String>> {
     Ok(objects)
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_the_manifests_run_the_controller_and_are_what_helm_makes_of_the_chart() -> Result<()> {
     let mut options = LabOptions::new(format!("e2e-d-{}", std::process::id()));
     options.keep_logs = Some(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("e2e-deploy-logs"));

@@ -20,7 +20,7 @@ fn lines<'a>(text: &'a str, word: &str) -> Vec<&'a str> {
     text.lines().filter(|line| line.split_whitespace().next() == Some(word)).collect()
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_dns_cluster_first() -> Result<()> {
     let (text, namespace) = resolv_conf("dnscluster", json!({"dnsPolicy": "ClusterFirst"})).await?;
     ensure!(lines(&text, "nameserver") == ["nameserver 10.96.0.10"], "{text}");
@@ -30,7 +30,7 @@ async fn e2e_dns_cluster_first() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_dns_default_is_the_nodes_own() -> Result<()> {
     let bed = Bed::shared("dnsdefault").await?;
     let text = bed.script("p", "cat /etc/resolv.conf", json!({"dnsPolicy": "Default"})).await?;
@@ -40,7 +40,7 @@ async fn e2e_dns_default_is_the_nodes_own() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_dns_none_is_what_the_pod_says() -> Result<()> {
     let config = json!({
         "nameservers": ["192.0.2.53"],
@@ -55,7 +55,7 @@ async fn e2e_dns_none_is_what_the_pod_says() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_dns_on_the_hosts_network() -> Result<()> {
     let spec = json!({"dnsPolicy": "ClusterFirst", "hostNetwork": true});
     let (text, _) = resolv_conf("dnshost", spec).await?;
@@ -66,7 +66,7 @@ async fn e2e_dns_on_the_hosts_network() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_host_names_and_aliases() -> Result<()> {
     let bed = Bed::shared("hosts").await?;
     let spec = json!({
@@ -118,7 +118,7 @@ async fn until_dig(bed: &Bed, kind: &str, name: &str, parts: &[&str]) -> Result<
     .await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_dns_answers_for_services_by_short_and_long_names() -> Result<()> {
     let bed = asking("dnsservices").await?;
     let service = json!({
@@ -139,7 +139,7 @@ async fn e2e_dns_answers_for_services_by_short_and_long_names() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_dns_answers_for_headless_services_and_their_ports() -> Result<()> {
     let bed = asking("dnsheadless").await?;
     let service = json!({
@@ -169,7 +169,7 @@ async fn e2e_dns_answers_for_headless_services_and_their_ports() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_dns_asks_the_nodes_own_resolver_for_the_rest() -> Result<()> {
     let bed = asking("dnsexternal").await?;
     // The lab's resolver knows all of .lab, and nothing else.

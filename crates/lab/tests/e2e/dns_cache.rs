@@ -82,7 +82,7 @@ async fn the_node_is_answered(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_dns_cache_answers_when_the_cluster_cannot_be_reached() -> Result<()> {
     coredns().await?;
     let mut bed = Bed::own_with("dnscache", |options| options.with("dnsCache", json!({"enabled": true}))).await?;

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::harness::Bed;
 
-#[tokio::test]
+#[e2e]
 async fn e2e_the_doctor_finds_a_node_well_and_names_what_ails_it() -> Result<()> {
     let bed = Bed::own("doctor").await?;
     let findings = |arguments: &'static str| async {

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::harness::{Bed, SOON, phase_of, shell, waiting};
 
-#[tokio::test]
+#[e2e]
 async fn e2e_environment_comes_from_every_source() -> Result<()> {
     let bed = Bed::shared("env").await?;
     bed.create::<ConfigMap>(json!({"metadata": {"name": "m"}, "data": {"key": "from map", "WHOLE": "map"}})).await?;
@@ -52,7 +52,7 @@ async fn e2e_environment_comes_from_every_source() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_missing_config_map_is_waited_for() -> Result<()> {
     let bed = Bed::shared("missingmap").await?;
     let mut container = shell("c", "echo $MAP; sleep 3600");
@@ -66,7 +66,7 @@ async fn e2e_a_missing_config_map_is_waited_for() -> Result<()> {
 }
 
 /// The file is what the init container has written when the container starts: also after the container has changed it.
-#[tokio::test]
+#[e2e]
 async fn e2e_variables_come_from_a_file_of_an_init_container() -> Result<()> {
     let bed = Bed::shared("filekey").await?;
     let key = |name: &str, path: &str, key: &str, optional: bool| json!({"name": name, "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": path, "key": key, "optional": optional}}});

@@ -20,7 +20,7 @@ async fn groups(bed: &Bed, name: &str, context: Value) -> Result<(String, String
     Ok((bed.logs(name).await?.trim().to_owned(), inside.trim().to_owned(), supplemental))
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_groups_of_the_image_count_unless_the_policy_is_strict() -> Result<()> {
     let bed = Bed::shared("groups").await?;
     for (name, context, expected) in [

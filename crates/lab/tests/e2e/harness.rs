@@ -132,7 +132,12 @@ impl Bed {
         self.pod(name, spec).await?;
         let pod = self.until(name, SOON, "has ended", |pod| ["Succeeded", "Failed"].contains(&phase_of(pod))).await?;
         let log = self.logs(name).await?;
-        ensure!(phase_of(&pod) == "Succeeded", "pod {name} failed: {log}\n{}", serde_json::to_string(&pod.status)?);
+        ensure!(
+            phase_of(&pod) == "Succeeded",
+            "pod {name} failed, {:?}, {}; it printed: {log}",
+            ended(&pod, "c"),
+            serde_json::to_string(&pod.status)?
+        );
         Ok(log)
     }
 

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::harness::{Bed, SOON, condition, is_ready_again, phase_of};
 
-#[tokio::test]
+#[e2e]
 async fn e2e_the_machine_has_a_pod_only_where_it_is_wanted() -> Result<()> {
     let bed = Bed::own_with("hostpod", |options| options.with("hostPod", json!({"enabled": true}))).await?;
     let pods: Api<Pod> = Api::namespaced(bed.client.clone(), "kube-system");

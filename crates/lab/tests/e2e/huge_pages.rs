@@ -55,7 +55,7 @@ fn is_output(line: &&str) -> bool {
     !line.starts_with("fallocate:")
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_huge_pages_are_counted_limited_and_mounted() -> Result<()> {
     let pages = Pages::add(8);
     if !available("huge pages that can be set aside", pages.is_some()) {

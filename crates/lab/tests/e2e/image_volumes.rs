@@ -25,7 +25,7 @@ fn message<'a>(pod: &'a Pod, name: &str) -> &'a str {
     container(pod, name).and_then(|status| status.state.as_ref()?.waiting.as_ref()?.message.as_deref()).unwrap_or("")
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_an_image_is_mounted_as_a_volume() -> Result<()> {
     let bed = Bed::shared("imagevolume").await?;
     let mounts = json!([{"name": "v", "mountPath": "/v"}, {"name": "v", "mountPath": "/part", "subPath": "bin"}]);
@@ -58,7 +58,7 @@ async fn e2e_an_image_is_mounted_as_a_volume() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_an_image_volume_that_cannot_be_had_is_told_of_as_a_containers_image() -> Result<()> {
     let bed = Bed::shared("badimagevolume").await?;
     let missing = format!("docker.io/test/{}:1", bed.namespace);
@@ -87,7 +87,7 @@ async fn e2e_an_image_volume_that_cannot_be_had_is_told_of_as_a_containers_image
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_an_image_volume_survives_the_agent_and_a_reboot() -> Result<()> {
     let mut bed = Bed::own("imageboot").await?;
     let script = "[ -e /v/bin/busybox ] || exit 1; sleep 3600";

@@ -17,7 +17,7 @@ impl Bed {
     }
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_pull_backs_off_and_recovers_when_the_image_appears() -> Result<()> {
     let bed = Bed::shared("late").await?;
     let image = format!("docker.io/test/{}:1", bed.namespace);
@@ -32,7 +32,7 @@ async fn e2e_a_pull_backs_off_and_recovers_when_the_image_appears() -> Result<()
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_never_pull_means_never() -> Result<()> {
     let bed = Bed::shared("neverpull").await?;
     let image = format!("docker.io/test/{}:1", bed.namespace);
@@ -42,7 +42,7 @@ async fn e2e_never_pull_means_never() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_an_image_name_that_is_none_is_named() -> Result<()> {
     let bed = Bed::shared("badname").await?;
     let spec = json!({"containers": [{"name": "c", "image": "Not/A Name"}]});
@@ -51,7 +51,7 @@ async fn e2e_an_image_name_that_is_none_is_named() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_private_registry_wants_its_secret() -> Result<()> {
     let bed = Bed::shared("private").await?;
     let (user, password) = PRIVATE_LOGIN;

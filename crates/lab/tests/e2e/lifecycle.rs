@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::harness::{AGNHOST, Bed, PAUSE, SOON, condition, container, ended, phase_of, pod_ip, restarts, shell, waiting};
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_pod_runs_and_is_reachable_from_the_control_plane() -> Result<()> {
     let bed = Bed::shared("runs").await?;
     let spec = json!({"containers": [
@@ -63,22 +63,22 @@ async fn three_lives(policy: &str, phase: &str, restarted: i32) -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_restart_always() -> Result<()> {
     three_lives("Always", "Running", 2).await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_restart_on_failure() -> Result<()> {
     three_lives("OnFailure", "Succeeded", 1).await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_restart_never() -> Result<()> {
     three_lives("Never", "Failed", 0).await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_crash_loop_waits_ten_seconds_then_twenty() -> Result<()> {
     let bed = Bed::shared("crashloop").await?;
     bed.pod("p", json!({"containers": [shell("c", "exit 3")]})).await?;
@@ -104,7 +104,7 @@ async fn e2e_crash_loop_waits_ten_seconds_then_twenty() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_init_containers_run_in_order() -> Result<()> {
     let bed = Bed::shared("init").await?;
     let with_volume = |name: &str, script: &str| {
@@ -129,7 +129,7 @@ async fn e2e_init_containers_run_in_order() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_failing_init_container_fails_the_pod_that_never_restarts() -> Result<()> {
     let bed = Bed::shared("initfail").await?;
     let spec = json!({
@@ -145,7 +145,7 @@ async fn e2e_a_failing_init_container_fails_the_pod_that_never_restarts() -> Res
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_failing_init_container_is_retried_where_the_policy_says_so() -> Result<()> {
     let bed = Bed::shared("initretry").await?;
     let spec = json!({
@@ -160,7 +160,7 @@ async fn e2e_a_failing_init_container_is_retried_where_the_policy_says_so() -> R
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_pod_does_not_outlive_its_active_deadline() -> Result<()> {
     let bed = Bed::shared("deadline").await?;
     let spec = json!({"activeDeadlineSeconds": 3, "containers": [shell("c", "sleep 3600")]});
@@ -172,7 +172,7 @@ async fn e2e_a_pod_does_not_outlive_its_active_deadline() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_new_image_replaces_the_container() -> Result<()> {
     let bed = Bed::shared("newimage").await?;
     let spec = json!({"containers": [{"name": "c", "image": PAUSE}]});
@@ -190,7 +190,7 @@ async fn e2e_a_new_image_replaces_the_container() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_pod_that_asks_too_much_is_refused() -> Result<()> {
     let bed = Bed::shared("toomuch").await?;
     // Past the scheduler, straight to the node.
@@ -205,7 +205,7 @@ async fn e2e_a_pod_that_asks_too_much_is_refused() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_out_of_memory_is_named() -> Result<()> {
     let bed = Bed::shared("oom").await?;
     let mut container = shell("c", "tail /dev/zero");

@@ -8,7 +8,7 @@ use crate::harness::{Bed, SOON, restarts, shell};
 
 const TEN: &str = "for i in 1 2 3 4 5 6 7 8 9 10; do echo line $i; done";
 
-#[tokio::test]
+#[e2e]
 async fn e2e_logs_tail_limit_and_timestamps() -> Result<()> {
     let bed = Bed::shared("logs").await?;
     let whole = bed.script("p", TEN, json!({})).await?;
@@ -23,7 +23,7 @@ async fn e2e_logs_tail_limit_and_timestamps() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_logs_since() -> Result<()> {
     let bed = Bed::shared("logsince").await?;
     let log = bed.script("p", "echo early; sleep 4; echo late", json!({})).await?;
@@ -38,7 +38,7 @@ async fn e2e_logs_since() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_logs_follow_to_the_end() -> Result<()> {
     let bed = Bed::shared("logfollow").await?;
     let spec = json!({"restartPolicy": "Never", "containers": [
@@ -51,7 +51,7 @@ async fn e2e_logs_follow_to_the_end() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_logs_of_the_previous_container() -> Result<()> {
     let bed = Bed::shared("logprevious").await?;
     let mut container = shell("c", "n=$(cat /d/n 2>/dev/null || echo 0); echo $((n + 1)) > /d/n; echo life $n; [ $n = 0 ] || sleep 3600");
@@ -68,7 +68,7 @@ async fn e2e_logs_of_the_previous_container() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_logs_survive_odd_bytes_and_long_lines() -> Result<()> {
     let bed = Bed::shared("logodd").await?;
     let script = r#"printf 'a\377b\n'; head -c 100000 /dev/zero | tr '\0' x; echo; printf 'no newline'"#;
@@ -90,7 +90,7 @@ async fn e2e_logs_survive_odd_bytes_and_long_lines() -> Result<()> {
 }
 
 /// Numbered lines, fast, through several rotations: a client that follows gets each once, and so do the files that are kept.
-#[tokio::test]
+#[e2e]
 async fn e2e_logs_rotate_without_losing_a_line() -> Result<()> {
     const LINES: usize = 500_000;
     let settings = |options: PetOptions| {

@@ -1,7 +1,12 @@
 //! End to end: real control plane, real Podman, real pulls. One lab serves all tests of a run; each test has a namespace of
 //! its own, and a pet of its own where it breaks things.
 //!
+//! Each is `#[e2e]`: with `KUBE_PET_ATTEMPTS=2`, as in `make test`, one that fails is told and tried again (`kube_pet_lab::attempts`).
+//!
 //! `KUBE_PET_LAB=dev cargo test --test e2e` uses the lab that `lab up --name dev` started; `E2E_KUBECONFIG` another cluster.
+
+#[macro_use]
+extern crate kube_pet_lab_macros;
 
 mod claims;
 mod clock;

@@ -59,7 +59,7 @@ async fn seen(nat: Nat, name: &str) -> Result<(BTreeSet<u16>, u16)> {
     Ok((ports, own))
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_home_shows_one_port_to_all_and_a_symmetric_one_another_to_each() -> Result<()> {
     let (ports, own) = seen(Nat::Cone, "cone").await?;
     ensure!(ports == BTreeSet::from([own]), "{own} is seen as {ports:?}");

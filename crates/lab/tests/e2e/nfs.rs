@@ -40,7 +40,7 @@ fn using(server: &str, script: &str) -> Value {
     json!({"containers": [container], "volumes": on(server, false)})
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_nfs_volumes_are_mounted_and_their_data_stays() -> Result<()> {
     let bed = Bed::own("nfs").await?;
     install(&bed).await?;
@@ -66,7 +66,7 @@ async fn e2e_nfs_volumes_are_mounted_and_their_data_stays() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_nfs_a_dead_server_harms_only_who_needs_it() -> Result<()> {
     let bed = Bed::own("nfsdead").await?;
     install(&bed).await?;

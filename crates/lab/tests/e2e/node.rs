@@ -16,7 +16,7 @@ impl Bed {
     }
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_node_registers_like_a_kubelet() -> Result<()> {
     let bed = Bed::shared("node").await?;
     let node = bed.node().await?;
@@ -49,7 +49,7 @@ async fn e2e_a_node_registers_like_a_kubelet() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_the_lease_is_renewed() -> Result<()> {
     let bed = Bed::shared("lease").await?;
     let leases: Api<Lease> = Api::namespaced(bed.client.clone(), "kube-node-lease");
@@ -68,7 +68,7 @@ async fn e2e_the_lease_is_renewed() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_node_deleted_behind_its_back_comes_again_and_keeps_its_pods() -> Result<()> {
     let bed = Bed::own_with("reborn", |options| {
         options
@@ -102,7 +102,7 @@ async fn e2e_a_node_deleted_behind_its_back_comes_again_and_keeps_its_pods() -> 
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_the_node_restriction_is_never_met() -> Result<()> {
     let bed = Bed::own("clean").await?;
     bed.create::<k8s_openapi::api::core::v1::Secret>(json!({"metadata": {"name": "s"}, "stringData": {"k": "v"}})).await?;

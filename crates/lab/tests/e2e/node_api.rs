@@ -23,7 +23,7 @@ async fn token(bed: &Bed, account: &str) -> Result<String> {
     Ok(token.trim().to_owned())
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_nobody_gets_in_without_credentials() -> Result<()> {
     let bed = Bed::shared("nocredentials").await?;
     for path in ["/pods", "/containerLogs/a/b/c", "/configz", "/exec/a/b/c"] {
@@ -35,7 +35,7 @@ async fn e2e_nobody_gets_in_without_credentials() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_credentials_alone_are_not_enough() -> Result<()> {
     let bed = Bed::shared("insufficient").await?;
     let known = token(&bed, "default").await?;
@@ -65,7 +65,7 @@ async fn e2e_credentials_alone_are_not_enough() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_the_serving_certificate_is_the_clusters() -> Result<()> {
     let bed = Bed::shared("serving").await?;
     let authority = bed.lab.record().pki_dir().join("ca.crt");

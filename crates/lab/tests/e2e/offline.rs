@@ -53,7 +53,7 @@ async fn pods(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_pods_come_back_after_a_reboot_without_the_api_server() -> Result<()> {
     let mut bed = Bed::own("offlineboot").await?;
     pods(&bed).await?;
@@ -98,7 +98,7 @@ async fn e2e_pods_come_back_after_a_reboot_without_the_api_server() -> Result<()
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_secrets_at_rest_bring_their_pods_back_without_the_api_server() -> Result<()> {
     let mut bed = Bed::own_with("offlinesecret", |options| options.with("secretsAtRest", json!(true))).await?;
     pods(&bed).await?;

@@ -60,7 +60,7 @@ fn issue(request: &PodCertificateRequest) -> Result<(String, Value)> {
     Ok((chain, status))
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_pod_gets_the_certificate_that_its_signer_issues() -> Result<()> {
     let bed = Bed::shared("certificate").await?;
     for (name, key_type) in [("ed", "ED25519"), ("ec", "ECDSAP384")] {

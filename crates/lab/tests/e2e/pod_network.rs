@@ -18,7 +18,7 @@ fn server(node: &str) -> serde_json::Value {
     })
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_pods_of_two_pets_reach_each_other_and_the_api_server() -> Result<()> {
     let bed = Bed::own("twopets").await?;
     let other = bed.lab.pet(PetOptions::new("twopets-b")).await?;

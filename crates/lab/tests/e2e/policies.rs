@@ -50,7 +50,7 @@ async fn until(bed: &Bed, client: &str, place: &str, expected: bool) -> Result<(
     .await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_network_policies_hold_for_pods_and_services_without_the_agent_too() -> Result<()> {
     let bed = Bed::own("policies").await?;
     let (web, (), ()) = tokio::try_join!(server(&bed), client(&bed, "friend"), client(&bed, "stranger"))?;
@@ -104,7 +104,7 @@ fn policies_of(ruleset: &str) -> String {
     table.split("\ntable ").next().unwrap_or_default().to_owned()
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_network_policies_are_in_force_before_the_first_container() -> Result<()> {
     let bed = Bed::own("policies-first").await?;
     let web = server(&bed).await?;

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::harness::{Bed, condition, container, phase_of, shell};
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_pod_goes_for_a_critical_one_and_is_gone_before_it_comes() -> Result<()> {
     let bed = Bed::own_with("preempt", |options| options.with("maxPods", json!(2))).await?;
     // All of them name their node: the scheduler would make room itself.

@@ -40,7 +40,7 @@ cp -a /tmp/state/. /var/lib/kube-pet/"
     }
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_full_disk_costs_the_pod_that_filled_it() -> Result<()> {
     let limits = json!({"memory.available": "100Mi", "nodefs.available": "64Mi"});
     let bed = Bed::own_with("fulldisk", |options| options.with("evictionHard", limits)).await?;
@@ -79,7 +79,7 @@ async fn e2e_a_full_disk_costs_the_pod_that_filled_it() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_soft_limit_is_put_up_with_for_a_while_and_gives_pods_time() -> Result<()> {
     const GRACE: Duration = Duration::from_secs(15);
     let bed = Bed::own_with("softdisk", |options| {
@@ -116,7 +116,7 @@ async fn e2e_a_soft_limit_is_put_up_with_for_a_while_and_gives_pods_time() -> Re
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_pod_that_exceeds_its_own_storage_is_evicted() -> Result<()> {
     let bed = Bed::shared("storage").await?;
     let mut writes = shell("c", "dd if=/dev/zero of=/v/x bs=1M count=5; sleep 3600");
@@ -138,7 +138,7 @@ async fn e2e_a_pod_that_exceeds_its_own_storage_is_evicted() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_only_our_own_unused_images_are_collected() -> Result<()> {
     let bed = Bed::own_with("imagegc", |options| {
         options

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::harness::{Bed, SOON, condition, container, ended, phase_of, restarts, shell};
 
-#[tokio::test]
+#[e2e]
 async fn e2e_readiness_follows_its_probe_and_liveness_restarts() -> Result<()> {
     let bed = Bed::shared("probes").await?;
     // Ready while /tmp/ready is there; dead once /tmp/dead is.
@@ -28,7 +28,7 @@ async fn e2e_readiness_follows_its_probe_and_liveness_restarts() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_exec_probes_leave_nothing_behind_in_podman() -> Result<()> {
     let bed = Bed::shared("probe-sessions").await?;
     let mut probed = shell("c", "sleep 3600");
@@ -45,7 +45,7 @@ async fn e2e_exec_probes_leave_nothing_behind_in_podman() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_sidecars_start_before_and_end_after_the_app() -> Result<()> {
     let bed = Bed::shared("sidecars").await?;
     let script = |name: &str| {
@@ -84,7 +84,7 @@ async fn e2e_sidecars_start_before_and_end_after_the_app() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_hooks_run_around_the_container() -> Result<()> {
     let bed = Bed::shared("hooks").await?;
     let mut hooked = shell("c", "trap 'echo term >> /d/log; exit 0' TERM; while true; do sleep 0.1; done");
@@ -113,7 +113,7 @@ async fn e2e_hooks_run_around_the_container() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_kubectl_debug_looks_into_a_container() -> Result<()> {
     let bed = Bed::shared("debug").await?;
     bed.pod("p", json!({"containers": [shell("c", "exec sleep 123456")]})).await?;

@@ -67,7 +67,7 @@ async fn around(bed: &Bed, pod: &Pod) -> Result<(u64, u64)> {
     Ok((read("memory", MEMORY).await? >> 20, read("cpu", QUOTA).await?))
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_resources_change_in_place() -> Result<()> {
     let bed = Bed::shared("resize").await?;
     let mut sidecar = sized("s", amounts("20m", "20Mi"), amounts("100m", "32Mi"));
@@ -108,7 +108,7 @@ async fn e2e_resources_change_in_place() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_resize_restarts_where_the_policy_says_so() -> Result<()> {
     let bed = Bed::shared("resizerestart").await?;
     let mut restarting = sized("r", amounts("20m", "20Mi"), amounts("100m", "32Mi"));
@@ -130,7 +130,7 @@ async fn e2e_a_resize_restarts_where_the_policy_says_so() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_memory_in_use_is_not_taken_away() -> Result<()> {
     let bed = Bed::shared("resizeused").await?;
     let mut app = sized("c", amounts("20m", "20Mi"), amounts("100m", "128Mi"));
@@ -154,7 +154,7 @@ async fn e2e_memory_in_use_is_not_taken_away() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_resize_waits_for_room_also_across_a_crash() -> Result<()> {
     let bed = Bed::own("resizewaits").await?;
     let priorities: kube::Api<k8s_openapi::api::scheduling::v1::PriorityClass> = kube::Api::all(bed.client.clone());
@@ -225,7 +225,7 @@ fn milli_cpu(text: &str) -> Result<u64> {
     }
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_an_agent_killed_in_the_midst_of_a_resize_goes_on_with_it() -> Result<()> {
     let bed = Bed::own("resizecrash").await?;
     let mut slow = sized("slow", amounts("20m", "20Mi"), amounts("100m", "32Mi"));
@@ -261,7 +261,7 @@ async fn e2e_an_agent_killed_in_the_midst_of_a_resize_goes_on_with_it() -> Resul
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_the_common_resources_of_a_pod_change_in_place() -> Result<()> {
     let bed = Bed::shared("resizepod").await?;
     let containers = [shell("a", "sleep 3600"), shell("b", "sleep 3600")];

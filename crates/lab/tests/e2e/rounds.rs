@@ -45,7 +45,7 @@ fn phases(bed: &Bed, pod: &str) -> (Arc<Mutex<BTreeSet<String>>>, tokio::task::A
     (seen, task.abort_handle())
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_new_image_replaces_one_container_whatever_the_restart_policy() -> Result<()> {
     let bed = Bed::shared("newimages").await?;
     let spec = json!({
@@ -75,7 +75,7 @@ async fn e2e_a_new_image_replaces_one_container_whatever_the_restart_policy() ->
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_pod_of_one_container_stays_running_while_that_is_replaced() -> Result<()> {
     let bed = Bed::shared("newimage").await?;
     for (name, script) in [("clean", IDLE), ("killed", "sleep 3600")] {
@@ -99,7 +99,7 @@ async fn e2e_a_pod_of_one_container_stays_running_while_that_is_replaced() -> Re
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_container_is_replaced_once_that_is_written_down() -> Result<()> {
     let bed = Bed::own("writeahead").await?;
     bed.pod("p", json!({"restartPolicy": "Never", "containers": [shell("c", IDLE)]})).await?;
@@ -125,7 +125,7 @@ async fn e2e_a_container_is_replaced_once_that_is_written_down() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_one_container_restarts_all_of_its_pod() -> Result<()> {
     let bed = Bed::shared("rounds").await?;
     let with_volume = |mut container: Value| {
@@ -177,7 +177,7 @@ async fn e2e_one_container_restarts_all_of_its_pod() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_restart_of_all_survives_the_agent() -> Result<()> {
     let bed = Bed::own("roundsagent").await?;
     let mut source = shell("source", "if [ -f /d/again ]; then sleep 3600; fi; touch /d/again; sleep 8; exit 42");

@@ -83,7 +83,7 @@ fn is_excused(selector: &str) -> bool {
     })
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_what_kube_prometheus_selects_is_served() -> Result<()> {
     let bed = Bed::shared("selectors").await?;
     // A container with everything that can be measured: a CPU limit that throttles it, files, traffic, reads and writes past the page cache.

@@ -81,7 +81,7 @@ async fn all_answer(names: &[&str], ask: impl AsyncFn() -> Result<String>) -> Re
     Ok(())
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_services_lead_to_their_endpoints() -> Result<()> {
     let bed = Bed::own("services").await?;
     tokio::try_join!(server(&bed, "web-0", json!([])), server(&bed, "web-1", json!([])), client(&bed))?;
@@ -126,7 +126,7 @@ async fn e2e_services_lead_to_their_endpoints() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_services_survive_the_agent() -> Result<()> {
     let bed = Bed::own("restarts").await?;
     tokio::try_join!(server(&bed, "web-0", json!([])), server(&bed, "web-1", json!([])), client(&bed))?;
@@ -162,7 +162,7 @@ async fn e2e_services_survive_the_agent() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_host_ports_lead_into_their_pod() -> Result<()> {
     let bed = Bed::own("hostports").await?;
     let ports = json!([

@@ -31,7 +31,7 @@ fn told(pod: &Pod) -> (&str, &str) {
     (reason, status.and_then(|status| status.message.as_deref()).unwrap_or_default())
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_shutdown_waits_for_pods_and_critical_ones_end_last() -> Result<()> {
     let bed = Bed::own_with("poweroff", |options| {
         options.with("shutdownGracePeriod", json!("40s")).with("shutdownGracePeriodCriticalPods", json!("10s"))

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::harness::{Bed, PAUSE, SOON, shell};
 
-#[tokio::test]
+#[e2e]
 async fn e2e_pods_from_files_run_without_a_cluster() -> Result<()> {
     let bed = Bed::own("standalone").await?;
     bed.pet.stop_agent().await?;

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::harness::{Bed, PAUSE, SOON, is_ready_again, phase_of};
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_static_pod_runs_and_has_a_mirror() -> Result<()> {
     let bed = Bed::own("static").await?;
     let manifest = json!({

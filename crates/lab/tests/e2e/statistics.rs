@@ -42,7 +42,7 @@ fn within(value: &Value, pointer: &str, least: u64, most: u64) -> Result<u64> {
 const MB: u64 = 1_000_000;
 const GB: u64 = 1_000 * MB;
 
-#[tokio::test]
+#[e2e]
 async fn e2e_the_summary_has_what_the_kubelets_has() -> Result<()> {
     let bed = Bed::shared("summary").await?;
     bed.pod("busy", busy()).await?;
@@ -197,7 +197,7 @@ fn top(text: &str, name: &str) -> Result<(u64, u64)> {
     }
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_metrics_server_tells_use_and_the_autoscaler_follows_it() -> Result<()> {
     let bed = Bed::shared("top").await?;
     let server = metrics_server(&bed).await?;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::harness::Bed;
 
-#[tokio::test]
+#[e2e]
 async fn e2e_the_pods_token_is_accepted_and_bound_to_the_pod() -> Result<()> {
     let bed = Bed::shared("token").await?;
     let folder = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -31,7 +31,7 @@ async fn e2e_the_pods_token_is_accepted_and_bound_to_the_pod() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_projected_token_has_its_audience() -> Result<()> {
     let bed = Bed::shared("audience").await?;
     let spec = json!({

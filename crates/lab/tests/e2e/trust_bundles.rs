@@ -24,7 +24,7 @@ fn volumes(sources: &[Value]) -> Value {
     json!([{"name": "v", "projected": {"sources": sources}}])
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_trust_bundles_are_files_of_a_volume() -> Result<()> {
     let bed = Bed::shared("trust").await?;
     let bundles: Api<ClusterTrustBundle> = Api::all(bed.client.clone());

@@ -99,7 +99,7 @@ pub(crate) fn home(name: &str, tunnel: serde_json::Value) -> PetOptions {
     PetOptions::new(name).at_home().with("tunnel", tunnel).with("nodeLabels", json!({"example.com/home": name}))
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_pets_behind_nat_are_nodes_by_the_tunnel_alone_and_outlive_a_gateway() -> Result<()> {
     // All that they say goes through a gateway.
     let homes = Homes::start("tunnel", &["gw1", "gw2"], json!({"enabled": true, "direct": false})).await?;

@@ -31,7 +31,7 @@ fn sleeping(host_users: bool) -> Value {
     json!({"hostUsers": host_users, "terminationGracePeriodSeconds": 0, "containers": [shell("c", "sleep 3600")]})
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_pods_root_is_nobody_on_the_machine() -> Result<()> {
     let bed = Bed::shared("userns").await?;
     for (name, host_users) in [("a", false), ("b", false), ("host", true)] {
@@ -54,7 +54,7 @@ async fn e2e_a_pods_root_is_nobody_on_the_machine() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_files_of_volumes_have_the_same_owners_in_a_user_namespace() -> Result<()> {
     let bed = Bed::shared("usernsvolumes").await?;
     bed.create::<Secret>(json!({"metadata": {"name": "s"}, "stringData": {"key": "secret"}})).await?;
@@ -101,7 +101,7 @@ async fn e2e_files_of_volumes_have_the_same_owners_in_a_user_namespace() -> Resu
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_pod_in_a_user_namespace_is_watched_and_reached_as_any_other() -> Result<()> {
     let bed = Bed::shared("usernspod").await?;
     let server = json!({
@@ -137,7 +137,7 @@ async fn e2e_a_pod_in_a_user_namespace_is_watched_and_reached_as_any_other() -> 
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_user_namespace_outlives_the_agent_and_ends_with_its_pod() -> Result<()> {
     let mut bed = Bed::own("usernsagent").await?;
     let mut again = sleeping(false);

@@ -13,7 +13,7 @@ fn mounted(volume: Value) -> Value {
     json!({"container": {"volumeMounts": [{"name": "v", "mountPath": "/v"}]}, "volumes": [volume]})
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_volume_empty_dir() -> Result<()> {
     let bed = Bed::shared("emptydir").await?;
     let script = "stat -c %a /v; echo x > /v/f; cat /v/f";
@@ -26,7 +26,7 @@ async fn e2e_volume_empty_dir() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_volume_empty_dir_survives_a_restart_of_its_container() -> Result<()> {
     let bed = Bed::shared("emptydir2").await?;
     let mut container = shell("c", "if [ -e /v/f ]; then sleep 3600; fi; echo x > /v/f; exit 1");
@@ -40,7 +40,7 @@ async fn e2e_volume_empty_dir_survives_a_restart_of_its_container() -> Result<()
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_volume_host_path() -> Result<()> {
     let bed = Bed::shared("hostpath").await?;
     let folder = format!("/var/tmp/{}", bed.namespace);
@@ -60,7 +60,7 @@ async fn e2e_volume_host_path() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_volume_config_map() -> Result<()> {
     let bed = Bed::shared("configmap").await?;
     bed.create::<ConfigMap>(json!({
@@ -85,7 +85,7 @@ async fn e2e_volume_config_map() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_volume_secret_is_in_memory_only() -> Result<()> {
     let bed = Bed::shared("secret").await?;
     let word = "a-word-that-is-nowhere-else";
@@ -113,7 +113,7 @@ async fn e2e_volume_secret_is_in_memory_only() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_volume_downward_api_follows_labels() -> Result<()> {
     let bed = Bed::shared("downward").await?;
     let mut container = shell("c", "while :; do cat /v/labels; echo; sleep 0.5; done");
@@ -137,7 +137,7 @@ async fn e2e_volume_downward_api_follows_labels() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_volume_projected_joins_its_sources() -> Result<()> {
     let bed = Bed::shared("projected").await?;
     bed.create::<ConfigMap>(json!({"metadata": {"name": "m"}, "data": {"a": "A"}})).await?;
@@ -154,7 +154,7 @@ async fn e2e_volume_projected_joins_its_sources() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_volume_sub_path_and_its_escape() -> Result<()> {
     let bed = Bed::shared("subpath").await?;
     let folder = format!("/var/tmp/{}", bed.namespace);
@@ -189,7 +189,7 @@ async fn e2e_volume_sub_path_and_its_escape() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_volume_fs_group_owns_the_files() -> Result<()> {
     let bed = Bed::shared("fsgroup").await?;
     bed.create::<Secret>(json!({"metadata": {"name": "s"}, "stringData": {"k": "v"}})).await?;
@@ -209,7 +209,7 @@ async fn e2e_volume_fs_group_owns_the_files() -> Result<()> {
 }
 
 /// A tmpfs is mounted below the volume by a container that may; the next one can write to it only where it is not asked not to.
-#[tokio::test]
+#[e2e]
 async fn e2e_volume_read_only_with_the_mounts_below_it() -> Result<()> {
     let bed = Bed::shared("recursive").await?;
     let mut mounter = shell("m", "mkdir /v/inner && mount -t tmpfs none /v/inner && echo x > /v/inner/f");

@@ -12,7 +12,7 @@ use kube_pet_lab::{
 use super::Cluster;
 use crate::harness::SOON;
 
-#[tokio::test]
+#[e2e]
 async fn e2e_each_pet_has_addresses_of_its_own_and_gets_them_again() -> Result<()> {
     let cluster = Cluster::start("168h").await?;
     for (number, name) in [(1, "one"), (2, "two")] {
@@ -54,7 +54,7 @@ async fn e2e_each_pet_has_addresses_of_its_own_and_gets_them_again() -> Result<(
     cluster.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_addresses_are_free_again_after_the_time_of_reclaim_after() -> Result<()> {
     let cluster = Cluster::start("3s").await?;
     cluster.create_pet("short", "machine-short", &key(1)).await?;
@@ -71,7 +71,7 @@ async fn e2e_addresses_are_free_again_after_the_time_of_reclaim_after() -> Resul
     cluster.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_200_pets_at_once_and_a_killed_controller_make_no_double() -> Result<()> {
     let cluster = Cluster::start("168h").await?;
     let course = herd::Course { pets: 200, node_addresses: 2, limit: Duration::from_secs(120) };

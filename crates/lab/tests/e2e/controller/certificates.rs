@@ -63,7 +63,7 @@ impl Cluster {
     }
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_serving_certificates_are_for_the_nodes_own_names_only() -> Result<()> {
     let cluster = Cluster::start("168h").await?;
     cluster.create_pet("served", "machine-served", &key(1)).await?;
@@ -92,7 +92,7 @@ async fn e2e_serving_certificates_are_for_the_nodes_own_names_only() -> Result<(
     cluster.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_pets_node_gets_its_role_and_its_pod_cidr() -> Result<()> {
     let cluster = Cluster::start("168h").await?;
     cluster.create_pet("labelled", "machine-labelled", &key(1)).await?;

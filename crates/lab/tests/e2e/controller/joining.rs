@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::Cluster;
 use crate::harness::{PAUSE, SOON};
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_machine_joins_by_a_token_and_leaves() -> Result<()> {
     let cluster = Cluster::start("168h").await?;
     let pet = joining::machine(&cluster.lab, PetOptions::new("joiner")).await?;
@@ -74,7 +74,7 @@ async fn e2e_a_machine_joins_by_a_token_and_leaves() -> Result<()> {
     cluster.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_tokens_that_are_not_good_are_refused_with_a_clear_text() -> Result<()> {
     let cluster = Cluster::start("168h").await?;
     let pet = joining::machine(&cluster.lab, PetOptions::new("refused")).await?;

@@ -16,7 +16,7 @@ impl Cluster {
     }
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_next_key_is_accepted_beside_the_first_unless_another_has_it() -> Result<()> {
     let cluster = Cluster::start("168h").await?;
     for (number, name) in [(1, "one"), (2, "two")] {

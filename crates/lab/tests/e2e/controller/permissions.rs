@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{Cluster, condition, key, objects, pet, refusal};
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_pet_writes_its_own_pet_and_no_other() -> Result<()> {
     let cluster = Cluster::start("168h").await?;
     cluster.create_pet("mine", "machine-mine", &key(1)).await?;
@@ -50,7 +50,7 @@ async fn e2e_a_pet_writes_its_own_pet_and_no_other() -> Result<()> {
     cluster.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_gateway_writes_what_it_sees_and_nothing_else() -> Result<()> {
     let cluster = Cluster::start("168h").await?;
     cluster.create_pet("seen", "machine-seen", &key(1)).await?;
@@ -88,7 +88,7 @@ async fn e2e_a_gateway_writes_what_it_sees_and_nothing_else() -> Result<()> {
     cluster.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_invalid_objects_are_refused_with_a_clear_text() -> Result<()> {
     let cluster = Cluster::start("168h").await?;
     let network = json!({"nodeCIDRs": ["10.0.0.0/16"], "podCIDRs": ["10.1.0.0/16"]});

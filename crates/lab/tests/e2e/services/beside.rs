@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{SERVES_ON, all_answer, client, cluster_ip, from_machine, from_pod, server, service};
 use crate::harness::{Bed, SOON};
 
-#[tokio::test]
+#[e2e]
 async fn e2e_services_beside_kube_proxy() -> Result<()> {
     let bed = Bed::own("beside").await?;
     let proxy = kube_proxy::start(&bed.lab, &bed.pet).await?;

@@ -39,7 +39,7 @@ const NFTABLES_SERVICE: &str = "
         chain output { type filter hook output priority 0; policy accept; }
     }";
 
-#[tokio::test]
+#[e2e]
 async fn e2e_services_come_back_after_reloads_of_other_rules() -> Result<()> {
     let bed = Bed::own("reloads").await?;
     bed.pod("web-0", json!({"containers": [load::server()]})).await?;

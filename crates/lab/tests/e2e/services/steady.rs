@@ -24,7 +24,7 @@ fn compared(bed: &Bed) -> usize {
     log.lines().filter(|line| line.contains("the kernel's rules are as they should be") && line.contains("services")).count()
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_no_connection_is_lost_while_the_agent_is_killed_and_endpoints_change() -> Result<()> {
     let bed = Bed::own("steady").await?;
     let template = json!({

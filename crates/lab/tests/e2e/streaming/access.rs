@@ -71,7 +71,7 @@ fn certificate(folder: &std::path::Path, name: &str, user: &str, group: &str) ->
     Ok(Identity::Files(path("crt")?, path("key")?))
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_exactly_who_may_create_runs_commands() -> Result<()> {
     let bed = bed("access").await?;
     let rights = |verbs: &[&str]| json!([{"apiGroups": [""], "resources": ["nodes/proxy"], "verbs": verbs}]);

@@ -6,7 +6,7 @@ use super::{Over, finished, kubectl, pod};
 use crate::harness::{Bed, SOON, ended, shell};
 
 /// What is typed reaches the container's own process.
-#[tokio::test]
+#[e2e]
 async fn e2e_attach_talks_to_the_containers_process() -> Result<()> {
     let bed = Bed::shared("attach").await?;
     let echo = |name| {
@@ -35,7 +35,7 @@ async fn e2e_attach_talks_to_the_containers_process() -> Result<()> {
 }
 
 /// With `stdinOnce` the input of the container ends with that of the client, and so does the container.
-#[tokio::test]
+#[e2e]
 async fn e2e_attach_ends_the_input_of_a_container_with_stdin_once() -> Result<()> {
     let bed = Bed::shared("once").await?;
     for (over, name) in [(Over::Spdy, "spdy"), (Over::WebSocket, "websocket")] {
@@ -58,7 +58,7 @@ async fn e2e_attach_ends_the_input_of_a_container_with_stdin_once() -> Result<()
 
 /// Without `stdinOnce` the input of the container outlives every client: those with an input, those that end theirs, and those that
 /// only look.
-#[tokio::test]
+#[e2e]
 async fn e2e_attach_leaves_the_input_of_other_containers_open() -> Result<()> {
     let bed = Bed::shared("open").await?;
     for (over, name) in [(Over::Spdy, "spdy"), (Over::WebSocket, "websocket")] {

@@ -26,7 +26,7 @@ pub(super) fn node(bed: &Bed) -> Result<(String, String, String)> {
 }
 
 /// Python's client: exec with and without a terminal, port-forward and logs, over WebSocket.
-#[tokio::test]
+#[e2e]
 async fn e2e_pythons_client_runs_commands() -> Result<()> {
     let bed = bed("python").await?;
     let kubeconfig = bed.lab.record().kubeconfig();
@@ -36,7 +36,7 @@ async fn e2e_pythons_client_runs_commands() -> Result<()> {
 }
 
 /// Straight to the node's port with the API server's own certificate for it: the WebSocket protocols that the API server would translate.
-#[tokio::test]
+#[e2e]
 async fn e2e_a_websocket_straight_to_the_node() -> Result<()> {
     let bed = bed("straight").await?;
     let (url, certificate, key) = node(&bed)?;
@@ -46,7 +46,7 @@ async fn e2e_a_websocket_straight_to_the_node() -> Result<()> {
 }
 
 /// client-go's executors.
-#[tokio::test]
+#[e2e]
 async fn e2e_client_gos_executors_run_commands() -> Result<()> {
     let bed = bed("go").await?;
     let streams = Builds::locate()?.program("streams")?;
@@ -89,7 +89,7 @@ async fn kubectl_of(bed: &Bed, version: &str, over: Over) -> Result<()> {
 }
 
 /// The minor before the cluster's.
-#[tokio::test]
+#[e2e]
 async fn e2e_an_older_kubectl_runs_commands() -> Result<()> {
     let bed = bed("older").await?;
     for over in Over::BOTH {

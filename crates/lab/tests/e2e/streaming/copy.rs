@@ -92,7 +92,7 @@ fn text(path: &Path) -> Result<&str> {
     path.to_str().context("a path of text")
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_copying_a_tree_there_and_back_changes_nothing() -> Result<()> {
     let bed = Bed::shared("copy").await?;
     let mut container = shell("c", "exec sleep 3600");

@@ -39,7 +39,7 @@ async fn exit_codes(bed: &Bed, over: Over) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_exec_by_sessions_of_podman() -> Result<()> {
     let bed = furnished(Bed::own_with("podmanexec", |options| options.with("podman", json!({"exec": "podman"}))).await?).await?;
     for over in Over::BOTH {
@@ -60,7 +60,7 @@ const CONFINEMENT: &str = "for process in 1 self; do echo == $process; \
     grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp|Umask)' /proc/$process/status; \
     cat /proc/$process/oom_score_adj /proc/$process/cgroup /proc/$process/limits; for link in /proc/$process/cwd /proc/$process/ns/*; do readlink $link; done; done";
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_command_is_confined_as_its_container_is() -> Result<()> {
     let bed = Bed::shared("confined").await?;
     let mut container = shell("c", "exec sleep 3600");
@@ -80,7 +80,7 @@ async fn e2e_a_command_is_confined_as_its_container_is() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_command_goes_on_without_its_client() -> Result<()> {
     let bed = bed("goeson").await?;
     // It writes more than any buffer on the way holds after its client has left.
@@ -99,7 +99,7 @@ async fn e2e_a_command_goes_on_without_its_client() -> Result<()> {
     bed.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_exec_tells_output_and_exit_code() -> Result<()> {
     let bed = bed("exec").await?;
     for over in Over::BOTH {
@@ -147,7 +147,7 @@ async fn round_trip(bed: &Bed, over: Over, size: u64) -> Result<()> {
 }
 
 /// 100 MB each way: more than any buffer on the way holds.
-#[tokio::test]
+#[e2e]
 async fn e2e_exec_carries_a_hundred_megabytes_both_ways() -> Result<()> {
     let bed = bed("pipes").await?;
     for over in Over::BOTH {

@@ -55,7 +55,7 @@ async fn keep_alive(port: u16) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_port_forward_reaches_the_pods_loopback() -> Result<()> {
     let own = bed("forward").await?;
     let bed = &own;
@@ -84,7 +84,7 @@ async fn e2e_port_forward_reaches_the_pods_loopback() -> Result<()> {
     own.done().await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_port_forward_reaches_a_pod_in_a_user_namespace() -> Result<()> {
     let bed = Bed::shared("forwarduserns").await?;
     let ready = json!({"tcpSocket": {"port": 8080}, "periodSeconds": 1});

@@ -52,7 +52,7 @@ async fn read_slowly(bed: &Bed, over: Over, bytes: u64, rate: u64) -> Result<()>
     Ok(())
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_slow_reader_gets_all_of_a_fast_process() -> Result<()> {
     let bed = bed("slow").await?;
     let (bytes, rate, runs) = size()?;

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{Over, done, kubectl, pod};
 use crate::harness::{Bed, SOON, shell};
 
-#[tokio::test]
+#[e2e]
 async fn e2e_the_machines_logs_and_a_line_for_each_session() -> Result<()> {
     let bed = Bed::own_with("syslogs", |options| options.with("enableSystemLogQuery", json!(true))).await?;
     pod(&bed, "p", &[shell("c", "echo a line; exec sleep 3600")]).await?;

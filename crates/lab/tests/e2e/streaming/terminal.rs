@@ -28,7 +28,7 @@ async fn drive(bed: &Bed, over: Over, arguments: &[&str], script: &str, code: i3
     Ok(done.stdout)
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_exec_in_a_terminal_is_resized_interrupted_and_ended() -> Result<()> {
     let bed = bed("terminal").await?;
     for over in Over::BOTH {

@@ -68,7 +68,7 @@ async fn block(pet: &Pet, other: &Pet) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_pets_behind_nat_send_to_each_other_past_the_gateway_while_they_can() -> Result<()> {
     let homes = Homes::start("direct", &["gw1"], json!({"enabled": true})).await?;
     let Homes { bed, b, gateways, .. } = &homes;

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{home, server};
 use crate::harness::{Bed, SOON, condition, pod_ip};
 
-#[tokio::test]
+#[e2e]
 async fn e2e_pods_at_home_and_of_a_kubelet_reach_each_other_and_each_others_services() -> Result<()> {
     let mut options = LabOptions::new(format!("e2e-kubelet-{}", std::process::id()));
     options.keep_logs = Some(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("e2e-kubelet-logs"));

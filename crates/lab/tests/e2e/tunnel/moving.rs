@@ -20,7 +20,7 @@ async fn renumber(pet: &Pet, new: Ipv4Addr) -> Result<()> {
     router.shell(&script).await.map(drop)
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_home_gets_another_address_and_a_connection_goes_on() -> Result<()> {
     let homes = Homes::start("moving", &["gw1"], json!({"enabled": true, "direct": false})).await?;
     let Homes { bed, b, .. } = &homes;

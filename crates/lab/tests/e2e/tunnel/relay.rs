@@ -26,7 +26,7 @@ async fn relayed(gateway: &Gateway) -> Result<String> {
     page.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned).context("the gateway counts relayed connections")
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_pet_whose_network_lets_no_udp_through_is_reached_over_tcp() -> Result<()> {
     let homes = Homes::start("relay", &["gw1"], json!({"enabled": true})).await?;
     let Homes { bed, b, gateways, .. } = &homes;

@@ -11,7 +11,7 @@ async fn key(lab: &Lab, field: &str) -> Result<String> {
     lab.kubectl(&["get", "pet", "home-a", "-o", &format!("jsonpath={{.{field}}}")]).await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_pet_changes_its_key_and_a_connection_goes_on() -> Result<()> {
     let homes = Homes::start("rotation", &["gw1"], json!({"enabled": true})).await?;
     let Homes { bed, b, .. } = &homes;
@@ -41,7 +41,7 @@ async fn e2e_a_pet_changes_its_key_and_a_connection_goes_on() -> Result<()> {
 }
 
 /// The only gateway is away when the key changes: nobody answers to the new one.
-#[tokio::test]
+#[e2e]
 async fn e2e_a_key_that_no_gateway_answers_to_gives_way_to_the_one_before() -> Result<()> {
     let homes = Homes::start("unproved", &["gw1"], json!({"enabled": true, "direct": false})).await?;
     let Homes { bed, b, gateways, .. } = &homes;

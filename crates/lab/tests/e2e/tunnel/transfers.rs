@@ -48,7 +48,7 @@ async fn both_ways(bed: &Bed, bytes: u64) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_transfer_is_not_disturbed_by_a_pet_that_joins_and_passes_a_narrow_way() -> Result<()> {
     // 60 bytes more, on the way: less than what the narrow one lets through. With the usual 1420 no transfer passes it.
     let tunnel = json!({"enabled": true, "direct": false, "mtu": 1280});
@@ -91,7 +91,7 @@ async fn e2e_a_transfer_is_not_disturbed_by_a_pet_that_joins_and_passes_a_narrow
     homes.end(&["ping", "a", "b"]).await
 }
 
-#[tokio::test]
+#[e2e]
 async fn e2e_a_way_that_loses_large_packets_is_passed_without_any_setting() -> Result<()> {
     let homes = Homes::start("narrow", &["gw1"], json!({"enabled": true, "direct": false})).await?;
     let Homes { bed, b, .. } = &homes;
