@@ -191,3 +191,19 @@ async fn e2e_a_user_namespace_outlives_the_agent_and_ends_with_its_pod() -> Resu
     .await?;
     bed.done().await
 }
+
+/// Podman starts nothing while the program of a hook is missing, and the hook of these pods runs this very program.
+#[e2e]
+async fn e2e_only_pods_in_user_namespaces_miss_a_program_that_is_not_at_its_path() -> Result<()> {
+    let bed = Bed::own("noprogram").await?;
+    let folder = bed.pet.shell("readlink /proc/[0-9]*/exe | grep -m1 /kube-pet$ | xargs dirname").await?;
+    let folder = folder.trim();
+    bed.pet.shell(&format!("mount -t tmpfs none {folder}")).await?;
+    ensure!(bed.pet.shell(&format!("ls {folder}")).await?.is_empty());
+    ensure!(bed.script("other", "echo runs", json!({})).await? == "runs\n");
+    bed.pod("own", sleeping(false)).await?;
+    bed.event("own", &format!("user-namespace-hook {folder}/kube-pet]: exit status 127")).await?;
+    bed.pet.shell(&format!("umount {folder}")).await?;
+    bed.phase("own", "Running").await?;
+    bed.done().await
+}

@@ -235,17 +235,12 @@ impl Launch {
     }
 }
 
-/// Podman starts no container at all while a hook's program is not there.
 fn write_hook(definition: &Path) -> io::Result<()> {
-    let running = std::env::current_exe()?;
-    if let Some(program) = hook::program(&running) {
-        return std::fs::write(definition, hook::definition(&program));
+    let program = hook::program(&std::env::current_exe()?);
+    if !program.is_file() {
+        warn!(program = %program.display(), "this program's file is gone: pods with user namespaces cannot start until it is there again");
     }
-    warn!(program = %running.display(), "this program's file is gone: pods with user namespaces cannot start");
-    match std::fs::remove_file(definition) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    std::fs::write(definition, hook::definition(&program))
 }
 
 fn uri(socket: &Path) -> String {

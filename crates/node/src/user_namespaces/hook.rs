@@ -24,17 +24,22 @@ pub enum HookError {
 }
 
 /// The program to run, where `running` is the running one's `/proc/self/exe`: by the same name, but the newer one, if it was replaced meanwhile.
-pub fn program(running: &Path) -> Option<PathBuf> {
+pub fn program(running: &Path) -> PathBuf {
     let name = running.as_os_str().as_bytes();
     let name = name.strip_suffix(b" (deleted)").filter(|_| !running.exists()).unwrap_or(name);
-    Some(PathBuf::from(OsStr::from_bytes(name))).filter(|program| program.is_file())
+    PathBuf::from(OsStr::from_bytes(name))
 }
 
-/// What Podman reads of the hook: that `program` is run for containers with [`ANNOTATION`].
+/// What Podman reads of the hook: that `program` is run for containers with [`ANNOTATION`]. By a shell, because Podman starts no container
+/// at all while a hook's program is not there; so only those with the annotation do not start while `program` is not.
 pub fn definition(program: &Path) -> String {
     let definition = json!({
         "version": "1.0.0",
-        "hook": {"path": program.display().to_string(), "args": ["kube-pet", COMMAND], "timeout": 60},
+        "hook": {
+            "path": "/bin/sh",
+            "args": ["sh", "-c", format!("exec \"$0\" {COMMAND}"), program.display().to_string()],
+            "timeout": 60,
+        },
         "when": {"annotations": {format!("^{}$", ANNOTATION.replace('.', "\\.")): ".+"}},
         "stages": ["precreate"],
     });
@@ -101,21 +106,35 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_was_replaced_is_the_new_one_and_one_that_is_gone_is_none() {
+    fn a_program_that_was_replaced_is_the_new_one() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("kube-pet");
         let deleted = folder.path().join("kube-pet (deleted)");
-        assert_eq!((program(&path), program(&deleted)), (None, None));
-        std::fs::write(&path, "").unwrap();
-        assert_eq!((program(&path), program(&deleted)), (Some(path.clone()), Some(path)));
+        assert_eq!((program(&path), program(&deleted)), (path.clone(), path));
         std::fs::write(&deleted, "").unwrap();
-        assert_eq!(program(&deleted), Some(deleted), "it has that name");
+        assert_eq!(program(&deleted), deleted, "it has that name");
     }
 
     #[test]
     fn podman_runs_it_for_annotated_containers_only() {
         let definition: Value = serde_json::from_str(&definition(Path::new("/usr/bin/kube-pet"))).unwrap();
-        assert_eq!(definition["hook"]["path"], "/usr/bin/kube-pet");
         assert_eq!(definition["when"], json!({"annotations": {"^kube-pet\\.dev/user-namespace$": ".+"}}));
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "what Podman does with the definition")]
+    fn the_program_is_missed_only_by_those_that_need_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("a b' $c");
+        let hook = || {
+            let definition: Value = serde_json::from_str(&definition(&program)).unwrap();
+            let path = definition["hook"]["path"].as_str().unwrap().to_owned();
+            assert!(Path::new(&path).is_file(), "Podman starts nothing without it");
+            let arguments: Vec<String> = serde_json::from_value(definition["hook"]["args"].clone()).unwrap();
+            std::process::Command::new(path).args(&arguments[1..]).output().unwrap()
+        };
+        assert_eq!(hook().status.code(), Some(127));
+        std::os::unix::fs::symlink("/bin/echo", &program).unwrap();
+        assert_eq!(String::from_utf8(hook().stdout).unwrap(), format!("{COMMAND}\n"));
     }
 }
