@@ -23,11 +23,11 @@ use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, Resource};
 use kube_pet_api::{Endpoint, GATEWAY_LEASE, Pet, PetGateway, PetGatewaySpec, PetNetwork};
-use kube_pet_tunnel::{KeyError, Mode, PrivateKey, relay};
+use kube_pet_tunnel::{KeyError, Mode, PrivateKey, Status, relay};
 use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -110,7 +110,7 @@ struct Objects {
     pets: Store<Pet>,
     networks: Store<PetNetwork>,
     gateways: Store<PetGateway>,
-    changed: Arc<Notify>,
+    changed: watch::Receiver<()>,
 }
 
 struct State {
@@ -185,16 +185,16 @@ pub async fn run(client: Client, options: Options, shutdown: CancellationToken) 
 }
 
 fn follow_all(tasks: &mut JoinSet<&'static str>, client: &Client) -> Objects {
-    let changed = Arc::new(Notify::new());
+    let (tell, changed) = watch::channel(());
     Objects {
-        pets: follow(tasks, client, &changed, "the watch of Pets"),
-        networks: follow(tasks, client, &changed, "the watch of PetNetworks"),
-        gateways: follow(tasks, client, &changed, "the watch of PetGateways"),
+        pets: follow(tasks, client, &tell, "the watch of Pets"),
+        networks: follow(tasks, client, &tell, "the watch of PetNetworks"),
+        gateways: follow(tasks, client, &tell, "the watch of PetGateways"),
         changed,
     }
 }
 
-fn follow<K>(tasks: &mut JoinSet<&'static str>, client: &Client, changed: &Arc<Notify>, name: &'static str) -> Store<K>
+fn follow<K>(tasks: &mut JoinSet<&'static str>, client: &Client, changed: &watch::Sender<()>, name: &'static str) -> Store<K>
 where
     K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
 {
@@ -208,8 +208,7 @@ where
             match event {
                 Ok(_) => {
                     failing = false;
-                    changed.notify_waiters();
-                    changed.notify_one();
+                    changed.send_replace(());
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut failing, true) {
@@ -228,23 +227,35 @@ async fn forward(options: Options, key: PrivateKey, objects: Objects, tell: watc
     // What is not known yet must not look as if it were gone: peers that an earlier process has left stay.
     let _ = tokio::join!(objects.pets.wait_until_ready(), objects.networks.wait_until_ready());
     let mut keeper = Watched::new(&options, key);
-    let mut peers = BTreeMap::new();
+    let mut changed = objects.changed.clone();
+    let (mut status, nothing) = (None::<Arc<Status>>, BTreeMap::new());
+    // A thousand Pets are read again where one has changed, and not every second.
+    let (mut wanted, mut exchanges) = (None, false);
     loop {
-        let network = objects.networks.state().into_iter().find(|network| network.metadata.name.as_deref() == Some(kube_pet_api::NETWORK));
-        let Some(desired) = network.and_then(|network| desired::desired(&options, &network.spec, &objects.pets.state(), &peers)) else {
+        if wanted.is_none() {
+            changed.mark_unchanged();
+            let networks = objects.networks.state();
+            let network = networks.iter().find(|network| network.metadata.name.as_deref() == Some(kube_pet_api::NETWORK));
+            let (pets, peers) = (objects.pets.state(), status.as_ref().map_or(&nothing, |status| &status.peers));
+            exchanges = pets.iter().any(|pet| desired::is_changing_its_key(pet));
+            wanted = network.and_then(|network| desired::desired(&options, &network.spec, &pets, peers)).map(Arc::new);
+        }
+        let Some(desired) = wanted.clone() else {
             warn!("there is no PetNetwork default: the gateway has nothing to do yet");
-            let _ = tokio::time::timeout(Duration::from_secs(30), objects.changed.notified()).await;
+            let _ = tokio::time::timeout(Duration::from_secs(30), changed.changed()).await;
             continue;
         };
         let Some((kept, seen)) = keeper.keep(desired).await else { return "the tunnel" };
         keeper = kept;
-        if let Some(status) = &seen.status {
-            peers.clone_from(&status.peers);
-        }
+        status.clone_from(&seen.status);
         tell.send_replace(Some(seen));
-        if tokio::time::timeout(TICK, objects.changed.notified()).await.is_ok() {
+        let news = tokio::time::timeout(TICK, changed.changed()).await.is_ok();
+        if news {
             // Each report on a pet is a change, too: those on a thousand are a few looks.
             tokio::time::sleep(BURST).await;
+        }
+        if news || exchanges {
+            wanted = None;
         }
     }
 }
@@ -259,7 +270,9 @@ async fn announce(client: Client, options: Options, public_key: String, objects:
         tunnel_addresses: options.tunnel_addresses.iter().map(ToString::to_string).collect(),
     };
     let _ = objects.gateways.wait_until_ready().await;
+    let mut changed = objects.changed.clone();
     loop {
+        changed.mark_unchanged();
         let found = objects.gateways.state().into_iter().find(|gateway| gateway.metadata.name.as_deref() == Some(&options.name));
         let done = match found {
             Some(found) if found.spec == spec => Ok(()),
@@ -280,7 +293,7 @@ async fn announce(client: Client, options: Options, public_key: String, objects:
                 RETRY
             }
         };
-        let _ = tokio::time::timeout(pause, objects.changed.notified()).await;
+        let _ = tokio::time::timeout(pause, changed.changed()).await;
         // A burst of changes is one look.
         tokio::time::sleep(Duration::from_millis(500)).await;
     }

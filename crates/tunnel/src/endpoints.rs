@@ -147,9 +147,8 @@ impl Path {
 
     /// `alive`: keys were agreed on a short time ago.
     pub(crate) fn step(&mut self, alive: bool, now: Instant) -> Step {
-        let addresses = self.addresses();
         let by_relay = self.relay.is_some() && self.written == self.relay;
-        if let Some(reached) = self.reached.filter(|reached| by_relay && !self.taken_up && addresses.contains(reached)) {
+        if let Some(reached) = self.reached.filter(|reached| by_relay && !self.taken_up && self.addresses().contains(reached)) {
             self.taken_up = true;
             self.write(reached, now);
             self.stay = Some(Answers::new(&PeerStatus::default(), now));
@@ -163,6 +162,7 @@ impl Path {
         if !due {
             return Step::Nothing;
         }
+        let addresses = self.addresses();
         let at = self.written.and_then(|written| addresses.iter().position(|a| *a == written));
         let next = at.map_or(0, |at| at + 1);
         let names: Vec<Endpoint> = self.wanted.iter().filter(|endpoint| endpoint.address().is_none()).cloned().collect();

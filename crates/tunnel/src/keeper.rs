@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kube_pet_net::tables::{Condition, OwnChanges, TableError};
@@ -20,7 +21,7 @@ pub struct Desired {
     /// Link, addresses and routes.
     pub link: TunnelLink,
     /// By their keys.
-    pub peers: BTreeMap<PublicKey, Peer>,
+    pub peers: Arc<BTreeMap<PublicKey, Peer>>,
     /// Packets from these networks that leave the tunnel's machine by another link have its address there.
     pub masquerade: Vec<Network>,
     /// Who of these networks is talked to is to be known: [`Keeper::talked_to`].
@@ -55,8 +56,9 @@ impl Keeper {
     /// one that runs already.
     pub fn keep(&mut self, desired: &Desired) -> Option<Duration> {
         let begun = Instant::now();
-        let changes = self.tunnel.is_some() && self.applied.as_ref() != Some(desired);
-        let done = self.work(desired);
+        let differs = self.applied.as_ref() != Some(desired);
+        let changes = self.tunnel.is_some() && differs;
+        let done = self.work(desired, differs);
         self.tell(done);
         changes.then(|| begun.elapsed())
     }
@@ -87,9 +89,8 @@ impl Keeper {
         self.trouble.as_deref()
     }
 
-    fn work(&mut self, desired: &Desired) -> Result<(), Trouble> {
+    fn work(&mut self, desired: &Desired, changed: bool) -> Result<(), Trouble> {
         let Desired { link, peers, masquerade, remembered } = desired;
-        let changed = self.applied.as_ref() != Some(desired);
         let done = match &mut self.tunnel {
             None => {
                 let config = Config { link: link.clone(), settings: self.settings.clone(), mode: self.mode };
@@ -111,7 +112,9 @@ impl Keeper {
             None => self.table.insert(TunnelTable::open(&link.name, self.own_changes.clone())?),
         };
         table.ensure(&TunnelRules { link: link.name.clone(), masquerade: masquerade.clone(), remembered: remembered.clone() })?;
-        self.applied = Some(desired.clone());
+        if changed {
+            self.applied = Some(desired.clone());
+        }
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! From what is to what should be, one peer at a time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::SocketAddr;
 
 use kube_pet_rules::Network;
@@ -9,34 +10,40 @@ use crate::device::{Change, PeerStatus};
 use crate::keys::PublicKey;
 
 /// A peer as it should be.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Wanted {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted<'a> {
     /// To be written; `None` where WireGuard's own is to stay.
     pub(crate) endpoint: Option<SocketAddr>,
     pub(crate) keepalive: u16,
-    pub(crate) allowed: BTreeSet<Network>,
+    pub(crate) allowed: &'a BTreeSet<Network>,
 }
 
 /// The changes, those that give before those that take: a network that moves from one peer to another belongs to one of them at any time.
-pub(crate) fn changes(wanted: &BTreeMap<PublicKey, Wanted>, actual: &BTreeMap<PublicKey, PeerStatus>) -> Vec<Change> {
-    let mut given: BTreeSet<Network> = BTreeSet::new();
+/// Of a thousand peers one differs: nothing is copied for the others.
+pub(crate) fn changes(wanted: &BTreeMap<PublicKey, Wanted<'_>>, actual: &BTreeMap<PublicKey, PeerStatus>) -> Vec<Change> {
+    let mut given: HashSet<Network> = HashSet::with_capacity(2 * wanted.len());
     let mut shares = Vec::with_capacity(wanted.len());
     for (key, peer) in wanted {
-        // Of two that want the same, the first has it: a network leads to one place.
-        let all: BTreeSet<Network> = peer.allowed.iter().map(first).filter(|network| given.insert(*network)).collect();
+        let all = if peer.allowed.iter().all(|network| first(network) == *network && !given.contains(network)) {
+            given.extend(peer.allowed);
+            Cow::Borrowed(peer.allowed)
+        } else {
+            // Of two that want the same, the first has it: a network leads to one place.
+            Cow::Owned(peer.allowed.iter().map(first).filter(|network| given.insert(*network)).collect())
+        };
         shares.push((key, peer, all));
     }
-    let mut changes = Vec::new();
+    let (mut changes, nothing) = (Vec::new(), BTreeSet::new());
     for (key, peer, all) in shares {
         let there = actual.get(key);
-        let has = there.map(|there| there.allowed.clone()).unwrap_or_default();
-        let add: BTreeSet<Network> = all.difference(&has).copied().collect();
+        let has = there.map_or(&nothing, |there| &there.allowed);
+        let add: BTreeSet<Network> = all.difference(has).copied().collect();
         // What another peer gets is taken by that.
         let replace = has.difference(&all).any(|network| !given.contains(network));
         let endpoint = peer.endpoint.filter(|endpoint| there.and_then(|there| there.endpoint) != Some(*endpoint));
         let keepalive = (there.map(|there| there.keepalive).unwrap_or_default() != peer.keepalive).then_some(peer.keepalive);
         if there.is_none() || endpoint.is_some() || keepalive.is_some() || !add.is_empty() || replace {
-            changes.push(Change::Set { peer: *key, endpoint, keepalive, add, replace, all });
+            changes.push(Change::Set { peer: *key, endpoint, keepalive, add, replace, all: all.into_owned() });
         }
     }
     changes.extend(actual.keys().filter(|key| !wanted.contains_key(key)).map(|key| Change::Remove(*key)));
@@ -60,8 +67,8 @@ mod tests {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
-    fn wanted(endpoint: Option<&str>, allowed: &[&str]) -> Wanted {
-        Wanted { endpoint: endpoint.map(|e| e.parse().unwrap()), keepalive: 25, allowed: nets(allowed) }
+    fn wanted(endpoint: Option<&str>, allowed: &[&str]) -> Wanted<'static> {
+        Wanted { endpoint: endpoint.map(|e| e.parse().unwrap()), keepalive: 25, allowed: Box::leak(Box::new(nets(allowed))) }
     }
 
     fn is(endpoint: &str, allowed: &[&str]) -> PeerStatus {

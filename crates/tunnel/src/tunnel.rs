@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::time::{Instant, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use kube_pet_net::NetlinkError;
 use kube_pet_net::pod_links::PodLinkError;
@@ -15,6 +16,9 @@ use crate::endpoints::{Endpoint, Path, Resolver, Step};
 use crate::keys::PublicKey;
 use crate::plan::{Wanted, changes};
 use crate::relay::Place;
+
+/// How often addresses and routes are looked at if nothing else is wanted. A peer that comes or goes changes none of them.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// The tunnel cannot be what it should be.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +87,9 @@ pub struct Status {
 pub struct Tunnel {
     device: Box<dyn Wireguard>,
     config: Config,
-    peers: BTreeMap<PublicKey, Peer>,
+    /// When addresses and routes were last what they should be.
+    looked: Option<Instant>,
+    peers: Arc<BTreeMap<PublicKey, Peer>>,
     paths: BTreeMap<PublicKey, Path>,
     resolver: Resolver,
 }
@@ -98,41 +104,61 @@ impl Tunnel {
         let device = device::open(&config.link.name, config.mode, &config.settings)?;
         info!(link = config.link.name, implementation = ?device.implementation(), "the tunnel's interface is there");
         tunnel_links::ensure(&config.link)?;
-        Ok(Self { device, config, peers: BTreeMap::new(), paths: BTreeMap::new(), resolver: Resolver::new() })
+        let looked = Some(Instant::now());
+        Ok(Self { device, config, looked, peers: Arc::default(), paths: BTreeMap::new(), resolver: Resolver::new() })
     }
 
     /// Makes interface and peers what they should be, and changes only what differs.
     ///
     /// # Errors
     /// When the system refuses; see [`TunnelError::is_gone`].
-    pub fn apply(&mut self, link: &TunnelLink, settings: &Settings, peers: &BTreeMap<PublicKey, Peer>) -> Result<(), TunnelError> {
+    pub fn apply(&mut self, link: &TunnelLink, settings: &Settings, peers: &Arc<BTreeMap<PublicKey, Peer>>) -> Result<(), TunnelError> {
         self.device.configure(settings)?;
         self.config.settings = settings.clone();
-        // Routes that lead to nobody yet are as good as refused; those that are taken are refused before a peer loses them.
-        tunnel_links::ensure(link)?;
-        self.config.link.clone_from(link);
-        self.peers.clone_from(peers);
+        if self.config.link != *link {
+            self.config.link.clone_from(link);
+            self.looked = None;
+        }
+        self.peers = Arc::clone(peers);
         self.paths.retain(|key, _| peers.contains_key(key));
-        for (key, peer) in peers {
+        for (key, peer) in &**peers {
             self.paths.entry(*key).or_default().want(&peer.endpoints, peer.relay);
         }
         self.tick()
     }
 
-    /// What is due by time: call it every second or so. Puts back what others have changed of interface and peers.
+    /// What is due by time: call it every second or so. Puts back what others have changed of interface and peers, and within some seconds of
+    /// addresses and routes.
     ///
     /// # Errors
     /// When the system refuses; see [`TunnelError::is_gone`].
     pub fn tick(&mut self) -> Result<(), TunnelError> {
+        let done = self.look_at_link().and_then(|()| self.look_at_peers());
+        if done.is_err() {
+            self.looked = None;
+        }
+        done
+    }
+
+    /// Before the peers: routes that lead to nobody yet are as good as refused; those that are taken are refused before a peer loses them.
+    fn look_at_link(&mut self) -> Result<(), TunnelError> {
+        if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
+            tunnel_links::ensure(&self.config.link)?;
+            self.looked = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    fn look_at_peers(&mut self) -> Result<(), TunnelError> {
         let status = self.device.status()?;
-        let now = Instant::now();
+        let (now, wall) = (Instant::now(), SystemTime::now());
         for (endpoint, addresses) in self.resolver.answers() {
             self.paths.values_mut().for_each(|path| path.resolved(&endpoint, addresses.clone()));
         }
         let mut wanted = BTreeMap::new();
-        for (key, peer) in &self.peers {
+        for (key, peer) in &*self.peers {
             let there = status.peers.get(key);
-            let alive = there.is_some_and(|there| there.is_alive(SystemTime::now()));
+            let alive = there.is_some_and(|there| there.is_alive(wall));
             let path = self.paths.entry(*key).or_default();
             if alive {
                 path.adopt(now);
@@ -151,7 +177,7 @@ impl Tunnel {
                 warn!(peer = %key, %endpoint, "an endpoint lies in what goes through the tunnel, whose packets have no mark: it is not used");
                 continue;
             }
-            wanted.insert(*key, Wanted { endpoint, keepalive: peer.keepalive, allowed: peer.allowed.clone() });
+            wanted.insert(*key, Wanted { endpoint, keepalive: peer.keepalive, allowed: &peer.allowed });
         }
         let changes = changes(&wanted, &status.peers);
         self.device.apply(&changes)?;

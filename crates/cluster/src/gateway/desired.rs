@@ -46,7 +46,12 @@ pub(super) fn desired(
         forward: true,
     };
     let masquerade = if options.masquerade { ranges.into_iter().collect() } else { Vec::new() };
-    Some(Desired { link, peers, masquerade, remembered: Vec::new() })
+    Some(Desired { link, peers: Arc::new(peers), masquerade, remembered: Vec::new() })
+}
+
+/// Whether what is seen of the interface says to which of a pet's keys packets go.
+pub(super) fn is_changing_its_key(pet: &Pet) -> bool {
+    pet.status.as_ref().is_some_and(|status| status.next_public_key.is_some())
 }
 
 /// The keys of a pet: the one that packets go to, and one that is only waited for. Of two the first is the one that has agreed on keys last.

@@ -1,5 +1,6 @@
 //! The tunnel, kept on threads that may wait, and what is seen of it.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use kube_pet_net::tables::OwnChanges;
@@ -14,13 +15,13 @@ use super::desired::MARK;
 pub(super) struct Seen {
     pub(super) at: Instant,
     /// Of the last look that worked.
-    pub(super) status: Option<Status>,
+    pub(super) status: Option<Arc<Status>>,
     pub(super) trouble: Option<String>,
 }
 
 pub(super) struct Watched {
     keeper: Keeper,
-    status: Option<Status>,
+    status: Option<Arc<Status>>,
 }
 
 impl Watched {
@@ -30,13 +31,13 @@ impl Watched {
     }
 
     /// Makes the interface what it should be. `None` if that broke down.
-    pub(super) async fn keep(mut self, desired: Desired) -> Option<(Self, Seen)> {
+    pub(super) async fn keep(mut self, desired: Arc<Desired>) -> Option<(Self, Seen)> {
         let kept = tokio::task::spawn_blocking(move || {
             if let Some(took) = self.keeper.keep(&desired) {
                 CHANGE_SECONDS.set(&[], took.as_secs_f64());
                 CHANGES.increment(&[]);
             }
-            self.status = self.keeper.status().or(self.status);
+            self.status = self.keeper.status().map(Arc::new).or(self.status);
             let seen = Seen { at: Instant::now(), status: self.status.clone(), trouble: self.keeper.trouble().map(str::to_owned) };
             (self, seen)
         });

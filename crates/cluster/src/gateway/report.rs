@@ -226,7 +226,7 @@ mod tests {
         both.get_mut(&new).unwrap().allowed.insert("10.99.0.7/32".parse().unwrap());
         both.values_mut().for_each(|peer| peer.last_handshake = Some(SystemTime::now()));
         let status = Status { implementation: Implementation::Userspace, listen_port: 1, peers: both };
-        tell.send_replace(Some(Seen { at: std::time::Instant::now(), status: Some(status), trouble: None }));
+        tell.send_replace(Some(Seen { at: std::time::Instant::now(), status: Some(std::sync::Arc::new(status)), trouble: None }));
         assert_eq!(connected_pets(&told), 1);
     }
 

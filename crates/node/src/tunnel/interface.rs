@@ -114,7 +114,7 @@ impl Interface {
         let paths = self.paths.kept(&peers);
         instruments::tunnel::paths(paths.len());
         for (key, peer) in self.paths.peers() {
-            desired.peers.entry(key).or_insert(peer);
+            Arc::make_mut(&mut desired.peers).entry(key).or_insert(peer);
         }
         self.paths.narrow(&mut desired.link);
         let ranges = desired.link.guarded.clone();

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use kube_pet_api::{Pet, PetGateway, PetNetwork};
 use kube_pet_net::services::Network;
@@ -189,7 +190,7 @@ impl Known {
             forward: true,
         };
         let remembered = self.pets.iter().filter(|_| *direct).filter_map(|text| text.parse().ok()).collect();
-        Some(Desired { link, peers, masquerade: Vec::new(), remembered })
+        Some(Desired { link, peers: Arc::new(peers), masquerade: Vec::new(), remembered })
     }
 }
 

@@ -166,7 +166,7 @@ fn is_slow((wall, at): (SystemTime, Instant), now: (SystemTime, Instant)) -> boo
 }
 
 pub(super) struct Table {
-    by_key: HashMap<PublicKey, Arc<Peer>>,
+    by_key: BTreeMap<PublicKey, Arc<Peer>>,
     by_number: HashMap<u32, Arc<Peer>>,
     /// By length of prefix, the longest first.
     by_network: BTreeMap<Reverse<u8>, HashMap<IpAddr, Arc<Peer>>>,
@@ -182,7 +182,7 @@ impl Table {
         let failed = |e: rustix::io::Errno| DeviceError::System { doing: "asking for random bytes", source: e.into() };
         rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(failed)?;
         Ok(Self {
-            by_key: HashMap::new(),
+            by_key: BTreeMap::new(),
             by_number: HashMap::new(),
             by_network: BTreeMap::new(),
             networks: HashMap::new(),

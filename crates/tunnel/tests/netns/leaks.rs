@@ -1,7 +1,7 @@
 //! What must not leave in plaintext.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::world::{CLOUD, World};
 
@@ -49,6 +49,23 @@ fn netns_what_is_behind_no_peer_is_refused_while_the_tunnel_is_up() {
     world.talk("home", "cloud", CLOUD);
     assert_eq!(world.try_converse_to("home", "10.98.0.5").unwrap_err().kind(), io::ErrorKind::HostUnreachable);
     assert_eq!(seen(&world), 0);
+}
+
+#[test]
+fn netns_routes_and_addresses_that_somebody_takes_away_come_back() {
+    let world = World::new();
+    let (_cloud, mut home) = world.pair();
+    world.talk("home", "cloud", CLOUD);
+    let [routes, address] = ["ip route show table 19280", "ip -4 addr show dev kp-tunnel"].map(|shown| world.run("home", shown));
+    world.run("home", "ip route flush table 19280");
+    world.run("home", "ip addr flush dev kp-tunnel");
+    let begun = Instant::now();
+    while world.run("home", "ip route show table 19280") != routes || world.run("home", "ip -4 addr show dev kp-tunnel") != address {
+        assert!(begun.elapsed() < Duration::from_secs(20), "they are still gone");
+        std::thread::sleep(SHORT);
+        home.tick();
+    }
+    world.talk("home", "cloud", CLOUD);
 }
 
 /// Nobody may say that it is somebody else.

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kube_pet_host::mounts;
@@ -262,12 +263,12 @@ impl<'a> End<'a> {
 
     fn apply_with(&mut self, more: BTreeMap<PublicKey, Peer>) {
         let Self { world, place, config, peers, tunnel } = self;
-        let peers = &peers.iter().map(|(key, peer)| (*key, peer.clone())).chain(more).collect::<BTreeMap<_, _>>();
+        let peers = Arc::new(peers.iter().map(|(key, peer)| (*key, peer.clone())).chain(more).collect::<BTreeMap<_, _>>());
         world.within(place, || {
             if tunnel.is_none() {
                 *tunnel = Some(Tunnel::open(config.clone()).unwrap());
             }
-            tunnel.as_mut().unwrap().apply(&config.link, &config.settings, peers).unwrap();
+            tunnel.as_mut().unwrap().apply(&config.link, &config.settings, &peers).unwrap();
         });
     }
 
