@@ -41,11 +41,11 @@ fn tries(name: &str, attempts: u32, may_again: impl Fn() -> bool, pause: Duratio
     loop {
         match once() {
             Ok(()) if attempt > 1 => {
-                say(format!("FLAKY {name}: it passed at attempt {attempt} only; see above why it failed"));
+                say(format!("FLAKY {name}: it passed at attempt {attempt} only; see above why not at once"));
                 return Ok(());
             }
             Err(error) if attempt < attempts && may_again() => {
-                say(format!("FAILED attempt {attempt} of {name}, it is tried again: {error:?}"));
+                say(format!("RETRY {name}: attempt {attempt} did not pass: {error:?}"));
                 std::thread::sleep(pause);
                 attempt += 1;
             }
