@@ -159,15 +159,25 @@ pub trait Wireguard: Send {
     /// When the system refuses: changes before the failed one are done.
     fn apply(&mut self, changes: &[Change]) -> Result<(), DeviceError>;
 
-    /// Sources that are taken from peers although packets to them go to another peer. What is not named is not taken any more. The kernel's
-    /// WireGuard has no such thing: what comes from a peer must be what goes to it.
-    fn accept(&mut self, sources: &BTreeMap<PublicKey, BTreeSet<Network>>);
+    /// Sources that are taken from a peer, and no others, although packets to them go to another peer. The kernel's WireGuard has no such
+    /// thing: what comes from a peer must be what goes to it.
+    fn accept(&mut self, peer: &PublicKey, sources: &BTreeSet<Network>);
 
     /// How it is.
     ///
     /// # Errors
     /// When the system refuses, or the interface is gone.
     fn status(&mut self) -> Result<DeviceStatus, DeviceError>;
+
+    /// How these peers are, if they are there.
+    ///
+    /// # Errors
+    /// When the system refuses, or the interface is gone.
+    fn peers(&mut self, keys: &[PublicKey]) -> Result<BTreeMap<PublicKey, PeerStatus>, DeviceError> {
+        let mut peers = self.status()?.peers;
+        peers.retain(|key, _| keys.contains(key));
+        Ok(peers)
+    }
 }
 
 /// Takes over the interface of this name, or makes it.

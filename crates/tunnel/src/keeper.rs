@@ -36,6 +36,8 @@ pub struct Keeper {
     own_changes: OwnChanges,
     tunnel: Option<Tunnel>,
     table: Option<TunnelTable>,
+    /// What the table was made for.
+    rules: Option<TunnelRules>,
     applied: Option<Desired>,
     trouble: Option<String>,
 }
@@ -43,7 +45,7 @@ pub struct Keeper {
 impl Keeper {
     /// Changes nothing yet.
     pub fn new(settings: Settings, mode: Mode, own_changes: OwnChanges) -> Self {
-        Self { settings, mode, own_changes, tunnel: None, table: None, applied: None, trouble: None }
+        Self { settings, mode, own_changes, tunnel: None, table: None, rules: None, applied: None, trouble: None }
     }
 
     /// Another key, from the next [`Keeper::keep`] on. Sessions end, and peers whose place is known are asked for new ones at once.
@@ -101,20 +103,23 @@ impl Keeper {
             Some(tunnel) => tunnel.tick(),
         };
         done.map_err(|error| self.failed(error))?;
+        let rules = TunnelRules { link: link.name.clone(), masquerade: masquerade.clone(), remembered: remembered.clone() };
+        if changed {
+            self.applied = Some(desired.clone());
+        }
         if let Some(table) = &mut self.table
-            && !changed
+            && self.rules.as_ref() == Some(&rules)
             && table.verify()? == Condition::Intact
         {
             return Ok(());
         }
+        self.rules = None;
         let table = match &mut self.table {
             Some(table) => table,
             None => self.table.insert(TunnelTable::open(&link.name, self.own_changes.clone())?),
         };
-        table.ensure(&TunnelRules { link: link.name.clone(), masquerade: masquerade.clone(), remembered: remembered.clone() })?;
-        if changed {
-            self.applied = Some(desired.clone());
-        }
+        table.ensure(&rules)?;
+        self.rules = Some(rules);
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 mod messages;
 mod socket;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use kube_pet_rules::Network;
 
@@ -49,7 +49,7 @@ impl Wireguard for KernelDevice {
         Ok(())
     }
 
-    fn accept(&mut self, _: &BTreeMap<PublicKey, BTreeSet<Network>>) {}
+    fn accept(&mut self, _: &PublicKey, _: &BTreeSet<Network>) {}
 
     fn status(&mut self) -> Result<DeviceStatus, DeviceError> {
         let messages = self.socket.dump(messages::get(&self.name)).map_err(|source| refused("reading the tunnel's interface", source))?;

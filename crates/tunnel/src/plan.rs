@@ -1,7 +1,9 @@
 //! From what is to what should be, one peer at a time.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::cmp::Ordering;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 
 use kube_pet_rules::Network;
@@ -48,6 +50,57 @@ pub(crate) fn changes(wanted: &BTreeMap<PublicKey, Wanted<'_>>, actual: &BTreeMa
     }
     changes.extend(actual.keys().filter(|key| !wanted.contains_key(key)).map(|key| Change::Remove(*key)));
     changes
+}
+
+/// How many want each network. Where nobody wants what another one wants, a peer that changes concerns no other.
+#[derive(Default)]
+pub(crate) struct Claims {
+    by_network: HashMap<Network, usize>,
+    contested: usize,
+}
+
+impl Claims {
+    pub(crate) fn add(&mut self, networks: &BTreeSet<Network>) {
+        for network in networks {
+            let claims = self.by_network.entry(first(network)).or_default();
+            *claims += 1;
+            self.contested += usize::from(*claims == 2);
+        }
+    }
+
+    pub(crate) fn drop(&mut self, networks: &BTreeSet<Network>) {
+        for network in networks {
+            let Entry::Occupied(mut claims) = self.by_network.entry(first(network)) else { continue };
+            self.contested -= usize::from(*claims.get() == 2);
+            match *claims.get() {
+                0 | 1 => drop(claims.remove()),
+                more => drop(claims.insert(more - 1)),
+            }
+        }
+    }
+
+    pub(crate) fn are_contested(&self) -> bool {
+        self.contested > 0
+    }
+}
+
+/// Peers that differ, are new, or are not wanted any more.
+pub(crate) fn differing<T: PartialEq>(before: &BTreeMap<PublicKey, T>, after: &BTreeMap<PublicKey, T>) -> Vec<PublicKey> {
+    let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
+    let mut found = Vec::new();
+    loop {
+        let order = match (before.peek(), after.peek()) {
+            (None, None) => return found,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((old, _)), Some((new, _))) => old.cmp(new),
+        };
+        let old = if order.is_le() { before.next() } else { None };
+        let new = if order.is_ge() { after.next() } else { None };
+        if old != new {
+            found.extend(old.or(new).map(|(key, _)| *key));
+        }
+    }
 }
 
 /// With bits behind the prefix cleared.
@@ -109,6 +162,40 @@ mod tests {
         let all = nets(&["10.1.0.0/16"]);
         let set = Change::Set { peer: key(2), endpoint: None, keepalive: None, add: all.clone(), replace: true, all };
         assert_eq!(changes(&peers, &actual), [set, Change::Remove(key(1))]);
+    }
+
+    #[test]
+    fn peers_differ_that_are_new_gone_or_other() {
+        let of = |all: &[(u8, u8)]| all.iter().map(|(number, value)| (key(*number), *value)).collect::<BTreeMap<_, _>>();
+        let before = of(&[(1, 0), (3, 0), (5, 0), (9, 0)]);
+        for (after, expected) in [
+            (before.clone(), vec![]),
+            (of(&[(3, 0), (5, 1), (9, 0)]), vec![1, 5]),
+            (of(&[(0, 0), (1, 0), (3, 0), (5, 0), (7, 0), (9, 0), (10, 0)]), vec![0, 7, 10]),
+            (BTreeMap::new(), vec![1, 3, 5, 9]),
+        ] {
+            assert_eq!(differing(&before, &after), expected.iter().copied().map(key).collect::<Vec<_>>());
+        }
+        assert_eq!(differing(&BTreeMap::new(), &before).len(), 4);
+    }
+
+    #[test]
+    fn a_network_is_contested_while_two_want_it() {
+        let mut claims = Claims::default();
+        let (a, b, c) = (nets(&["10.1.0.0/16", "10.2.0.0/16"]), nets(&["10.1.0.9/16"]), nets(&["10.1.0.0/16"]));
+        let mut contested = Vec::new();
+        claims.add(&a);
+        contested.push(claims.are_contested());
+        claims.add(&b);
+        claims.add(&c);
+        claims.drop(&a);
+        contested.push(claims.are_contested());
+        claims.drop(&c);
+        contested.push(claims.are_contested());
+        claims.drop(&b);
+        claims.drop(&b);
+        assert_eq!(contested, [false, true, false]);
+        assert!(claims.by_network.is_empty() && !claims.are_contested());
     }
 
     #[test]

@@ -14,11 +14,13 @@ use tracing::{info, warn};
 use crate::device::{self, DeviceError, DeviceStatus, Implementation, Mode, PeerStatus, Settings, Wireguard};
 use crate::endpoints::{Endpoint, Path, Resolver, Step};
 use crate::keys::PublicKey;
-use crate::plan::{Wanted, changes};
+use crate::plan::{Claims, Wanted, changes, differing};
 use crate::relay::Place;
 
 /// How often addresses and routes are looked at if nothing else is wanted. A peer that comes or goes changes none of them.
 const LOOK: Duration = Duration::from_secs(10);
+/// So many peers that change are changed alone.
+const FEW: usize = 16;
 
 /// The tunnel cannot be what it should be.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +92,9 @@ pub struct Tunnel {
     /// When addresses and routes were last what they should be.
     looked: Option<Instant>,
     peers: Arc<BTreeMap<PublicKey, Peer>>,
+    claims: Claims,
+    /// Whether the interface's peers were what they should be when they were last looked at.
+    settled: bool,
     paths: BTreeMap<PublicKey, Path>,
     resolver: Resolver,
 }
@@ -105,7 +110,8 @@ impl Tunnel {
         info!(link = config.link.name, implementation = ?device.implementation(), "the tunnel's interface is there");
         tunnel_links::ensure(&config.link)?;
         let looked = Some(Instant::now());
-        Ok(Self { device, config, looked, peers: Arc::default(), paths: BTreeMap::new(), resolver: Resolver::new() })
+        let (peers, claims, paths) = (Arc::default(), Claims::default(), BTreeMap::new());
+        Ok(Self { device, config, looked, peers, claims, settled: false, paths, resolver: Resolver::new() })
     }
 
     /// Makes interface and peers what they should be, and changes only what differs.
@@ -113,18 +119,41 @@ impl Tunnel {
     /// # Errors
     /// When the system refuses; see [`TunnelError::is_gone`].
     pub fn apply(&mut self, link: &TunnelLink, settings: &Settings, peers: &Arc<BTreeMap<PublicKey, Peer>>) -> Result<(), TunnelError> {
+        let contested = self.claims.are_contested();
+        let differing = self.want(peers);
+        // A few of a thousand: the others are looked at when their time has come.
+        let alone = self.settled && !contested && !self.claims.are_contested() && (1..=FEW).contains(&differing.len());
+        let done = self.configure(link, settings).and_then(|()| self.look_at_link());
+        let done = done.and_then(|()| if alone { self.change(&differing) } else { self.look_at_peers() });
+        self.note(done)
+    }
+
+    fn configure(&mut self, link: &TunnelLink, settings: &Settings) -> Result<(), TunnelError> {
         self.device.configure(settings)?;
         self.config.settings = settings.clone();
         if self.config.link != *link {
             self.config.link.clone_from(link);
             self.looked = None;
         }
-        self.peers = Arc::clone(peers);
-        self.paths.retain(|key, _| peers.contains_key(key));
-        for (key, peer) in &**peers {
+        Ok(())
+    }
+
+    /// Which peers are not wanted as before.
+    fn want(&mut self, peers: &Arc<BTreeMap<PublicKey, Peer>>) -> Vec<PublicKey> {
+        let before = std::mem::replace(&mut self.peers, Arc::clone(peers));
+        let differing = differing(&before, peers);
+        for key in &differing {
+            if let Some(peer) = before.get(key) {
+                self.claims.drop(&peer.allowed);
+            }
+            let Some(peer) = peers.get(key) else {
+                self.paths.remove(key);
+                continue;
+            };
+            self.claims.add(&peer.allowed);
             self.paths.entry(*key).or_default().want(&peer.endpoints, peer.relay);
         }
-        self.tick()
+        differing
     }
 
     /// What is due by time: call it every second or so. Puts back what others have changed of interface and peers, and within some seconds of
@@ -134,6 +163,11 @@ impl Tunnel {
     /// When the system refuses; see [`TunnelError::is_gone`].
     pub fn tick(&mut self) -> Result<(), TunnelError> {
         let done = self.look_at_link().and_then(|()| self.look_at_peers());
+        self.note(done)
+    }
+
+    fn note(&mut self, done: Result<(), TunnelError>) -> Result<(), TunnelError> {
+        self.settled = done.is_ok();
         if done.is_err() {
             self.looked = None;
         }
@@ -150,14 +184,31 @@ impl Tunnel {
     }
 
     fn look_at_peers(&mut self) -> Result<(), TunnelError> {
-        let status = self.device.status()?;
-        let (now, wall) = (Instant::now(), SystemTime::now());
+        let actual = self.device.status()?.peers;
         for (endpoint, addresses) in self.resolver.answers() {
             self.paths.values_mut().for_each(|path| path.resolved(&endpoint, addresses.clone()));
         }
+        let peers = Arc::clone(&self.peers);
+        self.make(peers.iter(), &actual)
+    }
+
+    /// These peers alone, none of which has anything that another one has.
+    fn change(&mut self, keys: &[PublicKey]) -> Result<(), TunnelError> {
+        let actual = self.device.peers(keys)?;
+        let peers = Arc::clone(&self.peers);
+        self.make(keys.iter().filter_map(|key| peers.get_key_value(key)), &actual)
+    }
+
+    /// Those of `actual` that are not wanted go.
+    fn make<'a>(
+        &mut self,
+        peers: impl Iterator<Item = (&'a PublicKey, &'a Peer)> + Clone,
+        actual: &BTreeMap<PublicKey, PeerStatus>,
+    ) -> Result<(), TunnelError> {
+        let (now, wall) = (Instant::now(), SystemTime::now());
         let mut wanted = BTreeMap::new();
-        for (key, peer) in &*self.peers {
-            let there = status.peers.get(key);
+        for (key, peer) in peers.clone() {
+            let there = actual.get(key);
             let alive = there.is_some_and(|there| there.is_alive(wall));
             let path = self.paths.entry(*key).or_default();
             if alive {
@@ -179,10 +230,10 @@ impl Tunnel {
             }
             wanted.insert(*key, Wanted { endpoint, keepalive: peer.keepalive, allowed: &peer.allowed });
         }
-        let changes = changes(&wanted, &status.peers);
-        self.device.apply(&changes)?;
-        let accepted = self.peers.iter().filter(|(_, peer)| !peer.accepted.is_empty());
-        self.device.accept(&accepted.map(|(key, peer)| (*key, peer.accepted.clone())).collect());
+        self.device.apply(&changes(&wanted, actual))?;
+        for (key, peer) in peers {
+            self.device.accept(key, &peer.accepted);
+        }
         Ok(())
     }
 
@@ -214,3 +265,6 @@ fn in_tunnel_without_mark(config: &Config, endpoint: SocketAddr) -> bool {
     let outside = link.bypass.iter().any(|network| network.contains(endpoint.ip()));
     inside && !outside && settings.mark & link.mark.mask != link.mark.value
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,7 @@ use kube_pet_rules::Network;
 use rustix::event::{EventfdFlags, eventfd};
 use tracing::warn;
 
-use crate::device::{Change, DeviceError, DeviceStatus, Implementation, Settings, Wireguard};
+use crate::device::{Change, DeviceError, DeviceStatus, Implementation, PeerStatus, Settings, Wireguard};
 use crate::keys::{PrivateKey, PublicKey};
 use peers::Table;
 use socket::Socket;
@@ -158,10 +158,9 @@ impl Wireguard for UserspaceDevice {
         Ok(())
     }
 
-    fn accept(&mut self, sources: &BTreeMap<PublicKey, BTreeSet<Network>>) {
-        let nothing = BTreeSet::new();
-        for peer in read(&self.shared.table).all() {
-            peer.accept(sources.get(&peer.key).unwrap_or(&nothing));
+    fn accept(&mut self, peer: &PublicKey, sources: &BTreeSet<Network>) {
+        if let Some(peer) = read(&self.shared.table).by_key(peer) {
+            peer.accept(sources);
         }
     }
 
@@ -173,6 +172,15 @@ impl Wireguard for UserspaceDevice {
         let peers: BTreeMap<PublicKey, _> = table.all().map(|peer| (peer.key, peer.status(table.networks(&peer.key)))).collect();
         let public_key = Some(read(&self.shared.keys).private.public());
         Ok(DeviceStatus { public_key, listen_port: read(&self.shared.socket).port(), mark: self.mark, peers })
+    }
+
+    fn peers(&mut self, keys: &[PublicKey]) -> Result<BTreeMap<PublicKey, PeerStatus>, DeviceError> {
+        if self.shared.gone.load(Ordering::Acquire) {
+            return Err(DeviceError::Gone);
+        }
+        let table = read(&self.shared.table);
+        let found = keys.iter().filter_map(|key| Some((*key, table.by_key(key)?.status(table.networks(key)))));
+        Ok(found.collect())
     }
 }
 
