@@ -33,20 +33,27 @@ pub fn run<F: Future<Output = Result<()>>>(name: &str, test: impl Fn() -> F) -> 
         Err(_) => 1,
     };
     let may_again = || AGAIN.fetch_add(1, Ordering::Relaxed) < TESTS;
-    tries(name, attempts, may_again, PAUSE, || once(&test))
+    tries(name, attempts, may_again, || std::thread::sleep(PAUSE), say, || once(&test))
 }
 
-fn tries(name: &str, attempts: u32, may_again: impl Fn() -> bool, pause: Duration, once: impl Fn() -> Result<()>) -> Result<()> {
+fn tries(
+    name: &str,
+    attempts: u32,
+    may_again: impl Fn() -> bool,
+    pause: impl Fn(),
+    tell: impl Fn(String),
+    once: impl Fn() -> Result<()>,
+) -> Result<()> {
     let mut attempt = 1;
     loop {
         match once() {
             Ok(()) if attempt > 1 => {
-                say(format!("FLAKY {name}: it passed at attempt {attempt} only; see above why not at once"));
+                tell(format!("FLAKY {name}: it passed at attempt {attempt} only; see above why not at once"));
                 return Ok(());
             }
             Err(error) if attempt < attempts && may_again() => {
-                say(format!("RETRY {name}: attempt {attempt} did not pass: {error:?}"));
-                std::thread::sleep(pause);
+                tell(format!("RETRY {name}: attempt {attempt} did not pass: {error:?}"));
+                pause();
                 attempt += 1;
             }
             done => return done,
@@ -64,32 +71,34 @@ fn once<F: Future<Output = Result<()>>>(test: &impl Fn() -> F) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::cell::{Cell, RefCell};
 
     use anyhow::bail;
 
     use super::*;
 
-    fn run_of(fails: u32, attempts: u32, may_again: bool) -> (Result<()>, u32) {
-        let runs = Cell::new(0);
+    fn run_of(fails: u32, attempts: u32, may_again: bool) -> (Option<String>, u32, Vec<String>) {
+        let (runs, told) = (Cell::new(0), RefCell::new(Vec::new()));
         let once = || {
             runs.set(runs.get() + 1);
             if runs.get() <= fails { Err(anyhow!("failure {}", runs.get())) } else { Ok(()) }
         };
-        (tries("t", attempts, || may_again, Duration::ZERO, once), runs.get())
+        let result = tries("t", attempts, || may_again, || {}, |line| told.borrow_mut().push(line), once);
+        (result.err().map(|error| error.to_string()), runs.get(), told.into_inner())
     }
 
     #[test]
     fn what_fails_once_passes_with_two_attempts_and_what_is_broken_does_not() {
-        for (fails, attempts, may_again, error, runs) in [
-            (0, 2, true, None, 1),
-            (1, 2, true, None, 2),
-            (2, 2, true, Some("failure 2"), 2),
-            (1, 1, true, Some("failure 1"), 1),
-            (1, 2, false, Some("failure 1"), 1),
+        for (fails, attempts, may_again, error, runs, told) in [
+            (0, 2, true, None, 1, vec![]),
+            (1, 2, true, None, 2, vec!["RETRY t", "FLAKY t"]),
+            (2, 2, true, Some("failure 2"), 2, vec!["RETRY t"]),
+            (1, 1, true, Some("failure 1"), 1, vec![]),
+            (1, 2, false, Some("failure 1"), 1, vec![]),
         ] {
-            let (result, ran) = run_of(fails, attempts, may_again);
-            assert_eq!((result.err().map(|e| e.to_string()).as_deref(), ran), (error, runs), "{fails} {attempts} {may_again}");
+            let (failed, ran, lines) = run_of(fails, attempts, may_again);
+            let lines: Vec<_> = lines.iter().map(|line| line.split(':').next().unwrap()).collect();
+            assert_eq!((failed.as_deref(), ran, lines), (error, runs, told), "{fails} {attempts} {may_again}");
         }
     }
 

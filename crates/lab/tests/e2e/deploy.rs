@@ -25,6 +25,15 @@ async fn in_space(lab: &Lab, arguments: &[&str]) -> Result<String> {
     lab.kubectl(&[["--namespace", controller::NAMESPACE].as_slice(), arguments].concat()).await
 }
 
+/// Waits until the Deployment's pods are Ready.
+async fn rolled_out(lab: &Lab, deployment: &str) -> Result<()> {
+    let name = format!("deployment/{deployment}");
+    let Err(error) = in_space(lab, &["rollout", "status", &name, "--timeout=90s"]).await else { return Ok(()) };
+    let pods = in_space(lab, &["describe", "pods"]).await.unwrap_or_default();
+    let log = in_space(lab, &["logs", &name]).await.unwrap_or_default();
+    Err(error.context(format!("{pods}\n{log}")))
+}
+
 /// The objects of manifests, as kubectl reads them, in an order of their own.
 async fn objects(lab: &Lab, manifests: &str) -> Result<Vec<String>> {
     let text = lab.kubectl_with_input(&["create", "--dry-run=client", "-o", "json", "-f", "-"], manifests).await?;
@@ -42,7 +51,7 @@ async fn objects(lab: &Lab, manifests: &str) -> Result<Vec<String>> {
 }
 
 #[e2e]
-async fn e2e_the_manifests_run_the_controller_and_are_what_helm_makes_of_the_chart() -> Result<()> {
+async fn e2e_the_manifests_run_controller_and_gateway_and_are_what_helm_makes_of_the_chart() -> Result<()> {
     let mut options = LabOptions::new(format!("e2e-d-{}", std::process::id()));
     options.keep_logs = Some(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("e2e-deploy-logs"));
     let lab = Arc::new(Lab::start(options).await?);
@@ -61,12 +70,7 @@ async fn e2e_the_manifests_run_the_controller_and_are_what_helm_makes_of_the_cha
 
     // As docs/controller.md says.
     lab.kubectl(&["apply", "-f", &file]).await?;
-    let rollout = ["rollout", "status", "deployment/kube-pet-controller", "--timeout=90s"];
-    if let Err(error) = in_space(&lab, &rollout).await {
-        let pods = in_space(&lab, &["describe", "pods"]).await.unwrap_or_default();
-        let log = in_space(&lab, &["logs", "deployment/kube-pet-controller"]).await.unwrap_or_default();
-        return Err(error.context(format!("{pods}\n{log}")));
-    }
+    rolled_out(&lab, "kube-pet-controller").await?;
     controller::network(&lab, "168h").await?;
     herd::create(&lab, "simulated", "machine-1", &herd::key(1)).await?;
     let pets = herd::objects(bed.client.clone(), "Pet");
@@ -76,6 +80,25 @@ async fn e2e_the_manifests_run_the_controller_and_are_what_helm_makes_of_the_cha
         Ok(())
     })
     .await?;
+
+    // As docs/tunnel.md says.
+    let address = bed.pet.address().to_string();
+    let endpoint = format!("gateway.endpoint={address}:51820");
+    let settings = ["--set", "gateway.replicas=1", "--set", "gateway.node=node1", "--set", &endpoint];
+    let made = command::run(&[template.as_slice(), &settings].concat()).await?;
+    lab.kubectl_with_input(&["apply", "-f", "-"], &made).await?;
+    rolled_out(&lab, "kube-pet-gateway").await?;
+    let gateways = herd::objects(bed.client.clone(), "PetGateway");
+    eventually(SOON, "the gateway on the node is the active one, and has the pet as a peer", || async {
+        let gateway = gateways.get("node1").await?;
+        ensure!(gateway.data["status"]["active"] == true, "{:#}", gateway.data);
+        ensure!(gateway.data["spec"]["endpoints"][0]["host"] == address.as_str(), "{:#}", gateway.data["spec"]);
+        let page = lab.control_plane().shell(&format!("curl --silent --max-time 5 http://{address}:8081/metrics")).await?;
+        ensure!(herd::metric(&page, "kube_pet_gateway_peers{", "") == 1.0, "{page}");
+        Ok(())
+    })
+    .await?;
+    bed.pet.shell("/usr/sbin/ip link show pet-gateway").await.context("the node has the gateway's link")?;
     lab.kubectl(&["delete", "namespace", controller::NAMESPACE]).await?;
     bed.done().await
 }
