@@ -36,7 +36,7 @@ pub enum LinkKind {
 }
 
 /// A tunnel's link as it should be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TunnelLink {
     /// Its name.
     pub name: String,
@@ -63,7 +63,7 @@ pub struct TunnelLink {
 }
 
 /// Bits of a packet's mark.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
     /// Their value.
     pub value: u32,

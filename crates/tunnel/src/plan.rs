@@ -68,7 +68,7 @@ impl Claims {
         }
     }
 
-    pub(crate) fn drop(&mut self, networks: &BTreeSet<Network>) {
+    pub(crate) fn remove(&mut self, networks: &BTreeSet<Network>) {
         for network in networks {
             let Entry::Occupied(mut claims) = self.by_network.entry(first(network)) else { continue };
             self.contested -= usize::from(*claims.get() == 2);
@@ -188,12 +188,12 @@ mod tests {
         contested.push(claims.are_contested());
         claims.add(&b);
         claims.add(&c);
-        claims.drop(&a);
+        claims.remove(&a);
         contested.push(claims.are_contested());
-        claims.drop(&c);
+        claims.remove(&c);
         contested.push(claims.are_contested());
-        claims.drop(&b);
-        claims.drop(&b);
+        claims.remove(&b);
+        claims.remove(&b);
         assert_eq!(contested, [false, true, false]);
         assert!(claims.by_network.is_empty() && !claims.are_contested());
     }

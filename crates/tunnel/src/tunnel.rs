@@ -19,8 +19,10 @@ use crate::relay::Place;
 
 /// How often addresses and routes are looked at if nothing else is wanted. A peer that comes or goes changes none of them.
 const LOOK: Duration = Duration::from_secs(10);
-/// So many peers that change are changed alone.
+/// So many peers that change are changed alone, as long as all were looked at a short time ago: changes that do not end must not keep the
+/// others from what is due by time.
 const FEW: usize = 16;
+const SHORT: Duration = Duration::from_secs(2);
 
 /// The tunnel cannot be what it should be.
 #[derive(Debug, thiserror::Error)]
@@ -93,8 +95,8 @@ pub struct Tunnel {
     looked: Option<Instant>,
     peers: Arc<BTreeMap<PublicKey, Peer>>,
     claims: Claims,
-    /// Whether the interface's peers were what they should be when they were last looked at.
-    settled: bool,
+    /// When all peers of the interface were last what they should be; `None` after a failure.
+    settled: Option<Instant>,
     paths: BTreeMap<PublicKey, Path>,
     resolver: Resolver,
 }
@@ -111,7 +113,7 @@ impl Tunnel {
         tunnel_links::ensure(&config.link)?;
         let looked = Some(Instant::now());
         let (peers, claims, paths) = (Arc::default(), Claims::default(), BTreeMap::new());
-        Ok(Self { device, config, looked, peers, claims, settled: false, paths, resolver: Resolver::new() })
+        Ok(Self { device, config, looked, peers, claims, settled: None, paths, resolver: Resolver::new() })
     }
 
     /// Makes interface and peers what they should be, and changes only what differs.
@@ -122,7 +124,8 @@ impl Tunnel {
         let contested = self.claims.are_contested();
         let differing = self.want(peers);
         // A few of a thousand: the others are looked at when their time has come.
-        let alone = self.settled && !contested && !self.claims.are_contested() && (1..=FEW).contains(&differing.len());
+        let recent = self.settled.is_some_and(|settled| settled.elapsed() < SHORT);
+        let alone = recent && !contested && !self.claims.are_contested() && (1..=FEW).contains(&differing.len());
         let done = self.configure(link, settings).and_then(|()| self.look_at_link());
         let done = done.and_then(|()| if alone { self.change(&differing) } else { self.look_at_peers() });
         self.note(done)
@@ -138,13 +141,13 @@ impl Tunnel {
         Ok(())
     }
 
-    /// Which peers are not wanted as before.
+    /// Takes in what is wanted: the peers that were not wanted like this before.
     fn want(&mut self, peers: &Arc<BTreeMap<PublicKey, Peer>>) -> Vec<PublicKey> {
         let before = std::mem::replace(&mut self.peers, Arc::clone(peers));
         let differing = differing(&before, peers);
         for key in &differing {
             if let Some(peer) = before.get(key) {
-                self.claims.drop(&peer.allowed);
+                self.claims.remove(&peer.allowed);
             }
             let Some(peer) = peers.get(key) else {
                 self.paths.remove(key);
@@ -167,9 +170,8 @@ impl Tunnel {
     }
 
     fn note(&mut self, done: Result<(), TunnelError>) -> Result<(), TunnelError> {
-        self.settled = done.is_ok();
         if done.is_err() {
-            self.looked = None;
+            (self.looked, self.settled) = (None, None);
         }
         done
     }
@@ -189,7 +191,9 @@ impl Tunnel {
             self.paths.values_mut().for_each(|path| path.resolved(&endpoint, addresses.clone()));
         }
         let peers = Arc::clone(&self.peers);
-        self.make(peers.iter(), &actual)
+        self.make(peers.iter(), &actual)?;
+        self.settled = Some(Instant::now());
+        Ok(())
     }
 
     /// These peers alone, none of which has anything that another one has.

@@ -506,7 +506,7 @@ fn a_path_that_takes_less_has_routes_of_that_size_as_long_as_it_is_used() {
         turns
     };
     let mtus = |bench: &Bench| {
-        let mut link = link();
+        let mut link = TunnelLink::default();
         bench.paths.narrow(&mut link);
         assert_eq!(link.routes, link.mtus.keys().copied().collect());
         link.mtus.into_values().collect::<Vec<_>>()
@@ -527,20 +527,4 @@ fn a_path_that_takes_less_has_routes_of_that_size_as_long_as_it_is_used() {
     live(&mut bench, 1350, 10);
     assert_eq!(live(&mut bench, 0, 10), [Turn::Silent]);
     assert_eq!(mtus(&bench), [0; 0]);
-}
-
-fn link() -> TunnelLink {
-    TunnelLink {
-        name: String::new(),
-        addresses: BTreeSet::new(),
-        answers: BTreeSet::new(),
-        mtu: 1420,
-        routes: BTreeSet::new(),
-        mtus: BTreeMap::new(),
-        guarded: BTreeSet::new(),
-        bypass: BTreeSet::new(),
-        table: 0,
-        mark: kube_pet_net::tunnel_links::Mark { value: 0, mask: 0 },
-        forward: false,
-    }
 }

@@ -62,34 +62,25 @@ impl Wireguard for Fake {
 }
 
 fn tunnel() -> (Tunnel, Arc<Mutex<Remembered>>) {
-    let mark = tunnel_links::Mark { value: 1, mask: 1 };
-    let link = TunnelLink {
-        name: "none".into(),
-        addresses: BTreeSet::new(),
-        answers: BTreeSet::new(),
-        mtu: 1420,
-        routes: BTreeSet::new(),
-        mtus: BTreeMap::new(),
-        guarded: BTreeSet::new(),
-        bypass: BTreeSet::new(),
-        table: 1,
-        mark,
-        forward: false,
-    };
     let settings = Settings { private_key: PrivateKey::generate().unwrap(), listen_port: 0, mark: 1 };
     let device = Arc::new(Mutex::new(Remembered::default()));
     let tunnel = Tunnel {
         device: Box::new(Fake(Arc::clone(&device))),
-        config: Config { link, settings, mode: Mode::Userspace },
+        config: Config { link: TunnelLink::default(), settings, mode: Mode::Userspace },
         // The link is not looked at in a test.
         looked: Some(Instant::now() + Duration::from_secs(3600)),
         peers: Arc::default(),
         claims: Claims::default(),
-        settled: false,
+        settled: None,
         paths: BTreeMap::new(),
         resolver: Resolver::new(),
     };
     (tunnel, device)
+}
+
+fn apply(tunnel: &mut Tunnel, peers: &BTreeMap<PublicKey, Peer>) {
+    let Config { link, settings, .. } = tunnel.config.clone();
+    tunnel.apply(&link, &settings, &Arc::new(peers.clone())).unwrap();
 }
 
 /// What the interface has to have: of two that want a network, the first.
@@ -132,8 +123,7 @@ fn peers_that_change_alone_end_as_if_all_had_been_looked_at() {
         let (expected, contested) = allowed(&peers);
         let looks = device.lock().unwrap().looks;
         let changes = *tunnel.peers != peers;
-        let (link, settings) = (tunnel.config.link.clone(), tunnel.config.settings.clone());
-        tunnel.apply(&link, &settings, &Arc::new(peers.clone())).unwrap();
+        apply(&mut tunnel, &peers);
         let device = device.lock().unwrap();
         let actual: BTreeMap<_, _> = device.peers.iter().map(|(key, peer)| (*key, peer.allowed.clone())).collect();
         assert_eq!(actual, expected, "step {step}");
@@ -145,4 +135,18 @@ fn peers_that_change_alone_end_as_if_all_had_been_looked_at() {
         contested_before = contested;
     }
     assert!(alone > 300 && with_all > 300, "{alone} {with_all}");
+}
+
+#[test]
+fn changes_that_do_not_end_do_not_keep_all_from_being_looked_at() {
+    let (mut tunnel, device) = tunnel();
+    let looks = |tunnel: &mut Tunnel, keepalive: u16| {
+        let before = device.lock().unwrap().looks;
+        let peer = Peer { keepalive, ..Peer::default() };
+        apply(tunnel, &BTreeMap::from([(PublicKey::from([1; 32]), peer)]));
+        device.lock().unwrap().looks - before
+    };
+    assert_eq!([looks(&mut tunnel, 1), looks(&mut tunnel, 2), looks(&mut tunnel, 3)], [1, 0, 0]);
+    tunnel.settled = tunnel.settled.and_then(|settled| settled.checked_sub(SHORT));
+    assert_eq!([looks(&mut tunnel, 4), looks(&mut tunnel, 5)], [1, 0]);
 }
